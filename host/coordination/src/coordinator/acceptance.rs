@@ -1,0 +1,104 @@
+//! What a worker obeys: the plan, and its own assignment if that is of the plan's term. Regressions are refused.
+
+use super::context::Context;
+use super::io::{Action, Assigned, Bucket, Fleet, Notice, StoredEntry};
+use crate::record::{AssignmentRecord, Lifecycle, PlanRecord};
+use crate::{Incarnation, Term, Version, WorkerId, WorkerState};
+
+#[derive(Default)]
+pub(super) struct Acceptance {
+    plan: Option<PlanRecord>,
+    assignment: Option<AssignmentRecord>,
+    accepted: Option<(Term, Version)>,
+    /// Plan and assignment that the data path was last told of.
+    announced: Option<(Term, Version, Version)>,
+}
+
+/// What the coordinator must do after an event.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    Nothing,
+    /// The plan says that we are dead.
+    DeclaredDead,
+}
+
+impl Acceptance {
+    pub(super) fn highest(&self) -> (Term, Version) {
+        self.plan.as_ref().map_or_else(Default::default, |p| (p.term, p.version))
+    }
+
+    pub(super) fn accepted(&self) -> Option<(Term, Version)> {
+        self.accepted
+    }
+
+    /// A new claim: the assignment of the old one says nothing about us.
+    pub(super) fn forget_assignment(&mut self) {
+        self.assignment = None;
+        self.accepted = None;
+        self.announced = None;
+    }
+
+    pub(super) fn watched(
+        &mut self,
+        ctx: &mut Context,
+        key: &str,
+        entry: &StoredEntry,
+        me: (&WorkerId, Incarnation),
+    ) -> Seen {
+        let Some(value) = entry.value.as_deref() else { return Seen::Nothing };
+        if key == "plan" {
+            let Some(plan) = ctx.decode::<PlanRecord>(Bucket::Assignments, key, value) else { return Seen::Nothing };
+            if self.plan.as_ref().is_some_and(|old| (old.term, old.version) > (plan.term, plan.version)) {
+                ctx.notice(Notice::Regression { key: key.to_owned() });
+                return Seen::Nothing;
+            }
+            let dead = plan.dead.get(me.0).is_some_and(|claim| me.1.claim <= *claim);
+            self.plan = Some(plan);
+            if dead {
+                return Seen::DeclaredDead;
+            }
+        } else if key.strip_prefix("assignment.") == Some(me.0.as_str()) {
+            let Some(new) = ctx.decode::<AssignmentRecord>(Bucket::Assignments, key, value) else {
+                return Seen::Nothing;
+            };
+            if self.assignment.as_ref().is_some_and(|old| (old.term, old.version) > (new.term, new.version)) {
+                ctx.notice(Notice::Regression { key: key.to_owned() });
+                return Seen::Nothing;
+            }
+            self.assignment = Some(new);
+        }
+        self.judge(ctx, me.0);
+        Seen::Nothing
+    }
+
+    fn judge(&mut self, ctx: &mut Context, me: &WorkerId) {
+        let (Some(plan), Some(assignment)) = (&self.plan, &self.assignment) else { return };
+        // An assignment of another term is a leader's that the plan does not know, or knows no more. And a plan without us is
+        // not meant for this run.
+        let listed = plan.live.contains_key(me) || plan.leaving.contains_key(me);
+        if assignment.term != plan.term || assignment.version > plan.version || !listed {
+            return;
+        }
+        // The plan arrives before the assignments it changes: each of the two is told of.
+        let rank = (plan.term, plan.version, assignment.version);
+        if ctx.state == WorkerState::Shutdown || self.announced == Some(rank) {
+            return;
+        }
+        self.announced = Some(rank);
+        self.accepted = Some((plan.term, plan.version));
+        ctx.emit(Action::Assigned(Assigned {
+            term: plan.term,
+            version: plan.version,
+            lifecycle: plan.lifecycle,
+            partitions: assignment.partitions.clone(),
+            fleet: Fleet { version: plan.version, live: plan.live.clone(), dead: plan.dead.clone() },
+        }));
+        match plan.lifecycle {
+            Lifecycle::Emergency => ctx.enter(WorkerState::Emergency),
+            Lifecycle::PlannedScale | Lifecycle::Rebalance | Lifecycle::Refresh | Lifecycle::ColdStart => {
+                ctx.enter(WorkerState::Scaling);
+                ctx.enter(WorkerState::Rebalancing);
+            }
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! What the coordinator asks for and what it is told: the whole surface between the core and the adapters.
+
+use crate::{Incarnation, Partition, Term, Version, WorkerId, WorkerState};
+use std::time::Duration;
+
+/// The KV buckets the coordinator uses. Their names come from the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Bucket {
+    /// Which incarnation holds which worker ID.
+    StableIds,
+    /// Who leads.
+    Election,
+    /// Signs of life.
+    Heartbeats,
+    /// The plan and its assignments.
+    Assignments,
+}
+
+/// Names one request, so that its reply finds the way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OpId(pub u64);
+
+/// What a write expects to find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// Whatever is there.
+    Anything,
+    /// No revision at all, not even a marker.
+    Nothing,
+    /// This revision, be it a value or a marker.
+    Revision(u64),
+}
+
+/// How long a value lives. The adapter knows the durations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until it is overwritten.
+    Forever,
+    /// `workerIdTtl`.
+    WorkerId,
+    /// `heartbeatTtl`.
+    Heartbeat,
+    /// `electionTimeout`.
+    Election,
+    /// `kvBucket.assignmentTtl`.
+    Assignment,
+}
+
+/// A key's latest revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEntry {
+    /// The value; `None` for the marker that a deletion or an expiry leaves.
+    pub value: Option<Vec<u8>>,
+    /// The revision: the sequence in the bucket's stream.
+    pub revision: u64,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// It landed, with this revision.
+    Written(u64),
+    /// The expectation did not hold. A question, not a verdict: an earlier try of ours may have landed.
+    Lost,
+    /// No answer in time, or an error: it may or may not have landed.
+    Unknown,
+}
+
+/// What a probe found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeAnswer {
+    /// The process is there.
+    Answered,
+    /// NATS says that nobody listens.
+    NoResponders,
+    /// Nothing came back, which proves nothing.
+    TimedOut,
+}
+
+/// The list of partitions as a source gave it.
+pub type PartitionList = Vec<Partition>;
+
+/// What comes back for a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// Of a write or a deletion.
+    Write(WriteOutcome),
+    /// Of a read from the stream leader; `None` if the key was never written. `Err` if NATS did not answer.
+    Entry(Result<Option<StoredEntry>, ()>),
+    /// Of a listing: every key with its latest revision, markers included. `Err` if NATS did not answer.
+    Listing(Result<Vec<(String, StoredEntry)>, ()>),
+    /// Of the partition source.
+    Partitions(Result<PartitionList, String>),
+    /// Of a probe.
+    Probe(ProbeAnswer),
+}
+
+/// What the coordinator is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The connection to NATS is up; begin, or go on.
+    Connected,
+    /// The connection to NATS is lost.
+    Disconnected,
+    /// The answer to a request.
+    Reply {
+        /// Which request.
+        op: OpId,
+        /// Its answer.
+        reply: Reply,
+    },
+    /// A watched key has changed, or is told anew after a reconnect.
+    Watched {
+        /// Where.
+        bucket: Bucket,
+        /// Which key.
+        key: String,
+        /// Its latest revision.
+        entry: StoredEntry,
+    },
+    /// Everything a watched bucket held when the watch began has been told.
+    WatchReady {
+        /// Where.
+        bucket: Bucket,
+    },
+    /// How the data path stands; sent on change.
+    DataPath {
+        /// Partitions owned.
+        owned: usize,
+        /// Messages behind, over all owned partitions.
+        lag: u64,
+        /// The assignment that what is owned equals, if it equals one.
+        settled: Option<(Term, Version)>,
+    },
+    /// A record names a later run of our own ID: this process is a zombie.
+    Superseded(Incarnation),
+    /// The partitions are to be listed again.
+    Refresh,
+    /// Leave: hand everything over and stop.
+    Shutdown,
+    /// The data path owns nothing any more, after [`Action::Drain`].
+    Drained,
+}
+
+/// What the coordinator wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Write a value.
+    Write {
+        /// Names the reply.
+        op: OpId,
+        /// Where.
+        bucket: Bucket,
+        /// Which key.
+        key: String,
+        /// JSON.
+        value: String,
+        /// What must be there.
+        expect: Expect,
+        /// How long it lives.
+        lifetime: Lifetime,
+    },
+    /// Delete a key, leaving a marker.
+    Delete {
+        /// Names the reply.
+        op: OpId,
+        /// Where.
+        bucket: Bucket,
+        /// Which key.
+        key: String,
+        /// What must be there.
+        expect: Expect,
+    },
+    /// Read one key from the stream leader.
+    Read {
+        /// Names the reply.
+        op: OpId,
+        /// Where.
+        bucket: Bucket,
+        /// Which key.
+        key: String,
+    },
+    /// Read every key of a bucket.
+    List {
+        /// Names the reply.
+        op: OpId,
+        /// Where.
+        bucket: Bucket,
+    },
+    /// Watch these keys (NATS wildcards allowed), from now until told otherwise; a second watch of a bucket replaces the first.
+    Watch {
+        /// Where.
+        bucket: Bucket,
+        /// Key patterns.
+        keys: Vec<String>,
+    },
+    /// Watch a bucket no longer.
+    Unwatch {
+        /// Where.
+        bucket: Bucket,
+    },
+    /// Ask whether this incarnation's process is there.
+    Probe {
+        /// Names the reply.
+        op: OpId,
+        /// Whom.
+        incarnation: Incarnation,
+    },
+    /// Ask the source for the partitions.
+    ListPartitions {
+        /// Names the reply.
+        op: OpId,
+    },
+    /// This worker has an ID. Answer probes from now on.
+    Claimed {
+        /// The ID.
+        worker: WorkerId,
+        /// This run of it.
+        incarnation: Incarnation,
+    },
+    /// Another process holds our ID: stop intake at once and close handlers with `lost`. A new claim follows.
+    Fenced {
+        /// What we held.
+        worker: WorkerId,
+        /// Who holds it now, if that is known.
+        by: Option<Incarnation>,
+    },
+    /// The state has changed.
+    StateChanged {
+        /// Before.
+        from: WorkerState,
+        /// After.
+        to: WorkerState,
+    },
+    /// Somebody leads, or nobody does.
+    LeaderChanged {
+        /// Who, with the term.
+        leader: Option<(WorkerId, Term)>,
+        /// Whether that is us.
+        is_us: bool,
+    },
+    /// Work on exactly these partitions.
+    Assigned(Assigned),
+    /// Finish the messages in hand, commit and release everything, then tell [`Event::Drained`].
+    Drain,
+    /// This worker, as leader, has published a plan.
+    PlanPublished {
+        /// `(term, version)` of the plan.
+        term: Term,
+        /// Its number.
+        version: Version,
+        /// Why.
+        lifecycle: crate::record::Lifecycle,
+        /// Partitions that changed owner.
+        moved: usize,
+        /// Partitions that nobody owns.
+        unowned: usize,
+        /// Live workers.
+        workers: usize,
+        /// Time from the trigger to the publication.
+        took: Duration,
+    },
+    /// The start cannot succeed.
+    Failed(StartFailure),
+    /// Something that an operator should read.
+    Notice(Notice),
+    /// Everything is released; the process may end.
+    Finished,
+}
+
+/// An assignment in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assigned {
+    /// Leadership that made it.
+    pub term: Term,
+    /// Version of the assignment.
+    pub version: Version,
+    /// Why it was made.
+    pub lifecycle: crate::record::Lifecycle,
+    /// The partitions.
+    pub partitions: PartitionList,
+    /// Who lives and who is dead, by the plan in force.
+    pub fleet: Fleet,
+}
+
+/// Who is there, by the plan in force. Decides what a record's owner means.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fleet {
+    /// Plan this was read from.
+    pub version: Version,
+    /// Live workers.
+    pub live: std::collections::BTreeMap<WorkerId, Incarnation>,
+    /// Of each worker ID, the highest claim known to be dead; lower ones are dead too.
+    pub dead: std::collections::BTreeMap<WorkerId, u64>,
+}
+
+impl Fleet {
+    /// Whether the plan says that this incarnation is dead: by name, or because a higher claim of its ID lives.
+    #[must_use]
+    pub fn is_dead(&self, worker: &WorkerId, incarnation: &Incarnation) -> bool {
+        self.dead.get(worker).is_some_and(|claim| incarnation.claim <= *claim)
+            || self.live.get(worker).is_some_and(|live| live.claim > incarnation.claim)
+    }
+}
+
+/// Why a start cannot succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartFailure {
+    /// Every ID in the range is held by a live process.
+    IdsExhausted {
+        /// The range and who holds it.
+        holders: Vec<(WorkerId, String)>,
+    },
+    /// `startupTimeout` passed.
+    TimedOut {
+        /// The state it was stuck in.
+        state: WorkerState,
+        /// What it waited for.
+        waiting_for: &'static str,
+    },
+}
+
+/// Something that an operator should read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A value in a bucket that is not what the protocol puts there. It is left alone and ignored.
+    Unreadable {
+        /// Where.
+        bucket: Bucket,
+        /// Which key.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The source did not list the partitions; the last list stays in force.
+    SourceFailed(String),
+    /// A worker is judged dead.
+    WorkerDead {
+        /// Who.
+        worker: WorkerId,
+        /// Which run of it.
+        incarnation: Incarnation,
+        /// How that is known.
+        evidence: &'static str,
+    },
+    /// A worker has not been heard for more than one heartbeat interval.
+    HeartbeatMissed {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// A worker has joined.
+    WorkerJoined {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// A worker says that it leaves.
+    WorkerLeaving {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// An assignment or plan older than what is in force was seen and refused.
+    Regression {
+        /// Which key.
+        key: String,
+    },
+}

@@ -1,0 +1,396 @@
+//! One worker's part in the fleet: identity, election, planning, acceptance, worker states, as one sans-IO machine.
+//!
+//! The parts do not know each other; this file carries facts between them. Call [`Coordinator::handle`] with every event
+//! and [`Coordinator::handle_timeout`] when [`Coordinator::poll_timeout`] has come, and drain [`Coordinator::poll_action`]
+//! after each. Every request must be answered in the end, if only with *unknown*.
+
+mod acceptance;
+mod context;
+mod election;
+mod identity;
+mod io;
+mod planner;
+mod roster;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use acceptance::{Acceptance, Seen};
+use context::{Context, Part};
+use election::{Change, Election};
+use identity::Identity;
+use planner::{Planner, Verdict};
+use roster::Roster;
+use std::collections::BTreeSet;
+
+use crate::record::{FORMAT, HeartbeatRecord};
+use crate::{Incarnation, Now, Term, Version, WorkerId, WorkerState};
+
+pub use context::Settings;
+pub use io::{
+    Action, Assigned, Bucket, Event, Expect, Fleet, Lifetime, Notice, OpId, PartitionList, ProbeAnswer, Reply,
+    StartFailure, StoredEntry, WriteOutcome,
+};
+
+/// The machine. See the module's description.
+pub struct Coordinator {
+    ctx: Context,
+    identity: Identity,
+    election: Election,
+    roster: Roster,
+    planner: Planner,
+    acceptance: Acceptance,
+    connected: bool,
+    start_by: Option<Now>,
+    heartbeat_at: Now,
+    data_path: (usize, u64),
+    settled: Option<(Term, Version)>,
+    leaving: Leaving,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// The data path hands over; a leader plans without itself.
+    Draining { drained: bool },
+    /// Lease, ID and heartbeat are being deleted.
+    Releasing(BTreeSet<OpId>),
+    Gone,
+}
+
+impl Coordinator {
+    /// A worker that has not begun. The first event is [`Event::Connected`].
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            ctx: Context::new(settings),
+            identity: Identity::default(),
+            election: Election::default(),
+            roster: Roster::default(),
+            planner: Planner::default(),
+            acceptance: Acceptance::default(),
+            connected: false,
+            start_by: None,
+            heartbeat_at: Now::default(),
+            data_path: (0, 0),
+            settled: None,
+            leaving: Leaving::No,
+        }
+    }
+
+    /// The state.
+    #[must_use]
+    pub fn state(&self) -> WorkerState {
+        self.ctx.state
+    }
+
+    /// The ID and run, once claimed.
+    #[must_use]
+    pub fn worker(&self) -> Option<(WorkerId, Incarnation)> {
+        self.identity.held().map(|(worker, incarnation)| (worker.clone(), incarnation))
+    }
+
+    /// The term under which this worker leads, if it does.
+    #[must_use]
+    pub fn leading(&self) -> Option<Term> {
+        self.election.term()
+    }
+
+    /// Who leads, as far as this worker has seen.
+    #[must_use]
+    pub fn leader(&self) -> Option<&WorkerId> {
+        self.election.leader()
+    }
+
+    /// `(term, version)` of the assignment in force.
+    #[must_use]
+    pub fn assignment(&self) -> Option<(Term, Version)> {
+        self.acceptance.accepted()
+    }
+
+    /// Live workers, as the leader sees them; `None` on other workers.
+    #[must_use]
+    pub fn live_workers(&self) -> Option<usize> {
+        self.leading().map(|_| self.roster.members().count())
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.ctx.next_action()
+    }
+
+    /// When [`Coordinator::handle_timeout`] wants to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Now> {
+        self.ctx.deadline()
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.ctx.now = self.ctx.now.max(now);
+        self.advance();
+    }
+
+    /// Something has happened.
+    pub fn handle(&mut self, now: Now, event: Event) {
+        self.ctx.now = self.ctx.now.max(now);
+        match event {
+            Event::Connected => self.connected(),
+            Event::Disconnected => self.connected = false,
+            Event::Reply { op, reply } => self.reply(op, &reply),
+            Event::Watched { bucket, key, entry } => self.watched(bucket, &key, &entry),
+            Event::WatchReady { bucket } => match bucket {
+                Bucket::Election => self.election.ready(&mut self.ctx),
+                Bucket::Heartbeats => self.roster.ready(),
+                Bucket::StableIds | Bucket::Assignments => {}
+            },
+            Event::DataPath { owned, lag, settled } => {
+                self.data_path = (owned, lag);
+                self.settled = settled;
+            }
+            Event::Superseded(by) => {
+                if let Some((worker, incarnation)) = self.worker()
+                    && by.claim > incarnation.claim
+                    && self.leaving == Leaving::No
+                {
+                    self.identity.fenced(&mut self.ctx, worker, Some(by));
+                    self.fenced();
+                }
+            }
+            Event::Refresh => self.planner.refresh(&self.ctx),
+            Event::Shutdown => self.shutdown(),
+            Event::Drained => {
+                if let Leaving::Draining { drained } = &mut self.leaving {
+                    *drained = true;
+                }
+            }
+        }
+        self.advance();
+    }
+
+    fn connected(&mut self) {
+        self.connected = true;
+        if self.ctx.state == WorkerState::Init {
+            self.start_by = Some(self.ctx.now + self.ctx.settings.startup_timeout);
+            self.ctx.enter(WorkerState::ClaimingId);
+            self.identity.begin(&mut self.ctx);
+        } else {
+            self.roster.reconnected(&self.ctx);
+        }
+    }
+
+    fn reply(&mut self, op: OpId, reply: &Reply) {
+        if let Leaving::Releasing(open) = &mut self.leaving
+            && open.remove(&op)
+        {
+            self.ctx.answered(op);
+            return;
+        }
+        let Some(part) = self.ctx.answered(op) else { return };
+        match part {
+            Part::Identity => {
+                let before = self.worker();
+                self.identity.reply(&mut self.ctx, op, reply);
+                match (before, self.worker()) {
+                    (None, Some((worker, _))) => self.claimed(&worker),
+                    (Some(_), None) => self.fenced(),
+                    _ => {}
+                }
+            }
+            Part::Heartbeat => {}
+            Part::Election => {
+                let Some((worker, incarnation)) = self.worker() else { return };
+                let change = self.election.reply(&mut self.ctx, op, reply, (&worker, incarnation));
+                self.lead_changed(change);
+            }
+            Part::Roster => self.roster.reply(&self.ctx, op, reply),
+            Part::Planner => {
+                let had_plan = self.planner.plan().is_some();
+                let verdict = self.planner.reply(&mut self.ctx, op, reply);
+                if let Verdict::Superseded(term) = verdict {
+                    self.election.saw(term);
+                    self.abdicate();
+                } else if !had_plan && self.planner.plan().is_some() {
+                    // The term is planted: from here on we lead, and judge.
+                    self.roster.begin(&self.ctx, self.planner.plan());
+                    self.ctx.emit(Action::Watch { bucket: Bucket::Heartbeats, keys: vec!["heartbeat.*".into()] });
+                }
+            }
+        }
+    }
+
+    fn watched(&mut self, bucket: Bucket, key: &str, entry: &StoredEntry) {
+        let Some((worker, incarnation)) = self.worker() else { return };
+        match bucket {
+            Bucket::Election => {
+                let change = self.election.watched(&mut self.ctx, entry, Some(incarnation));
+                self.lead_changed(change);
+            }
+            Bucket::Heartbeats => {
+                if let Some((worker, claim, term)) = self.roster.heartbeat(&mut self.ctx, key, entry) {
+                    self.identity.saw(&worker, claim);
+                    self.election.saw(term);
+                }
+            }
+            Bucket::Assignments => {
+                let seen = self.acceptance.watched(&mut self.ctx, key, entry, (&worker, incarnation));
+                let (term, version) = self.acceptance.highest();
+                self.election.saw(term);
+                self.planner.highest_version = self.planner.highest_version.max(version);
+                if seen == Seen::DeclaredDead && self.leaving == Leaving::No {
+                    self.identity.fenced(&mut self.ctx, worker, None);
+                    self.fenced();
+                }
+            }
+            Bucket::StableIds => {}
+        }
+    }
+
+    fn claimed(&mut self, worker: &WorkerId) {
+        self.ctx.enter(WorkerState::Election);
+        self.heartbeat_at = self.ctx.now;
+        self.ctx.emit(Action::Watch { bucket: Bucket::Election, keys: vec!["leader".into()] });
+        let keys = vec!["plan".into(), format!("assignment.{worker}")];
+        self.ctx.emit(Action::Watch { bucket: Bucket::Assignments, keys });
+    }
+
+    /// Our ID is another's, or we are declared dead: nothing we held counts any more.
+    fn fenced(&mut self) {
+        self.abdicate();
+        self.acceptance.forget_assignment();
+        self.settled = None;
+        self.ctx.emit(Action::Unwatch { bucket: Bucket::Assignments });
+        self.ctx.enter(WorkerState::ClaimingId);
+        self.identity.begin(&mut self.ctx);
+    }
+
+    fn abdicate(&mut self) {
+        self.election.resign(&mut self.ctx);
+        // The watch tells anew who leads.
+        self.ctx.emit(Action::Watch { bucket: Bucket::Election, keys: vec!["leader".into()] });
+        self.lead_changed(Change::LostLead);
+    }
+
+    fn lead_changed(&mut self, change: Change) {
+        match change {
+            Change::None => {}
+            Change::Won(term) => self.planner.begin(&mut self.ctx, term),
+            Change::LostLead => {
+                self.planner.stop();
+                self.roster = Roster::default();
+                self.ctx.emit(Action::Unwatch { bucket: Bucket::Heartbeats });
+            }
+        }
+    }
+
+    fn shutdown(&mut self) {
+        if self.leaving != Leaving::No {
+            return;
+        }
+        self.ctx.enter(WorkerState::Shutdown);
+        self.leaving = Leaving::Draining { drained: false };
+        self.heartbeat_at = self.ctx.now;
+        self.ctx.emit(Action::Drain);
+    }
+
+    fn advance(&mut self) {
+        self.ctx.forget_deadline();
+        self.identity.tick(&mut self.ctx);
+        if let Some((worker, incarnation)) = self.worker() {
+            self.beat(&worker, incarnation);
+            if self.connected && !matches!(self.leaving, Leaving::Releasing(_) | Leaving::Gone) {
+                let change = self.election.tick(&mut self.ctx, (&worker, incarnation));
+                self.lead_changed(change);
+            }
+            if self.planner.plan().is_some() && self.connected {
+                let leaving = self.leaving != Leaving::No;
+                self.roster.include(&self.ctx, &worker, incarnation, leaving);
+                self.roster.tick(&mut self.ctx, &worker);
+            }
+            self.planner.tick(&mut self.ctx, &self.roster);
+        }
+        self.settle();
+        self.leave();
+        if let Some(by) = self.start_by {
+            if self.ctx.state.is_processing() || self.leaving != Leaving::No {
+                self.start_by = None;
+            } else if self.ctx.due(by) {
+                self.start_by = None;
+                let (state, waiting_for) = (self.ctx.state, self.waits_for());
+                self.ctx.emit(Action::Failed(StartFailure::TimedOut { state, waiting_for }));
+            }
+        }
+    }
+
+    fn waits_for(&self) -> &'static str {
+        match self.ctx.state {
+            WorkerState::Init => "a connection to NATS",
+            WorkerState::ClaimingId => "answers from NATS about worker IDs",
+            WorkerState::Election => "a leader to be elected",
+            _ => "the leader to publish an assignment",
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.ctx.state == WorkerState::Election && self.election.leader().is_some() {
+            self.ctx.enter(WorkerState::WaitingAssignment);
+        }
+        if self.ctx.state == WorkerState::WaitingAssignment && self.acceptance.accepted().is_some() {
+            self.ctx.enter(WorkerState::Stable);
+        }
+        if self.settled.is_some() && self.settled == self.acceptance.accepted() {
+            self.ctx.enter(WorkerState::Stable);
+        }
+    }
+
+    fn beat(&mut self, worker: &WorkerId, incarnation: Incarnation) {
+        if matches!(self.leaving, Leaving::Releasing(_) | Leaving::Gone) || !self.ctx.due(self.heartbeat_at) {
+            return;
+        }
+        self.heartbeat_at = self.ctx.now + self.ctx.settings.heartbeat_interval;
+        self.ctx.wake_at(self.heartbeat_at);
+        let (term, version) = self.acceptance.highest();
+        let record = HeartbeatRecord {
+            v: FORMAT,
+            incarnation,
+            state: self.ctx.state,
+            capacity: self.ctx.settings.capacity,
+            labels: self.ctx.settings.labels.clone(),
+            plugins: self.ctx.settings.plugins.clone(),
+            owned: self.data_path.0,
+            lag: self.data_path.1,
+            term: term.max(self.election.highest),
+            version,
+        };
+        let value = Context::encode(&record);
+        let key = format!("heartbeat.{worker}");
+        self.ctx.write(Part::Heartbeat, Bucket::Heartbeats, &key, &value, Expect::Anything, Lifetime::Heartbeat);
+    }
+
+    fn leave(&mut self) {
+        match &self.leaving {
+            Leaving::Draining { drained: true } => {
+                let worker = self.worker();
+                let leads_others = self.leading().is_some() && self.roster.members().any(|(_, m)| m.is_candidate());
+                if leads_others && !worker.as_ref().is_none_or(|(w, _)| self.planner.is_at_rest(w)) {
+                    return;
+                }
+                let mut open = BTreeSet::new();
+                open.extend(self.election.resign(&mut self.ctx));
+                self.planner.stop();
+                if let Some((worker, _)) = worker {
+                    let key = format!("heartbeat.{worker}");
+                    open.insert(self.ctx.delete(Part::Heartbeat, Bucket::Heartbeats, &key, Expect::Anything));
+                    open.extend(self.identity.release(&mut self.ctx));
+                }
+                self.leaving = Leaving::Releasing(open);
+                self.leave();
+            }
+            Leaving::Releasing(open) if open.is_empty() => {
+                self.leaving = Leaving::Gone;
+                self.ctx.emit(Action::Finished);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The leader's view of the fleet: who is there, who is leaving, who is dead, and by what evidence.
+//!
+//! Three independent signs: a heartbeat seen to change, an answered probe, a worker's own word that it leaves. Time counts
+//! from when the leader *saw* a sign, on its own clock, and only while its own connection is healthy.
+
+use super::context::{Context, Part};
+use super::io::{Bucket, Notice, OpId, ProbeAnswer, Reply, StoredEntry};
+use crate::record::{HeartbeatRecord, PlanRecord};
+use crate::{Incarnation, Now, Term, WorkerId, WorkerState};
+use std::collections::BTreeMap;
+
+#[derive(Default)]
+pub(super) struct Roster {
+    members: BTreeMap<WorkerId, Member>,
+    /// Of each ID, the highest claim judged dead.
+    pub(super) dead: BTreeMap<WorkerId, u64>,
+    /// Nobody is judged before this.
+    judge_from: Now,
+    /// When somebody last joined, left or died.
+    pub(super) changed_at: Now,
+    probes: BTreeMap<OpId, WorkerId>,
+    probe_at: Now,
+    ready: bool,
+}
+
+pub(super) struct Member {
+    pub(super) incarnation: Incarnation,
+    pub(super) capacity: u32,
+    pub(super) leaving: bool,
+    revision: u64,
+    heartbeat_at: Now,
+    sign_at: Now,
+    missed: bool,
+    /// Only who has answered once can be missed by a probe.
+    answered: bool,
+    silent_probes: u8,
+    suspect_since: Option<Now>,
+    /// Listed in the plan but not heard of yet.
+    presumed: bool,
+}
+
+impl Member {
+    /// Whether it may get partitions.
+    pub(super) fn is_candidate(&self) -> bool {
+        !self.leaving && !self.presumed
+    }
+}
+
+impl Roster {
+    pub(super) fn members(&self) -> impl Iterator<Item = (&WorkerId, &Member)> {
+        self.members.iter()
+    }
+
+    pub(super) fn is_live(&self, worker: &WorkerId) -> bool {
+        self.members.contains_key(worker)
+    }
+
+    /// Begins to lead: everyone in the plan is presumed alive until the time for a sign has passed.
+    pub(super) fn begin(&mut self, ctx: &Context, plan: Option<&PlanRecord>) {
+        *self = Self { judge_from: ctx.now, changed_at: ctx.now, probe_at: ctx.now, ..Self::default() };
+        if let Some(plan) = plan {
+            self.dead.clone_from(&plan.dead);
+            for (worker, incarnation) in &plan.live {
+                self.members.insert(worker.clone(), Self::member(ctx, *incarnation, true));
+            }
+        }
+    }
+
+    fn member(ctx: &Context, incarnation: Incarnation, presumed: bool) -> Member {
+        Member {
+            incarnation,
+            capacity: 1,
+            leaving: false,
+            revision: 0,
+            heartbeat_at: ctx.now,
+            sign_at: ctx.now,
+            missed: false,
+            answered: false,
+            silent_probes: 0,
+            suspect_since: None,
+            presumed,
+        }
+    }
+
+    /// The connection came back: for one heartbeat time nobody is judged, and silence so far does not count.
+    pub(super) fn reconnected(&mut self, ctx: &Context) {
+        self.judge_from = ctx.now + ctx.settings.heartbeat_ttl;
+        for member in self.members.values_mut() {
+            member.heartbeat_at = ctx.now;
+            member.sign_at = ctx.now;
+            member.suspect_since = None;
+            member.silent_probes = 0;
+        }
+    }
+
+    /// Ourselves: present without a heartbeat of our own.
+    pub(super) fn include(&mut self, ctx: &Context, worker: &WorkerId, incarnation: Incarnation, leaving: bool) {
+        let known = self.members.get(worker).is_some_and(|m| m.incarnation == incarnation && !m.presumed);
+        if !known {
+            self.changed_at = ctx.now;
+            let mut member = Self::member(ctx, incarnation, false);
+            member.capacity = ctx.settings.capacity;
+            self.members.insert(worker.clone(), member);
+        }
+        if let Some(member) = self.members.get_mut(worker) {
+            member.heartbeat_at = ctx.now;
+            member.sign_at = ctx.now;
+            member.suspect_since = None;
+            member.leaving = leaving;
+        }
+    }
+
+    /// A heartbeat has changed. Returns the highest term it tells of.
+    pub(super) fn heartbeat(&mut self, ctx: &mut Context, key: &str, entry: &StoredEntry) -> Option<(WorkerId, u64, Term)> {
+        let worker = WorkerId::parse(key.strip_prefix("heartbeat.")?);
+        let Some(value) = &entry.value else {
+            // Deleted by a worker that has finished leaving; an expired one is judged by time.
+            if let Some(member) = self.members.get(&worker)
+                && member.leaving
+                && entry.revision > member.revision
+            {
+                self.members.remove(&worker);
+                self.changed_at = ctx.now;
+            }
+            return None;
+        };
+        let beat = ctx.decode::<HeartbeatRecord>(Bucket::Heartbeats, key, value)?;
+        let told = Some((worker.clone(), beat.incarnation.claim, beat.term));
+        if self.dead.get(&worker).is_some_and(|claim| beat.incarnation.claim <= *claim) {
+            return told;
+        }
+        let leaving = beat.state == WorkerState::Shutdown;
+        let now = ctx.now;
+        match self.members.get_mut(&worker) {
+            Some(member) if member.incarnation.claim > beat.incarnation.claim => return told,
+            Some(member) if member.incarnation == beat.incarnation => {
+                if entry.revision == member.revision {
+                    return told;
+                }
+                member.revision = entry.revision;
+                member.heartbeat_at = now;
+                member.sign_at = now;
+                member.suspect_since = None;
+                member.missed = false;
+                member.capacity = beat.capacity;
+                member.presumed = false;
+                if leaving && !member.leaving {
+                    member.leaving = true;
+                    self.changed_at = now;
+                    ctx.notice(Notice::WorkerLeaving { worker });
+                }
+            }
+            _ => {
+                let mut member = Self::member(ctx, beat.incarnation, false);
+                member.revision = entry.revision;
+                member.capacity = beat.capacity;
+                member.leaving = leaving;
+                self.members.insert(worker.clone(), member);
+                self.changed_at = now;
+                ctx.notice(Notice::WorkerJoined { worker });
+            }
+        }
+        told
+    }
+
+    pub(super) fn ready(&mut self) {
+        self.ready = true;
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    pub(super) fn reply(&mut self, ctx: &Context, op: OpId, reply: &Reply) {
+        let (Some(worker), Reply::Probe(answer)) = (self.probes.remove(&op), reply) else { return };
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        match answer {
+            ProbeAnswer::Answered => {
+                member.answered = true;
+                member.silent_probes = 0;
+                member.suspect_since = None;
+                member.sign_at = ctx.now;
+            }
+            ProbeAnswer::NoResponders => {
+                member.silent_probes = member.silent_probes.saturating_add(1);
+                if member.silent_probes >= 2 && member.answered {
+                    member.suspect_since.get_or_insert(ctx.now);
+                }
+            }
+            // A stopped process: it proves nothing, the heartbeat decides.
+            ProbeAnswer::TimedOut => {}
+        }
+    }
+
+    /// Probes whoever is due and judges. Returns whether somebody was found dead.
+    pub(super) fn tick(&mut self, ctx: &mut Context, me: &WorkerId) -> bool {
+        if ctx.due(self.probe_at) {
+            self.probe_at = ctx.now + ctx.settings.probe_interval;
+            ctx.wake_at(self.probe_at);
+            let targets: Vec<_> = self
+                .members
+                .iter()
+                .filter(|(worker, _)| *worker != me)
+                .map(|(worker, member)| (worker.clone(), member.incarnation))
+                .collect();
+            for (worker, incarnation) in targets {
+                let op = ctx.probe(Part::Roster, incarnation);
+                self.probes.insert(op, worker);
+            }
+        }
+        if !self.ready || !ctx.due(self.judge_from) {
+            return false;
+        }
+        let (grace, ttl, interval) =
+            (ctx.settings.emergency_grace_period, ctx.settings.heartbeat_ttl, ctx.settings.heartbeat_interval);
+        let others = self.members.keys().filter(|w| *w != me).count();
+        let suspects = self.members.values().filter(|m| m.suspect_since.is_some()).count();
+        // Many at once are a server being rolled, not many deaths: then only heartbeats count.
+        let probes_count = suspects <= 1 || suspects * 3 <= others + 1;
+        let mut dead = Vec::new();
+        for (worker, member) in &mut self.members {
+            if worker == me {
+                continue;
+            }
+            if !member.missed && !member.leaving && ctx.due(member.heartbeat_at + interval + interval / 2) {
+                member.missed = true;
+                ctx.notice(Notice::HeartbeatMissed { worker: worker.clone() });
+            }
+            if let Some(since) = member.suspect_since
+                && probes_count
+                && ctx.due(since + grace)
+            {
+                dead.push((worker.clone(), member.incarnation, "no process answers for it"));
+            } else if ctx.due(member.heartbeat_at + ttl + grace) {
+                dead.push((worker.clone(), member.incarnation, "its heartbeat has expired"));
+            }
+        }
+        let found = !dead.is_empty();
+        for (worker, incarnation, evidence) in dead {
+            self.members.remove(&worker);
+            let claim = self.dead.entry(worker.clone()).or_default();
+            *claim = (*claim).max(incarnation.claim);
+            self.changed_at = ctx.now;
+            ctx.notice(Notice::WorkerDead { worker, incarnation, evidence });
+        }
+        found
+    }
+}

@@ -1,0 +1,326 @@
+//! What a partition machine asks for and what it is told.
+
+use crate::record::Phase as RecordPhase;
+use crate::{
+    CloseReason, Epoch, Expect, Fleet, Generation, Incarnation, OpenReason, Outcome, Position, Sequence, Snapshot, StoredEntry,
+    WriteOutcome,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bounds and policies of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Most messages in one call.
+    pub batch_messages: usize,
+    /// Most payload bytes in one call; a larger message comes alone.
+    pub batch_bytes: usize,
+    /// Most messages waiting or uncommitted; what exceeds it is read again later.
+    pub queue_messages: usize,
+    /// Most bytes waiting or uncommitted.
+    pub queue_bytes: usize,
+    /// Time from the first uncommitted message to the commit.
+    pub commit_interval: Duration,
+    /// Uncommitted messages that bring a commit forward.
+    pub max_uncommitted: usize,
+    /// Deliveries of a message before it counts as exhausted.
+    pub max_attempts: u32,
+    /// Traps of a message, alone in its call, before it counts as poison.
+    pub max_traps: u32,
+    /// First and longest wait before a retry.
+    pub backoff: (Duration, Duration),
+    /// What happens to a rejected, exhausted or poisonous message.
+    pub on_exhausted: OnExhausted,
+    /// How long a live owner may take to release a partition.
+    pub handover_timeout: Duration,
+    /// How often a record that is not free yet is read again.
+    pub poll_interval: Duration,
+    /// Bytes of the largest snapshot that a record may hold.
+    pub max_snapshot_bytes: usize,
+}
+
+/// What happens to a message that cannot be handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExhausted {
+    /// It is published to the dead-letter subject, then passed over.
+    DeadLetter,
+    /// The partition waits and tries again.
+    Block,
+    /// It is passed over, with a report.
+    Drop,
+}
+
+/// A message as the machine sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedMessage<M> {
+    /// Its place in the stream.
+    pub sequence: Sequence,
+    /// What it costs in memory.
+    pub bytes: usize,
+    /// The message itself.
+    pub body: M,
+}
+
+/// Messages for one call of the handler, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch<M> {
+    /// The messages.
+    pub messages: Vec<QueuedMessage<M>>,
+    /// Deliveries of the first message, this one included; all others are delivered for the first time.
+    pub first_attempt: u32,
+}
+
+/// Something that a handler publishes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output<O> {
+    /// The message that led to it.
+    pub cause: Sequence,
+    /// What is published.
+    pub body: O,
+}
+
+/// Something on its way out, under an ID that is the same whenever it is sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outgoing<M, O> {
+    /// What a handler publishes.
+    Publish {
+        /// `Nats-Msg-Id`.
+        id: String,
+        /// What is published.
+        body: O,
+    },
+    /// A message that cannot be handled.
+    DeadLetter {
+        /// `Nats-Msg-Id`.
+        id: String,
+        /// The message.
+        message: QueuedMessage<M>,
+        /// Why.
+        reason: String,
+        /// Deliveries so far.
+        attempts: u32,
+    },
+}
+
+/// What a call of the handler gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handled<O> {
+    /// What became of the batch.
+    pub outcome: Outcome,
+    /// What was published on the way.
+    pub outputs: Vec<Output<O>>,
+}
+
+/// Why a call of the handler gave nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The guest trapped, ran out of time or memory, or answered nonsense: the instance is gone.
+    Guest(String),
+    /// The guest refused, in its own words; the instance is as it was.
+    Refused(String),
+    /// The host's doing: it says nothing about guest or message.
+    Host(String),
+}
+
+impl Failure {
+    /// What went wrong.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Failure::Guest(text) | Failure::Refused(text) | Failure::Host(text) => text,
+        }
+    }
+}
+
+/// What the machine is told.
+#[derive(Debug, Clone)]
+pub enum Input<M, O> {
+    /// The plan gives us this partition, or gives it again with a newer view of the fleet.
+    Assigned(Arc<Fleet>),
+    /// The plan gives it to somebody else, or the worker stops.
+    Revoked(CloseReason),
+    /// This process is fenced: nothing it holds counts any more.
+    Fenced,
+    /// The former owner says that it has released the partition.
+    Hint,
+    /// Answer to [`Command::Read`].
+    Record(Result<Option<StoredEntry>, ()>),
+    /// Answer to [`Command::Write`].
+    Written(WriteOutcome),
+    /// Answer to [`Command::Open`].
+    Opened(Result<(), Failure>),
+    /// A reader that starts at `from` feeds this partition from now on.
+    Reader {
+        /// Number of the reader.
+        reader: u64,
+        /// First sequence it delivers.
+        from: Sequence,
+    },
+    /// Messages from a reader, in order.
+    Messages {
+        /// Number of the reader.
+        reader: u64,
+        /// The messages.
+        messages: Vec<QueuedMessage<M>>,
+    },
+    /// A reader has delivered everything of this partition up to here.
+    Passed {
+        /// Number of the reader.
+        reader: u64,
+        /// Up to where.
+        sequence: Sequence,
+    },
+    /// Answer to [`Command::Handle`].
+    Handled(Result<Handled<O>, Failure>),
+    /// Answer to [`Command::Send`]: everything is confirmed, or why not.
+    Sent(Result<(), String>),
+    /// Answer to [`Command::Snapshot`].
+    Snapshot(Result<Option<Snapshot>, Failure>),
+    /// Answer to [`Command::Close`].
+    Closed,
+}
+
+/// What the machine wants done. Of the calls into the handler at most one is open at a time, and of the requests to NATS at
+/// most one of each kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command<M, O> {
+    /// Read the record from the stream leader.
+    Read,
+    /// Write the record.
+    Write {
+        /// JSON.
+        value: String,
+        /// What must be there.
+        expect: Expect,
+    },
+    /// Instantiate the handler.
+    Open {
+        /// Why.
+        why: OpenReason,
+        /// From what.
+        snapshot: Option<Snapshot>,
+        /// Number of this ownership.
+        epoch: Epoch,
+    },
+    /// Call the handler.
+    Handle(Batch<M>),
+    /// Publish, and confirm all of it.
+    Send(Vec<Outgoing<M, O>>),
+    /// Ask the handler for its state.
+    Snapshot,
+    /// Close the handler and drop its instance.
+    Close(CloseReason),
+    /// Feed this partition with everything after this sequence.
+    WantReader(Sequence),
+    /// The record is released: tell the next owner.
+    Released,
+    /// The machine has ended; it may be dropped.
+    Gone,
+    /// Something that an operator should read or a metric should count.
+    Report(Report),
+}
+
+/// What a machine reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// The partition is ours.
+    Taken {
+        /// Number of this ownership.
+        epoch: Epoch,
+        /// From here.
+        position: Position,
+        /// Whether a live or dead owner was overruled.
+        seized: bool,
+    },
+    /// A commit landed.
+    Committed {
+        /// Up to here.
+        position: Position,
+        /// Time since the first message that it covers was handled.
+        lag: Duration,
+    },
+    /// Another owner exists: everything uncommitted is dropped.
+    FencedOff,
+    /// A later run of this worker's ID owns the partition: this process is the zombie.
+    Superseded(Incarnation),
+    /// A record that this build cannot read, or of another group. It is left alone.
+    Unreadable(String),
+    /// The handler did not open.
+    OpenFailed(String),
+    /// The handler trapped.
+    Trapped {
+        /// First message of the call.
+        sequence: Sequence,
+        /// Messages in the call.
+        messages: usize,
+        /// What it said.
+        why: String,
+    },
+    /// The handler gave no snapshot.
+    SnapshotFailed(String),
+    /// A message waits for another try.
+    Retrying {
+        /// Which.
+        sequence: Sequence,
+        /// Deliveries so far.
+        attempts: u32,
+    },
+    /// A message is passed over or dead-lettered.
+    Exhausted {
+        /// Which.
+        sequence: Sequence,
+        /// Why.
+        reason: String,
+    },
+    /// A message blocks the partition.
+    Blocked {
+        /// Which.
+        sequence: Sequence,
+        /// Why.
+        reason: String,
+    },
+    /// What was published is not confirmed yet; it is repeated.
+    Unconfirmed(String),
+    /// More messages came than may wait; they are read again later.
+    Parked,
+}
+
+/// Where a partition stands on this worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Reading the record, or waiting for its owner.
+    Waiting,
+    /// Writing ourselves into the record.
+    Taking,
+    /// Instantiating the handler.
+    Opening,
+    /// Working.
+    Running,
+    /// Handing over.
+    Releasing,
+    /// Ended.
+    Gone,
+}
+
+/// What can be said of a partition at a glance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionView {
+    /// Where it stands.
+    pub phase: Phase,
+    /// Number of the ownership, once taken.
+    pub epoch: Option<Epoch>,
+    /// Number of the history.
+    pub generation: Option<Generation>,
+    /// Committed.
+    pub position: Position,
+    /// Handled, committed or not.
+    pub handled: Position,
+    /// Messages waiting.
+    pub queued: usize,
+    /// Deliveries of the next message so far.
+    pub attempts: u32,
+    /// Phase of the record as last known.
+    pub record: Option<RecordPhase>,
+    /// Why it does not go on, if it does not.
+    pub trouble: Option<String>,
+}

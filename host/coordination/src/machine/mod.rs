@@ -1,0 +1,306 @@
+//! One partition on one worker: take it, accept messages, hand them to the handler in order, commit, hand it over.
+//!
+//! This is where loss and disorder would come from, so it is pure: inputs in, commands out, time handed in. The rules:
+//!
+//! * Taking ownership and committing are compare-and-set writes of one record; what loses the compare asks who is there.
+//! * A message is accepted only from the current reader and only above the mark.
+//! * A commit is of one instant: position, attempts and snapshot together, at a batch boundary with nothing unconfirmed.
+//! * Messages are kept until they are committed, so that a lost instance can go back to its last commit.
+//!
+//! `ownership` holds the record's side, `work` the handler's.
+
+mod io;
+mod ownership;
+mod taking;
+#[cfg(test)]
+mod tests;
+mod work;
+
+pub use io::{
+    Batch, Command, Failure, Handled, Input, Limits, OnExhausted, Outgoing, Output, PartitionView, Phase, QueuedMessage,
+    Report,
+};
+pub use taking::{TakeDecision, decide_take};
+
+use crate::record::{Attempts, Owner, OwnershipRecord, StreamIdentity};
+use crate::{CloseReason, Fleet, Now, OpenReason, PartitionId, Position, Sequence};
+use ownership::Purpose;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use work::{Call, Pending};
+
+/// The machine of one partition. `M` is a message's body, `O` an output's.
+pub struct PartitionMachine<M, O> {
+    id: PartitionId,
+    group: String,
+    stream: StreamIdentity,
+    me: Owner,
+    handler: String,
+    /// Where a partition begins that nobody has ever owned.
+    start: Position,
+    limits: Limits,
+    fleet: Arc<Fleet>,
+    now: Now,
+    deadline: Option<Now>,
+    commands: VecDeque<Command<M, O>>,
+
+    phase: Phase,
+    /// Why it is to be given up, if it is.
+    revoked: Option<CloseReason>,
+    trouble: Option<String>,
+
+    /// The record as it last landed by our hand, with its revision.
+    record: Option<(OwnershipRecord, u64)>,
+    writing: Option<(OwnershipRecord, String, Purpose)>,
+    reading: bool,
+    read_at: Option<Now>,
+    /// Since when a live owner has been waited for.
+    waiting_since: Option<Now>,
+
+    /// Every message above the committed position that was accepted, handled ones first.
+    queue: VecDeque<QueuedMessage<M>>,
+    queue_bytes: usize,
+    handled: usize,
+    handled_since: Option<Now>,
+    mark: Sequence,
+    passed: Sequence,
+    reader: Option<u64>,
+    wanted: bool,
+
+    is_open: bool,
+    call: Option<Call>,
+    needs_open: Option<OpenReason>,
+    open_failures: u32,
+    pending: Option<Pending<M, O>>,
+    attempts: Option<Attempts>,
+    traps: Option<(Sequence, u32)>,
+    /// After a lost instance, messages up to here are handed over one per call.
+    one_by_one: Sequence,
+    /// Nothing is handled before this.
+    pause_until: Option<Now>,
+    commit_wanted: bool,
+    committed_at: Now,
+    snapshot_retry_at: Option<Now>,
+}
+
+impl<M: Clone, O: Clone> PartitionMachine<M, O> {
+    /// A partition that the plan has just given to this worker. The first input is [`Input::Assigned`].
+    #[must_use]
+    pub fn new(
+        id: PartitionId,
+        group: String,
+        stream: StreamIdentity,
+        me: Owner,
+        handler: String,
+        start: Position,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            id,
+            group,
+            stream,
+            me,
+            handler,
+            start,
+            limits,
+            fleet: Arc::new(Fleet::default()),
+            now: Now::default(),
+            deadline: None,
+            commands: VecDeque::new(),
+            phase: Phase::Waiting,
+            revoked: None,
+            trouble: None,
+            record: None,
+            writing: None,
+            reading: false,
+            read_at: None,
+            waiting_since: None,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            handled: 0,
+            handled_since: None,
+            mark: Sequence(0),
+            passed: Sequence(0),
+            reader: None,
+            wanted: false,
+            is_open: false,
+            call: None,
+            needs_open: None,
+            open_failures: 0,
+            pending: None,
+            attempts: None,
+            traps: None,
+            one_by_one: Sequence(0),
+            pause_until: None,
+            commit_wanted: false,
+            committed_at: Now::default(),
+            snapshot_retry_at: None,
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_command(&mut self) -> Option<Command<M, O>> {
+        self.commands.pop_front()
+    }
+
+    /// When [`PartitionMachine::handle_timeout`] wants to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Now> {
+        self.deadline
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.now = self.now.max(now);
+        self.advance();
+    }
+
+    /// Something has happened.
+    pub fn handle(&mut self, now: Now, input: Input<M, O>) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Assigned(fleet) => self.assigned(fleet),
+            Input::Revoked(why) => self.revoked = Some(why),
+            Input::Fenced => self.fenced_off(false),
+            Input::Hint => {
+                if self.phase == Phase::Waiting {
+                    self.read_at = Some(self.now);
+                }
+            }
+            Input::Record(entry) => self.record_read(entry),
+            Input::Written(outcome) => self.written(outcome),
+            Input::Opened(result) => self.opened(result),
+            Input::Reader { reader, from } => self.reader_started(reader, from),
+            Input::Messages { reader, messages } => self.accept(reader, messages),
+            Input::Passed { reader, sequence } => {
+                if self.reader == Some(reader) {
+                    self.passed = self.passed.max(sequence);
+                    self.mark = self.mark.max(sequence);
+                }
+            }
+            Input::Handled(result) => self.call_returned(result),
+            Input::Sent(result) => self.sent(result),
+            Input::Snapshot(result) => self.snapshot_given(result),
+            Input::Closed => self.closed(),
+        }
+        self.advance();
+    }
+
+    /// The partition at a glance.
+    #[must_use]
+    pub fn view(&self) -> PartitionView {
+        let record = self.record.as_ref().map(|(record, _)| record);
+        PartitionView {
+            phase: self.phase,
+            epoch: record.map(|r| r.epoch),
+            generation: record.map(|r| r.generation),
+            position: self.committed(),
+            handled: self.position(),
+            queued: self.queue.len() - self.handled,
+            attempts: self.attempts.map_or(0, |a| a.count),
+            record: record.map(|r| r.phase),
+            trouble: self.trouble.clone(),
+        }
+    }
+
+    /// Highest sequence that was accepted or passed over; a reader that feeds this partition starts at most one above.
+    #[must_use]
+    pub fn mark(&self) -> Sequence {
+        self.mark
+    }
+
+    /// The machine has ended.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.phase == Phase::Gone
+    }
+
+    fn command(&mut self, command: Command<M, O>) {
+        self.commands.push_back(command);
+    }
+
+    fn report(&mut self, report: Report) {
+        self.command(Command::Report(report));
+    }
+
+    /// Whether `at` has come; if not, asks to be called then.
+    fn due(&mut self, at: Now) -> bool {
+        if self.now >= at {
+            return true;
+        }
+        self.deadline = Some(self.deadline.map_or(at, |d| d.min(at)));
+        false
+    }
+
+    /// Committed position.
+    fn committed(&self) -> Position {
+        self.record.as_ref().map_or(Position(0), |(record, _)| record.position)
+    }
+
+    /// Up to here every message has taken effect, committed or not. Follows what the reader has passed while nothing waits.
+    fn position(&self) -> Position {
+        let handled = self.handled.checked_sub(1).and_then(|last| self.queue.get(last)).map(|m| m.sequence);
+        let done = handled.map(Position::from).unwrap_or_default().max(self.committed());
+        if self.handled == self.queue.len() && self.pending.is_none() {
+            return done.max(self.passed.into());
+        }
+        done
+    }
+
+    fn assigned(&mut self, fleet: Arc<Fleet>) {
+        self.fleet = fleet;
+        self.revoked = None;
+        if self.phase == Phase::Waiting {
+            // Judge again at once: a new plan may have declared the owner dead.
+            self.read_at = Some(self.now);
+        }
+    }
+
+    fn advance(&mut self) {
+        self.deadline = None;
+        if let Some(at) = self.read_at
+            && !self.reading
+            && self.due(at)
+        {
+            self.read_at = None;
+            self.reading = true;
+            self.command(Command::Read);
+        }
+        match self.phase {
+            Phase::Waiting => {
+                if self.revoked.is_some() && self.writing.is_none() {
+                    self.end();
+                } else if self.writing.is_none() && !self.reading && self.read_at.is_none() {
+                    self.read_at = Some(self.now);
+                    self.advance();
+                }
+            }
+            Phase::Opening | Phase::Running => self.work(),
+            Phase::Releasing => self.release(),
+            Phase::Taking | Phase::Gone => {}
+        }
+    }
+
+    fn end(&mut self) {
+        if self.phase != Phase::Gone {
+            self.phase = Phase::Gone;
+            self.command(Command::Gone);
+        }
+    }
+
+    /// Drops everything in memory; what is not committed belongs to the next owner.
+    fn forget_work(&mut self) {
+        self.queue.clear();
+        self.queue_bytes = 0;
+        self.handled = 0;
+        self.handled_since = None;
+        self.pending = None;
+        self.attempts = None;
+        self.reader = None;
+        self.wanted = false;
+        self.needs_open = None;
+        self.pause_until = None;
+        self.commit_wanted = false;
+        self.snapshot_retry_at = None;
+    }
+}

@@ -1,0 +1,279 @@
+//! The record's side of a partition: take, commit, release, and find out what became of a write.
+
+use super::taking::{TakeDecision, decide_take};
+use super::{Command, PartitionMachine, Phase, Report};
+use crate::record::{self, FORMAT, OwnershipRecord, Phase as RecordPhase, StoredSnapshot};
+use crate::{CloseReason, Epoch, Expect, Generation, OpenReason, Sequence, Snapshot, StoredEntry, WriteOutcome};
+use std::time::Duration;
+
+/// How long to wait before a record is read again after NATS did not answer.
+const READ_RETRY: Duration = Duration::from_millis(500);
+
+/// What a write of the record is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Become the owner; whether a live or dead owner is overruled.
+    Take { seize: bool },
+    Commit,
+    Release,
+}
+
+impl<M: Clone, O: Clone> PartitionMachine<M, O> {
+    pub(super) fn record_read(&mut self, entry: Result<Option<StoredEntry>, ()>) {
+        self.reading = false;
+        let Ok(entry) = entry else {
+            self.read_at = Some(self.now + READ_RETRY);
+            return;
+        };
+        if self.writing.is_some() {
+            return self.resolve(entry);
+        }
+        if self.phase == Phase::Waiting && self.revoked.is_none() {
+            self.judge(entry);
+        }
+    }
+
+    /// Reads a record; what is not ours to understand is reported and left alone.
+    fn understand(&mut self, entry: Option<&StoredEntry>) -> Result<Option<OwnershipRecord>, ()> {
+        let Some(value) = entry.and_then(|e| e.value.as_deref()) else { return Ok(None) };
+        let why = match record::decode::<OwnershipRecord>(value) {
+            Ok(record) if record.group != self.group => format!("the record belongs to group {:?}", record.group),
+            Ok(record) if record.stream.name != self.stream.name => {
+                format!("the record holds a position of stream {:?}", record.stream.name)
+            }
+            Ok(record) => return Ok(Some(record)),
+            Err(e) => e.0,
+        };
+        if self.trouble.as_ref() != Some(&why) {
+            self.trouble = Some(why.clone());
+            self.report(Report::Unreadable(why));
+        }
+        Err(())
+    }
+
+    fn judge(&mut self, entry: Option<StoredEntry>) {
+        let Ok(found) = self.understand(entry.as_ref()) else {
+            self.read_at = Some(self.now + self.limits.handover_timeout);
+            return;
+        };
+        self.trouble = None;
+        let expect = entry.map_or(Expect::Nothing, |e| Expect::Revision(e.revision));
+        let decision = decide_take(found.as_ref(), (&self.me.worker, self.me.incarnation), &self.fleet);
+        match decision {
+            TakeDecision::Create | TakeDecision::Take => self.take(found, expect, false),
+            TakeDecision::Seize => self.take(found, expect, true),
+            TakeDecision::Wait => {
+                let since = *self.waiting_since.get_or_insert(self.now);
+                if self.now.since(since) >= self.limits.handover_timeout {
+                    self.take(found, expect, true);
+                } else {
+                    self.read_at = Some(self.now + self.limits.poll_interval);
+                }
+            }
+            TakeDecision::Superseded => {
+                if let Some(record) = found {
+                    self.report(Report::Superseded(record.owner.incarnation));
+                }
+                self.trouble = Some("a later run of this worker's ID owns the partition".into());
+                self.read_at = Some(self.now + self.limits.handover_timeout);
+            }
+        }
+    }
+
+    fn take(&mut self, found: Option<OwnershipRecord>, expect: Expect, seize: bool) {
+        let mut record = found.unwrap_or_else(|| OwnershipRecord {
+            v: FORMAT,
+            group: self.group.clone(),
+            stream: self.stream.clone(),
+            epoch: Epoch(0),
+            generation: Generation(1),
+            owner: self.me.clone(),
+            phase: RecordPhase::Released,
+            position: self.start,
+            attempts: None,
+            handler: None,
+            snapshot: None,
+        });
+        if record.stream != self.stream {
+            // The stream was made anew: its sequences begin again, and message IDs must not repeat.
+            record.stream = self.stream.clone();
+            record.position = crate::Position(0);
+            record.generation = record.generation.next();
+            record.attempts = None;
+        }
+        record.epoch = record.epoch.next();
+        record.owner = self.me.clone();
+        record.phase = RecordPhase::Owned;
+        self.phase = Phase::Taking;
+        self.write(record, expect, Purpose::Take { seize });
+    }
+
+    pub(super) fn write(&mut self, record: OwnershipRecord, expect: Expect, purpose: Purpose) {
+        // The records of this crate always encode.
+        let value = record::encode(&record).unwrap_or_default();
+        self.command(Command::Write { value: value.clone(), expect });
+        self.writing = Some((record, value, purpose));
+    }
+
+    pub(super) fn written(&mut self, outcome: WriteOutcome) {
+        match outcome {
+            WriteOutcome::Written(revision) => self.landed(revision),
+            // A question, not a verdict.
+            WriteOutcome::Lost | WriteOutcome::Unknown => self.read_at = Some(self.now),
+        }
+    }
+
+    /// The record as read after a write whose fate is unknown.
+    fn resolve(&mut self, entry: Option<StoredEntry>) {
+        let Some((record, value, purpose)) = self.writing.take() else { return };
+        let revision = entry.as_ref().map_or(0, |e| e.revision);
+        let found = entry.as_ref().and_then(|e| e.value.clone());
+        if found.as_deref() == Some(value.as_bytes()) {
+            self.writing = Some((record, value, purpose));
+            return self.landed(revision);
+        }
+        let Ok(found) = self.understand(entry.as_ref()) else {
+            self.writing = Some((record, value, purpose));
+            self.read_at = Some(self.now + self.limits.handover_timeout);
+            return;
+        };
+        let expect = if revision == 0 { Expect::Nothing } else { Expect::Revision(revision) };
+        if matches!(purpose, Purpose::Take { .. }) {
+            self.phase = Phase::Waiting;
+            return self.judge(entry);
+        }
+        match found {
+            // An earlier state of ours: the write has not landed.
+            Some(found) if found.owner == record.owner && found.epoch == record.epoch => {
+                self.write(record, expect, purpose);
+            }
+            // The bucket has lost it: write it back, as a new ownership.
+            None => {
+                let record = OwnershipRecord { epoch: record.epoch.next(), ..record };
+                self.write(record, expect, purpose);
+            }
+            Some(_) => self.fenced_off(true),
+        }
+    }
+
+    fn landed(&mut self, revision: u64) {
+        let Some((record, _, purpose)) = self.writing.take() else { return };
+        let position = record.position;
+        match purpose {
+            Purpose::Take { seize } => {
+                self.report(Report::Taken { epoch: record.epoch, position, seized: seize });
+                let why = if seize { OpenReason::Recovered } else { OpenReason::Assigned };
+                self.attempts = record.attempts;
+                self.record = Some((record, revision));
+                self.mark = Sequence(position.0);
+                self.passed = self.mark;
+                self.committed_at = self.now;
+                self.phase = Phase::Opening;
+                self.needs_open = Some(why);
+            }
+            Purpose::Commit => {
+                let lag = self.handled_since.map_or(Duration::ZERO, |since| self.now.since(since));
+                self.record = Some((record, revision));
+                self.committed_at = self.now;
+                while self.queue.front().is_some_and(|m| position.covers(m.sequence)) {
+                    if let Some(message) = self.queue.pop_front() {
+                        self.queue_bytes -= message.bytes;
+                        self.handled = self.handled.saturating_sub(1);
+                    }
+                }
+                self.handled_since = (self.handled > 0).then_some(self.now);
+                self.report(Report::Committed { position, lag });
+            }
+            Purpose::Release => {
+                self.record = Some((record, revision));
+                self.command(Command::Released);
+                self.close(self.revoked.unwrap_or(CloseReason::Revoked));
+            }
+        }
+    }
+
+    /// Another owner exists. Nothing may be written any more.
+    pub(super) fn fenced_off(&mut self, may_return: bool) {
+        if self.phase == Phase::Gone {
+            return;
+        }
+        if may_return {
+            self.report(Report::FencedOff);
+        }
+        self.forget_work();
+        self.writing = None;
+        self.read_at = None;
+        self.record = None;
+        if !may_return {
+            self.revoked = Some(CloseReason::Lost);
+        }
+        self.close(CloseReason::Lost);
+    }
+
+    /// Closes the handler, if there is one, and then ends or waits again.
+    pub(super) fn close(&mut self, why: CloseReason) {
+        self.forget_work();
+        self.phase = Phase::Releasing;
+        if self.is_open {
+            self.is_open = false;
+            self.needs_open = None;
+            self.closing(why);
+        } else if !self.has_call() {
+            self.closed();
+        }
+    }
+
+    pub(super) fn closed(&mut self) {
+        self.call = None;
+        self.record = None;
+        self.phase = Phase::Waiting;
+        if self.revoked.is_some() {
+            self.end();
+        } else {
+            // Given back while it was being released, or taken from us while the plan still names us.
+            self.waiting_since = None;
+            self.read_at = Some(self.now + self.limits.poll_interval);
+        }
+    }
+
+    /// Begins or goes on to hand over: final state, then the record, then the handler.
+    pub(super) fn release(&mut self) {
+        if self.writing.is_some() || self.has_call() {
+            return;
+        }
+        let Some((record, revision)) = self.record.clone() else { return };
+        if record.phase == RecordPhase::Released {
+            return;
+        }
+        let position = self.position();
+        if self.handled > 0 && self.is_open {
+            return self.ask_snapshot();
+        }
+        let record = OwnershipRecord { phase: RecordPhase::Released, position, attempts: self.attempts, ..record };
+        self.write(record, Expect::Revision(revision), Purpose::Release);
+    }
+
+    /// Commits what is handled, together with the state that the handler gave for this very instant.
+    pub(super) fn commit(&mut self, snapshot: Option<Snapshot>) {
+        let Some((record, revision)) = self.record.clone() else { return };
+        let releasing = self.phase == Phase::Releasing;
+        let record = OwnershipRecord {
+            position: self.position(),
+            attempts: self.attempts,
+            handler: Some(self.handler.clone()),
+            snapshot: snapshot.as_ref().map(StoredSnapshot::store),
+            phase: if releasing { RecordPhase::Released } else { RecordPhase::Owned },
+            ..record
+        };
+        self.commit_wanted = false;
+        self.snapshot_retry_at = None;
+        let purpose = if releasing { Purpose::Release } else { Purpose::Commit };
+        self.write(record, Expect::Revision(revision), purpose);
+    }
+
+    /// The committed state. A record that cannot be read back keeps the partition waiting instead of losing its state.
+    pub(super) fn committed_snapshot(&self) -> Result<Option<Snapshot>, String> {
+        let stored = self.record.as_ref().and_then(|(record, _)| record.snapshot.as_ref());
+        stored.map(StoredSnapshot::load).transpose().map_err(|e| e.0)
+    }
+}

@@ -1,0 +1,298 @@
+//! What workers tell each other through NATS: the values of the control buckets and of the ownership bucket, as JSON.
+//!
+//! Every value carries `v`, the version of its format. A reader ignores fields that it does not know, so that a worker
+//! of the next version runs beside one of this.
+
+use crate::{Epoch, Generation, Incarnation, Partition, Position, Sequence, Snapshot, Term, Version, WorkerId, WorkerState};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
+
+/// The format version that this build writes and reads.
+pub const FORMAT: u32 = 1;
+
+/// Why a value in a bucket cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a value of this protocol: {0}")]
+pub struct Unreadable(pub String);
+
+/// Writes a record as JSON.
+///
+/// # Errors
+/// Only if the record holds what JSON cannot, which none of this module's does.
+pub fn encode<T: Serialize>(record: &T) -> Result<String, Unreadable> {
+    serde_json::to_string(record).map_err(|e| Unreadable(e.to_string()))
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// Anything that is not JSON of the expected shape, or of a format version that this build does not know.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        v: u32,
+    }
+    let Versioned { v } = serde_json::from_slice(bytes).map_err(|e| Unreadable(e.to_string()))?;
+    if v != FORMAT {
+        return Err(Unreadable(format!("format version {v}, this build knows {FORMAT}")));
+    }
+    serde_json::from_slice(bytes).map_err(|e| Unreadable(e.to_string()))
+}
+
+/// Who holds a worker ID: key `<prefix>-<n>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRecord {
+    /// Format version.
+    pub v: u32,
+    /// The holder.
+    #[serde(flatten)]
+    pub incarnation: Incarnation,
+    /// Host name, for people.
+    pub host: String,
+    /// Process number, for people.
+    pub pid: u32,
+}
+
+/// Who leads: key `leader`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderRecord {
+    /// Format version.
+    pub v: u32,
+    /// The leader's ID.
+    pub worker: WorkerId,
+    /// The leader's run.
+    #[serde(flatten)]
+    pub incarnation: Incarnation,
+    /// Number of this leadership.
+    pub term: Term,
+}
+
+/// A sign of life: key `heartbeat.<worker>`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeartbeatRecord {
+    /// Format version.
+    pub v: u32,
+    /// Which run.
+    #[serde(flatten)]
+    pub incarnation: Incarnation,
+    /// What it is doing.
+    pub state: WorkerState,
+    /// Relative capacity; 1 is the default.
+    pub capacity: u32,
+    /// The operator's labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Digests of the loaded plugins by name.
+    #[serde(default)]
+    pub plugins: BTreeMap<String, String>,
+    /// Partitions owned.
+    pub owned: usize,
+    /// Messages behind.
+    pub lag: u64,
+    /// Highest term seen.
+    pub term: Term,
+    /// Highest plan version seen.
+    pub version: Version,
+}
+
+/// Why a plan was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lifecycle {
+    /// There was no plan, or no live owner.
+    ColdStart,
+    /// Workers joined or leave.
+    PlannedScale,
+    /// A worker is dead.
+    Emergency,
+    /// Partitions were added or removed.
+    Refresh,
+    /// Weights or the strategy changed, or an operator asked.
+    Rebalance,
+}
+
+impl Lifecycle {
+    /// The name, as in records, `/status` and metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Lifecycle::ColdStart => "cold_start",
+            Lifecycle::PlannedScale => "planned_scale",
+            Lifecycle::Emergency => "emergency",
+            Lifecycle::Refresh => "refresh",
+            Lifecycle::Rebalance => "rebalance",
+        }
+    }
+}
+
+/// The head of the plan: key `plan`. Its body is the assignments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRecord {
+    /// Format version.
+    pub v: u32,
+    /// The leadership that wrote it.
+    pub term: Term,
+    /// Grows by one with each plan.
+    pub version: Version,
+    /// Why it was made.
+    pub lifecycle: Lifecycle,
+    /// Who may own partitions.
+    pub live: BTreeMap<WorkerId, Incarnation>,
+    /// Who is leaving: still there, owns nothing by this plan.
+    #[serde(default)]
+    pub leaving: BTreeMap<WorkerId, Incarnation>,
+    /// Of each worker ID, the highest claim known to be dead; lower ones are dead too.
+    #[serde(default)]
+    pub dead: BTreeMap<WorkerId, u64>,
+    /// Number of partitions over all assignments.
+    pub partitions: usize,
+    /// [`checksum`] of who has what.
+    pub checksum: u64,
+}
+
+/// One worker's part of the plan: key `assignment.<worker>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignmentRecord {
+    /// Format version.
+    pub v: u32,
+    /// The leadership that wrote it.
+    pub term: Term,
+    /// The plan that last changed it.
+    pub version: Version,
+    /// Why that plan was made.
+    pub lifecycle: Lifecycle,
+    /// The partitions, sorted by id.
+    pub partitions: Vec<Partition>,
+}
+
+/// A fingerprint of who has what, independent of order: the wrapping sum over all pairs of XXH3-64 of
+/// `<worker>\0<partition id>`.
+#[must_use]
+pub fn checksum<'a>(pairs: impl Iterator<Item = (&'a WorkerId, &'a Partition)>) -> u64 {
+    pairs.fold(0, |sum, (worker, partition)| {
+        let pair = format!("{worker}\0{}", partition.id());
+        sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(pair.as_bytes()))
+    })
+}
+
+/// Whether a partition's owner still works on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The owner works on it.
+    Owned,
+    /// The owner has let go; anyone the plan names may take it.
+    Released,
+}
+
+/// The stream whose positions a record holds. Another `created` means that the stream was made anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamIdentity {
+    /// The stream's name.
+    pub name: String,
+    /// When the server created it: RFC 3339, as the server tells it.
+    pub created: String,
+}
+
+/// Which run of which worker owns a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Which run of it.
+    #[serde(flatten)]
+    pub incarnation: Incarnation,
+}
+
+/// How often the first unfinished message was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempts {
+    /// The message.
+    pub sequence: Sequence,
+    /// Deliveries that have begun.
+    pub count: u32,
+}
+
+/// Who owns a partition and how far it is: one entry per partition in the ownership bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnershipRecord {
+    /// Format version.
+    pub v: u32,
+    /// The group; another group's record under our key is refused.
+    pub group: String,
+    /// The stream.
+    pub stream: StreamIdentity,
+    /// Number of this ownership.
+    pub epoch: Epoch,
+    /// Number of this history.
+    pub generation: Generation,
+    /// The owner, or the last one if released.
+    pub owner: Owner,
+    /// Whether the owner still works on it.
+    pub phase: Phase,
+    /// Everything up to here has taken effect.
+    pub position: Position,
+    /// Deliveries of the message after the position, if more than one has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<Attempts>,
+    /// Digest of the handler that wrote the snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handler: Option<String>,
+    /// The handler's state at the position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<StoredSnapshot>,
+}
+
+/// A snapshot as a record holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredSnapshot {
+    /// The handler's name for the encoding.
+    pub format: String,
+    /// The state, base64.
+    pub inline: String,
+}
+
+impl StoredSnapshot {
+    /// The record's form of a snapshot.
+    #[must_use]
+    pub fn store(snapshot: &Snapshot) -> Self {
+        use base64::Engine as _;
+        Self { format: snapshot.format.clone(), inline: base64::engine::general_purpose::STANDARD.encode(&snapshot.data) }
+    }
+
+    /// The snapshot itself.
+    ///
+    /// # Errors
+    /// The text is not base64.
+    pub fn load(&self) -> Result<Snapshot, Unreadable> {
+        use base64::Engine as _;
+        let data = base64::engine::general_purpose::STANDARD
+            .decode(&self.inline)
+            .map_err(|e| Unreadable(format!("snapshot: {e}")))?;
+        Ok(Snapshot { format: self.format.clone(), data })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_of_another_format_or_shape_is_named_not_guessed() {
+        let newer = br#"{"v": 2, "claim": 1}"#;
+        assert_eq!(
+            decode::<ClaimRecord>(newer),
+            Err(Unreadable("format version 2, this build knows 1".into()))
+        );
+        assert!(decode::<ClaimRecord>(b"").is_err());
+        assert!(decode::<ClaimRecord>(b"\xff\xfe").is_err());
+        assert!(decode::<ClaimRecord>(br#"{"v":1,"claim":-1}"#).is_err());
+    }
+
+    #[test]
+    fn unknown_fields_of_a_newer_writer_are_ignored() {
+        let record = br#"{"v":1,"term":3,"version":4,"lifecycle":"refresh","partitions":[{"keys":["a"]}],"later":true}"#;
+        let record: AssignmentRecord = decode(record).unwrap();
+        assert_eq!(record.partitions.first().unwrap().weight(), crate::DEFAULT_WEIGHT);
+    }
+}
