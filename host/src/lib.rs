@@ -1,1 +1,16 @@
-//! x
+//! The library behind the `parti` binary.
+//!
+//! Data flows one way: NATS → `intake` → `plugin` → commit (`nats`). Control flows one way: events → the core
+//! (`parti-coordination`) → actions → `worker` → adapters. A module knows the modules to its right in these two sentences
+//! and no others.
+
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod http;
+pub mod intake;
+pub mod nats;
+pub mod plugin;
+pub mod source;
+pub mod telemetry;
+pub mod worker;

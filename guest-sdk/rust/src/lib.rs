@@ -1,0 +1,65 @@
+//! Write Parti plugins in Rust.
+//!
+//! A **handler** processes the messages of one partition, in order. Implement [`Handler`], name the type in [`export!`],
+//! build with `cargo build --release --target wasm32-wasip2`, and put the file into the host's plugin directory.
+//!
+//! ```
+//! use parti_guest::{Error, Handler, Message, OpenReason, Partition, Snapshot, Verdict, config};
+//!
+//! struct Relay {
+//!     prefix: String,
+//! }
+//!
+//! impl Handler for Relay {
+//!     fn open(_: &Partition, _: OpenReason, _: Option<Snapshot>) -> Result<Self, Error> {
+//!         let prefix = config::get("prefix").unwrap_or_else(|| "out".into());
+//!         Ok(Self { prefix })
+//!     }
+//!
+//!     fn handle(&mut self, message: &Message) -> Verdict {
+//!         message.forward(format!("{}.{}", self.prefix, message.subject))?;
+//!         Ok(())
+//!     }
+//! }
+//!
+//! parti_guest::export!(Relay);
+//! # fn main() {}
+//! ```
+//!
+//! What to say about a message: [`Verdict`] and [`Failure`]. State that moves with its partition: [`Snapshot`] and
+//! [`Handler::snapshot`]. Output: [`Message::publish`]. What the operator set: [`config`]. What the operator reads:
+//! [`log`]. Unit tests without a host: `testing` (native builds only).
+//!
+//! The crate itself asks the host for nothing but the imports of the `message-handler` world, so it builds for
+//! `wasm32-wasip2` and, with `wit-component`, for `wasm32-unknown-unknown`.
+
+#[doc(hidden)]
+pub mod bindings;
+pub mod config;
+#[doc(hidden)]
+pub mod export;
+mod handler;
+mod host;
+pub mod log;
+mod message;
+mod snapshot;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
+
+pub use bindings::parti::plugin::types::{
+    CloseReason, Completed, Header, Message, OpenReason, Outcome, Partition, Snapshot,
+};
+pub use handler::{Failure, Handler, OrFail, Verdict};
+pub use message::{PublishError, Unreadable};
+pub use snapshot::SnapshotError;
+
+/// The JSON library behind the helpers of this crate, so that an author's plugin uses the same one.
+pub use serde_json;
+
+/// Why a handler could not begin or give its state: any error type goes in with `?`, a text with `.into()`.
+pub type Error = Box<dyn std::error::Error>;
+
+/// The examples of the guide compile and run with this crate's tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/plugin-guide.md")]
+struct PluginGuide;

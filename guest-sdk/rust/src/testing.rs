@@ -1,0 +1,227 @@
+//! Run a handler natively, with a stand-in for the host: unit tests without WebAssembly, without NATS.
+//!
+//! The stand-in keeps what the host promises about a call: configuration as the operator wrote it, publishes refused
+//! for an unknown cause, a subject that NATS would not take or a message ID of one's own, and discarded when their message is not done. It does
+//! not retry, limit or commit: a test plays that part itself, by calling again.
+//!
+//! ```
+//! use parti_guest::{Error, Handler, Message, OpenReason, Outcome, Partition, Snapshot, Verdict, testing};
+//!
+//! struct Shout;
+//!
+//! impl Handler for Shout {
+//!     fn open(_: &Partition, _: OpenReason, _: Option<Snapshot>) -> Result<Self, Error> {
+//!         Ok(Self)
+//!     }
+//!
+//!     fn handle(&mut self, message: &Message) -> Verdict {
+//!         message.publish("loud", message.text()?.to_uppercase())?;
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let mut shout = testing::partition("room-1").open::<Shout>()?;
+//! let outcome = shout.handle(&[testing::message(1, "room-1.said", "hello")]);
+//! assert_eq!(outcome, Outcome::acked(1));
+//! assert_eq!(shout.published()[0].subject, "loud");
+//! assert_eq!(shout.published()[0].payload, b"HELLO");
+//! # Ok::<(), Error>(())
+//! ```
+//!
+//! Outside a call of the stand-in the configuration is empty, log lines go to standard error, and publishing is refused.
+
+use serde_json::Value;
+
+pub use crate::log::Level;
+use crate::{CloseReason, Error, Handler, Header, Message, OpenReason, Outcome, Partition, Snapshot};
+
+pub(crate) mod stand_in;
+
+/// A partition to open a handler on: its ID, whose keys are the parts between the dots. Weight 100, no configuration,
+/// no snapshot, assigned.
+pub fn partition(id: &str) -> Setup {
+    Setup {
+        partition: Partition { id: id.into(), keys: id.split('.').map(Into::into).collect(), weight: 100 },
+        config: Value::Object(serde_json::Map::new()),
+        snapshot: None,
+        why: OpenReason::Assigned,
+    }
+}
+
+/// A message as the stream would deliver it for the first time, without headers, stored at time zero. Change what
+/// matters: `Message { attempt: 2, ..message(1, "a", "b") }`.
+pub fn message(sequence: u64, subject: &str, payload: impl AsRef<[u8]>) -> Message {
+    Message {
+        subject: subject.into(),
+        sequence,
+        timestamp_ns: 0,
+        attempt: 1,
+        headers: Vec::new(),
+        payload: payload.as_ref().to_vec(),
+    }
+}
+
+/// What a handler is opened with. Begin with [`partition`].
+#[derive(Debug, Clone)]
+pub struct Setup {
+    partition: Partition,
+    config: Value,
+    snapshot: Option<Snapshot>,
+    why: OpenReason,
+}
+
+impl Setup {
+    /// `handler.config`: an object, for example from `serde_json::json!`.
+    pub fn config(self, config: Value) -> Self {
+        Self { config, ..self }
+    }
+
+    /// The state of the partition's last commit, for example from [`Bench::snapshot`].
+    pub fn snapshot(self, snapshot: Option<Snapshot>) -> Self {
+        Self { snapshot, ..self }
+    }
+
+    /// Why the handler is opened.
+    pub fn why(self, why: OpenReason) -> Self {
+        Self { why, ..self }
+    }
+
+    /// Opens the handler, as the host would.
+    pub fn open<H: Handler>(self) -> Result<Bench<H>, Error> {
+        let mut host = stand_in::Host::new(self.config);
+        let handler = host.call(&[], || H::open(&self.partition, self.why, self.snapshot))?;
+        Ok(Bench { handler, host })
+    }
+}
+
+/// An open handler together with everything it has told its host.
+#[derive(Debug)]
+pub struct Bench<H> {
+    /// The handler, for a test to look into.
+    pub handler: H,
+    host: stand_in::Host,
+}
+
+impl<H: Handler> Bench<H> {
+    /// Delivers a batch. What messages outside the completed prefix published is discarded.
+    ///
+    /// # Panics
+    /// When the handler returns more verdicts than messages: the host refuses such an outcome.
+    pub fn handle(&mut self, batch: &[Message]) -> Outcome {
+        let outcome = self.host.call(batch, || self.handler.handle_batch(batch));
+        assert!(
+            outcome.done.len() <= batch.len(),
+            "the handler returned {} verdicts for {} messages: the host refuses that",
+            outcome.done.len(),
+            batch.len()
+        );
+        self.host.settle(batch.get(outcome.done.len()..).unwrap_or_default());
+        outcome
+    }
+
+    /// The handler's state, as the host would commit it.
+    pub fn snapshot(&mut self) -> Result<Option<Snapshot>, Error> {
+        self.host.call(&[], || self.handler.snapshot())
+    }
+
+    /// Ends the handler; its log and its publishes stay readable.
+    pub fn close(&mut self, why: CloseReason) {
+        self.host.call(&[], || self.handler.close(why));
+    }
+
+    /// What was published by messages that are done, in order.
+    pub fn published(&self) -> &[Published] {
+        &self.host.published
+    }
+
+    /// Every line that was logged, in order.
+    pub fn logged(&self) -> &[(Level, String)] {
+        &self.host.logged
+    }
+}
+
+/// A message that the handler published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The sequence of the message that led to it.
+    pub cause: u64,
+    /// Where it goes.
+    pub subject: String,
+    /// Its headers.
+    pub headers: Vec<Header>,
+    /// Its content.
+    pub payload: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{Failure, Verdict, config, log};
+
+    /// Publishes each payload to the subject `out`, then does what the payload says.
+    #[derive(Debug)]
+    struct Obedient;
+
+    impl Handler for Obedient {
+        fn open(partition: &Partition, _: OpenReason, _: Option<Snapshot>) -> Result<Self, Error> {
+            log::info!("{} with {}", partition.id, config::get("limits.depth").unwrap_or_default());
+            Ok(Self)
+        }
+
+        fn handle(&mut self, message: &Message) -> Verdict {
+            message.publish("out", &message.payload)?;
+            match message.text()? {
+                "reject" => Err(Failure::reject("as told")),
+                "retry" => Err(Failure::Retry),
+                subject => Ok(message.publish(subject, "")?),
+            }
+        }
+    }
+
+    #[test]
+    fn only_messages_that_are_done_have_published() {
+        let mut bench = partition("p").open::<Obedient>().unwrap();
+        bench.handle(&[message(1, "a", "x"), message(2, "a", "reject"), message(3, "a", "retry")]);
+
+        let published: Vec<_> = bench.published().iter().map(|sent| (sent.cause, sent.subject.as_str())).collect();
+        assert_eq!(published, [(1, "out"), (1, "x"), (2, "out")]);
+    }
+
+    #[test]
+    fn a_subject_that_nats_would_not_take_is_refused_and_the_reason_is_logged() {
+        for subject in ["", "a..b", "a b", "a.*", ">", "$JS.API.INFO"] {
+            let mut bench = partition("p").open::<Obedient>().unwrap();
+            let outcome = bench.handle(&[message(1, "a", subject)]);
+            assert_eq!(outcome.retry, Some(None), "{subject:?}");
+            let (level, line) = bench.logged().last().unwrap();
+            assert_eq!(*level, Level::Warn);
+            assert!(line.contains(&format!("`{subject}`")), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_message_of_another_batch_is_no_cause() {
+        struct Hoarder(Option<Message>);
+        impl Handler for Hoarder {
+            fn open(_: &Partition, _: OpenReason, _: Option<Snapshot>) -> Result<Self, Error> {
+                Ok(Self(None))
+            }
+            fn handle(&mut self, message: &Message) -> Verdict {
+                let earlier = self.0.get_or_insert_with(|| message.clone());
+                Ok(earlier.publish("out", "")?)
+            }
+        }
+
+        let mut bench = partition("p").open::<Hoarder>().unwrap();
+        assert_eq!(bench.handle(&[message(1, "a", "")]), Outcome::acked(1));
+        assert_eq!(bench.handle(&[message(2, "a", "")]).retry, Some(None));
+    }
+
+    #[test]
+    fn configuration_is_read_as_the_host_gives_it() {
+        let bench = partition("p").config(json!({"limits": {"depth": 3}})).open::<Obedient>().unwrap();
+        assert_eq!(bench.logged(), [(Level::Info, "p with 3".into())]);
+    }
+}

@@ -1,0 +1,103 @@
+//! The stand-in's side of the four host functions. Not exported: authors see it through [`Bench`](super::Bench).
+//!
+//! Host imports are plain functions without a receiver, so the stand-in of the call in progress sits in a thread-local.
+
+use std::cell::RefCell;
+use std::mem;
+
+use serde_json::Value;
+
+use super::Published;
+use crate::log::Level;
+use crate::{Header, Message};
+
+/// What one handler was given by its host and has told it.
+#[derive(Debug, Default)]
+pub(crate) struct Host {
+    config: Value,
+    /// Sequences of the batch in hand.
+    batch: Vec<u64>,
+    pub(crate) published: Vec<Published>,
+    pub(crate) logged: Vec<(Level, String)>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Host>> = const { RefCell::new(None) };
+}
+
+impl Host {
+    pub(crate) fn new(config: Value) -> Self {
+        Self { config, ..Self::default() }
+    }
+
+    /// Makes this the host of everything that the call does on this thread.
+    pub(crate) fn call<T>(&mut self, batch: &[Message], call: impl FnOnce() -> T) -> T {
+        self.batch = batch.iter().map(|message| message.sequence).collect();
+        let outer = CURRENT.replace(Some(mem::take(self)));
+        let result = call();
+        *self = CURRENT.replace(outer).unwrap_or_default();
+        result
+    }
+
+    /// Discards what these messages, which are not done, have published.
+    pub(crate) fn settle(&mut self, undone: &[Message]) {
+        self.published.retain(|sent| !undone.iter().any(|message| message.sequence == sent.cause));
+    }
+}
+
+pub(crate) fn log(level: Level, message: &str) {
+    CURRENT.with_borrow_mut(|host| match host {
+        Some(host) => host.logged.push((level, message.into())),
+        None => eprintln!("{level:?}: {message}"),
+    });
+}
+
+pub(crate) fn config_get(key: &str) -> Option<String> {
+    CURRENT.with_borrow(|host| {
+        let mut value = &host.as_ref()?.config;
+        for part in key.split('.') {
+            value = value.get(part)?;
+        }
+        Some(value.as_str().map_or_else(|| value.to_string(), Into::into))
+    })
+}
+
+pub(crate) fn config_all() -> String {
+    CURRENT.with_borrow(|host| host.as_ref().map_or_else(|| "{}".into(), |host| host.config.to_string()))
+}
+
+pub(crate) fn publish(cause: u64, subject: &str, headers: &[Header], payload: &[u8]) -> Result<(), String> {
+    CURRENT.with_borrow_mut(|host| {
+        let Some(host) = host else {
+            return Err("there is no host outside a call".into());
+        };
+        if !host.batch.contains(&cause) {
+            return Err(format!("the batch in hand has no message with the sequence {cause}"));
+        }
+        if let Some(why) = objection(subject, headers) {
+            return Err(why.into());
+        }
+        host.published.push(Published {
+            cause,
+            subject: subject.into(),
+            headers: headers.to_vec(),
+            payload: payload.to_vec(),
+        });
+        Ok(())
+    })
+}
+
+/// What the host would say against a message to publish.
+fn objection(subject: &str, headers: &[Header]) -> Option<&'static str> {
+    if subject.split('.').any(str::is_empty) {
+        return Some("the subject has an empty part");
+    }
+    if subject.contains(|c: char| c.is_whitespace() || c.is_control() || c == '*' || c == '>') {
+        return Some("the subject has a space, a control character or a wildcard");
+    }
+    if subject.starts_with('$') {
+        return Some("the subject belongs to the server");
+    }
+    let set_by_the_host = |header: &Header| header.name.eq_ignore_ascii_case("Nats-Msg-Id");
+    headers.iter().any(set_by_the_host).then_some("the host sets the header `Nats-Msg-Id` itself")
+}

@@ -1,0 +1,110 @@
+//! The configuration: its keys, where they come from, what they must satisfy, and how problems are reported.
+//!
+//! ```
+//! let loaded = parti::config::Config::parse_str("heartbeatIntervall: 1s");
+//! assert!(loaded.problems[0].todo.contains("heartbeatInterval"));
+//! ```
+//!
+//! A configuration is read in steps, one module each. Files, environment and flags become trees (`tree`,
+//! `environment`); the trees are laid over each other (`merge`); the result is read into the typed [`Config`] by the
+//! declarations of `schema`, and checked against the `rules`. Every step collects what is wrong, so that all of it is
+//! reported at once. [`mod@reference`] writes the same declarations down as `docs/configuration.md`.
+//!
+//! The command line loads the configuration and hands it to the worker as plain data; no other module reads files or
+//! environment variables for settings.
+
+pub mod check;
+mod degraded;
+mod environment;
+mod load;
+mod merge;
+mod problem;
+pub mod reference;
+mod rules;
+mod schema;
+mod section;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod types;
+mod value;
+
+pub use degraded::{DegradedAlert, DegradedBehavior, Preset};
+pub use load::{LoadRequest, Loaded, Missing, process_environment};
+pub use problem::Problem;
+pub use schema::{
+    Assignment, Backoff, Config, ConsistentHash, DeadLetter, Handler, Http, KvBucket, Limits, Log, LogFormat, LogLevel,
+    MaxUncommitted, Nats, OnExhausted, Plugins, Source, StaticSource, Storage, Stream, StreamCreate, StreamMode, Tls,
+};
+pub use types::{PluginConfig, Secret, ServerUrls, StartFrom, Strategy, SubjectTemplate};
+pub use value::ByteSize;
+
+use parti_coordination::PartitionId;
+
+/// The group of a configuration that names none. Its bucket names do not contain it.
+pub const DEFAULT_GROUP: &str = "default";
+
+/// The names of the KV buckets of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Buckets {
+    /// Claimed worker IDs.
+    pub stable_ids: String,
+    /// The leader's lease.
+    pub election: String,
+    /// Heartbeats.
+    pub heartbeats: String,
+    /// The plan and the assignments.
+    pub assignments: String,
+    /// Ownership records.
+    pub ownership: String,
+    /// Pins, drains, the history of plugins.
+    pub control: String,
+}
+
+impl Buckets {
+    /// Every name with the key that sets it.
+    #[must_use]
+    pub fn all(&self) -> [(&'static str, &str); 6] {
+        [
+            ("kvBucket.stableIdBucket", &self.stable_ids),
+            ("kvBucket.electionBucket", &self.election),
+            ("kvBucket.heartbeatBucket", &self.heartbeats),
+            ("kvBucket.assignmentBucket", &self.assignments),
+            ("kvBucket.ownershipBucket", &self.ownership),
+            ("kvBucket.controlBucket", &self.control),
+        ]
+    }
+}
+
+impl Config {
+    /// The names of the KV buckets: as set, or after the group.
+    #[must_use]
+    pub fn buckets(&self) -> Buckets {
+        let name = |set: &Option<String>, what: &str| match set {
+            Some(name) => name.clone(),
+            None if self.group == DEFAULT_GROUP => format!("parti-{what}"),
+            None => format!("parti-{}-{what}", self.group),
+        };
+        let set = &self.kv_bucket;
+        Buckets {
+            stable_ids: name(&set.stable_id_bucket, "stable-ids"),
+            election: name(&set.election_bucket, "election"),
+            heartbeats: name(&set.heartbeat_bucket, "heartbeats"),
+            assignments: name(&set.assignment_bucket, "assignments"),
+            ownership: name(&set.ownership_bucket, "ownership"),
+            control: name(&set.control_bucket, "control"),
+        }
+    }
+
+    /// The subject of a partition's messages; `None` for an assignment-only worker, which has no stream.
+    #[must_use]
+    pub fn subject(&self, partition: &PartitionId) -> Option<String> {
+        self.stream.as_ref().map(|stream| stream.subject_template.subject(partition))
+    }
+
+    /// Whether the worker takes part in the plan and consumes nothing.
+    #[must_use]
+    pub fn is_assignment_only(&self) -> bool {
+        self.stream.is_none() && self.handler.is_none()
+    }
+}

@@ -1,0 +1,187 @@
+//! The rules of the connection, the stream, the source and the handler.
+
+use super::super::schema::{Config, OnExhausted, StreamMode};
+use super::super::types::{StartFrom, bad_subject};
+use super::super::value::show_duration;
+use super::{Rule, Severity, breach, when};
+
+fn plugin_name_is_bad(name: &str) -> bool {
+    name.is_empty()
+        || name.starts_with('.')
+        || name.ends_with(".wasm")
+        || name.contains(|c: char| matches!(c, '/' | '\\') || c.is_whitespace() || c.is_control())
+}
+
+/// The ways to log in that are configured.
+fn logins(c: &Config) -> Vec<&'static str> {
+    let n = &c.nats;
+    [
+        ("nats.credentials", n.credentials.is_some()),
+        ("nats.nkey", n.nkey.is_some()),
+        ("nats.user", n.user.is_some()),
+        ("nats.token", n.token.is_some()),
+        ("nats.url", n.url.has_login()),
+    ]
+    .into_iter()
+    .filter_map(|(path, set)| set.then_some(path))
+    .collect()
+}
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        severity: Severity::Error,
+        needs: &["nats"],
+        says: "there is at most one way to log in to NATS: credentials, nkey, user with password, token, or a login in the URL",
+        broken: |c| {
+            let ways = logins(c);
+            let all = ways.join(", ");
+            ways.into_iter()
+                .skip(1)
+                .map(|path| breach(path, format!("set beside others ({all})"), "keep one of them"))
+                .collect()
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &["nats"],
+        says: "nats.user and nats.password, and nats.tls.cert and nats.tls.key, come in pairs",
+        broken: |c| {
+            let tls = c.nats.tls.clone().unwrap_or_default();
+            let pairs = [
+                ("nats.user", c.nats.user.is_some(), "nats.password", c.nats.password.is_some()),
+                ("nats.tls.cert", tls.cert.is_some(), "nats.tls.key", tls.key.is_some()),
+            ];
+            let halves = pairs.into_iter().filter_map(|(a, has_a, b, has_b)| match (has_a, has_b) {
+                (true, false) => Some(breach(a, format!("set without {b}"), format!("set {b} too, or remove {a}"))),
+                (false, true) => Some(breach(b, format!("set without {a}"), format!("set {a} too, or remove {b}"))),
+                _ => None,
+            });
+            halves.collect()
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &["stream.name"],
+        says: "stream.name has 1 to 255 printable characters without spaces, dots, *, > and slashes: NATS takes no others",
+        broken: |c| match &c.stream {
+            Some(stream) => {
+                let name = &stream.name;
+                let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '.' | '*' | '>' | '/' | '\\');
+                when(
+                    name.is_empty() || name.len() > 255 || name.contains(bad),
+                    "stream.name",
+                    format!("{name:?}"),
+                    "name the stream as `nats stream ls` shows it",
+                )
+            }
+            None => Vec::new(),
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &["stream.startFrom", "stream.mode"],
+        says: "stream.startFrom cannot be chosen in queue mode: the server decides what is left in a WorkQueue stream",
+        broken: |c| match &c.stream {
+            Some(stream) if stream.mode == StreamMode::Queue && stream.start_from != StartFrom::All => {
+                let todo = "remove stream.startFrom, or use a Limits stream in log mode";
+                vec![breach("stream.startFrom", "set while stream.mode is queue", todo)]
+            }
+            _ => Vec::new(),
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &[],
+        says: "a stream that the worker creates needs a subject of its own: stream.subjectTemplate begins with a fixed part",
+        broken: |c| match &c.stream {
+            Some(stream) if stream.create.is_some() && stream.subject_template.wildcard() == ">" => {
+                let todo = "begin the template with a word and a dot, such as \"work.{{.PartitionID}}\"";
+                vec![breach("stream.subjectTemplate", &stream.subject_template, todo)]
+            }
+            _ => Vec::new(),
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &["handler.plugin"],
+        says: "handler.plugin is the name of a plugin: no path, no spaces, no .wasm",
+        broken: |c| match &c.handler {
+            Some(handler) => when(
+                plugin_name_is_bad(&handler.plugin),
+                "handler.plugin",
+                format!("{:?}", handler.plugin),
+                "write relay for plugins/relay.wasm; plugins.directory names the directory",
+            ),
+            None => Vec::new(),
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &["handler.backoff"],
+        says: "handler.backoff.initial must be at most handler.backoff.max",
+        broken: |c| match &c.handler {
+            Some(handler) => {
+                let todo = format!("lower it to {} or less", show_duration(handler.backoff.max));
+                when(
+                    handler.backoff.initial > handler.backoff.max,
+                    "handler.backoff.initial",
+                    show_duration(handler.backoff.initial),
+                    todo,
+                )
+            }
+            None => Vec::new(),
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &["handler.deadLetter.subject"],
+        says: "handler.deadLetter.subject is a subject to publish to, and of no partition: its messages would come back",
+        broken: |c| {
+            let Some(subject) =
+                c.handler.as_ref().and_then(|handler| handler.dead_letter.as_ref()).map(|letter| &letter.subject)
+            else {
+                return Vec::new();
+            };
+            const PATH: &str = "handler.deadLetter.subject";
+            if let Some(why) = bad_subject(subject) {
+                return vec![breach(PATH, format!("{subject:?}: {why}"), "write a subject such as \"dead.work\"")];
+            }
+            let own = c.stream.as_ref().and_then(|stream| stream.subject_template.partition_id(subject));
+            let comes_back = own.is_some_and(|id| {
+                c.source
+                    .iter()
+                    .flat_map(|source| &source.r#static.partitions)
+                    .any(|partition| partition.id().as_str() == id)
+            });
+            when(
+                comes_back,
+                PATH,
+                format!("{subject:?}, the subject of a partition"),
+                "choose a subject outside stream.subjectTemplate",
+            )
+        },
+    },
+    Rule {
+        severity: Severity::Warning,
+        needs: &["source.static.partitions"],
+        says: "source.static.partitions without an entry leaves every worker without work",
+        broken: |c| match &c.source {
+            Some(source) => {
+                let empty = source.r#static.partitions.is_empty();
+                when(empty, "source.static.partitions", "empty", "add partitions such as {keys: [\"orders\", \"0\"]}")
+            }
+            None => Vec::new(),
+        },
+    },
+    Rule {
+        severity: Severity::Warning,
+        needs: &["handler.onExhausted", "handler.deadLetter"],
+        says: "handler.onExhausted decides only where there is no dead-letter subject",
+        broken: |c| match &c.handler {
+            Some(handler) if handler.dead_letter.is_some() && handler.on_exhausted == OnExhausted::Drop => {
+                vec![breach("handler.onExhausted", "drop beside handler.deadLetter", "remove one of the two")]
+            }
+            _ => Vec::new(),
+        },
+    },
+];

@@ -1,0 +1,223 @@
+//! What the values must satisfy, alone and together. Each rule is declared once: severity, text, check.
+//!
+//! The text is the reason in a report and the row in the reference. A rule that needs keys is skipped while one of
+//! them has a problem of its own, so that nothing is reported about a value that nobody wrote. Here are the rules about
+//! single values; [`coordination`] and [`data`] hold those of their fields.
+
+mod coordination;
+mod data;
+
+use super::schema::Config;
+use super::types::Strategy;
+use super::value::show_duration;
+use std::time::Duration;
+
+/// Whether breaking a rule stops a worker from starting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Severity {
+    Error,
+    Warning,
+}
+
+/// One rule.
+pub(crate) struct Rule {
+    pub(crate) severity: Severity,
+    /// The keys without which it means nothing: those that it compares, those that are required. None for a rule about
+    /// single values that every default satisfies.
+    pub(crate) needs: &'static [&'static str],
+    /// What it says: the reason in a report and the row in the reference.
+    pub(crate) says: &'static str,
+    /// How the configuration breaks it.
+    pub(crate) broken: fn(&Config) -> Vec<Breach>,
+}
+
+/// A value that breaks a rule.
+pub(crate) struct Breach {
+    /// The key.
+    pub(crate) path: String,
+    /// Its value as a message shows it.
+    pub(crate) value: String,
+    /// What to do.
+    pub(crate) todo: String,
+}
+
+/// Every rule, in the order of a report.
+pub(crate) fn all() -> impl Iterator<Item = &'static Rule> {
+    SINGLE_VALUES.iter().chain(coordination::RULES).chain(data::RULES)
+}
+
+fn breach(path: &str, value: impl ToString, todo: impl Into<String>) -> Breach {
+    Breach { path: path.to_owned(), value: value.to_string(), todo: todo.into() }
+}
+
+/// One breach if `broken`.
+fn when(broken: bool, path: &str, value: impl ToString, todo: impl Into<String>) -> Vec<Breach> {
+    if broken { vec![breach(path, value, todo)] } else { Vec::new() }
+}
+
+/// Whether a text may be part of bucket names and subjects.
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+}
+
+/// The bucket names that the configuration sets, with their keys.
+fn named_buckets(c: &Config) -> Vec<(&'static str, &String)> {
+    let b = &c.kv_bucket;
+    [
+        ("kvBucket.stableIdBucket", &b.stable_id_bucket),
+        ("kvBucket.electionBucket", &b.election_bucket),
+        ("kvBucket.heartbeatBucket", &b.heartbeat_bucket),
+        ("kvBucket.assignmentBucket", &b.assignment_bucket),
+        ("kvBucket.ownershipBucket", &b.ownership_bucket),
+        ("kvBucket.controlBucket", &b.control_bucket),
+    ]
+    .into_iter()
+    .filter_map(|(path, name)| Some((path, name.as_ref()?)))
+    .collect()
+}
+
+/// Durations that must be longer than nothing.
+fn positive_durations(c: &Config) -> Vec<(&'static str, Duration)> {
+    let mut durations = vec![
+        ("heartbeatInterval", c.heartbeat_interval),
+        ("probeInterval", c.probe_interval),
+        ("operationTimeout", c.operation_timeout),
+        ("startupTimeout", c.startup_timeout),
+        ("shutdownTimeout", c.shutdown_timeout),
+        ("assignment.minRebalanceInterval", c.assignment.min_rebalance_interval),
+        ("degradedBehavior.enterThreshold", c.degraded_behavior.enter_threshold),
+        ("degradedBehavior.kvErrorWindow", c.degraded_behavior.kv_error_window),
+        ("degradedAlert.alertInterval", c.degraded_alert.alert_interval),
+    ];
+    if let Some(handler) = &c.handler {
+        durations.extend([
+            ("handler.callTimeout", handler.call_timeout),
+            ("handler.commitInterval", handler.commit_interval),
+            ("handler.backoff.initial", handler.backoff.initial),
+        ]);
+    }
+    if let Some(interval) = c.source.as_ref().and_then(|source| source.refresh_interval) {
+        durations.push(("source.refreshInterval", interval));
+    }
+    durations
+}
+
+/// Durations that become TTLs of NATS, with the least that each may be.
+fn nats_ttls(c: &Config) -> [(&'static str, Duration, u64); 4] {
+    [
+        ("workerIdTtl", c.worker_id_ttl, 1),
+        ("heartbeatTtl", c.heartbeat_ttl, 1),
+        ("electionTimeout", c.election_timeout, 1),
+        ("kvBucket.assignmentTtl", c.kv_bucket.assignment_ttl, 0),
+    ]
+}
+
+/// Counts that must be at least 1.
+fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
+    let mut counts = vec![
+        ("capacity", c.capacity.into()),
+        ("assignment.maxPartitions", c.assignment.max_partitions.unwrap_or(1).into()),
+        ("degradedBehavior.kvErrorThreshold", c.degraded_behavior.kv_error_threshold.into()),
+    ];
+    if let Some(handler) = &c.handler {
+        counts.extend([
+            ("handler.batchSize", handler.batch_size.into()),
+            ("handler.maxAttempts", handler.max_attempts.into()),
+            ("handler.maxTraps", handler.max_traps.into()),
+            ("handler.maxUncommitted.messages", handler.max_uncommitted.messages.into()),
+            ("handler.maxUncommitted.bytes", handler.max_uncommitted.bytes.0),
+        ]);
+    }
+    let defaults = &c.plugins.defaults;
+    counts.extend([
+        ("plugins.defaults.memory", defaults.memory.0),
+        ("plugins.defaults.batchBytes", defaults.batch_bytes.0),
+        ("plugins.defaults.componentBytes", defaults.component_bytes.0),
+    ]);
+    // A limit that the handler inherits is reported where it is set.
+    if let Some(limits) = c.handler.as_ref().map(|handler| &handler.limits).filter(|limits| *limits != defaults) {
+        counts.extend([
+            ("handler.limits.memory", limits.memory.0),
+            ("handler.limits.batchBytes", limits.batch_bytes.0),
+            ("handler.limits.componentBytes", limits.component_bytes.0),
+        ]);
+    }
+    let Strategy::ConsistentHash(ring) = &c.strategy;
+    counts.push(("strategy.consistentHash.virtualNodes", ring.virtual_nodes.into()));
+    counts
+}
+
+/// Copies of streams and buckets.
+fn replicas(c: &Config) -> Vec<(&'static str, u32)> {
+    let mut replicas = vec![("kvBucket.replicas", c.kv_bucket.replicas)];
+    if let Some(create) = c.stream.as_ref().and_then(|stream| stream.create.as_ref()) {
+        replicas.push(("stream.create.replicas", create.replicas));
+    }
+    replicas
+}
+
+const SINGLE_VALUES: &[Rule] = &[
+    Rule {
+        severity: Severity::Error,
+        needs: &[],
+        says: "group, workerIdPrefix and bucket names have 1 to 64 letters, digits, - and _: they are parts of NATS names",
+        broken: |c| {
+            let names = [("group", &c.group), ("workerIdPrefix", &c.worker_id_prefix)];
+            let bad = names.into_iter().chain(named_buckets(c)).filter(|(_, name)| !is_name(name));
+            bad.map(|(path, name)| breach(path, format!("{name:?}"), "use letters, digits, - and _ only")).collect()
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &[],
+        says: "intervals, time-outs and degradedBehavior.enterThreshold must be longer than 0s",
+        broken: |c| {
+            let zero = positive_durations(c).into_iter().filter(|(_, duration)| duration.is_zero());
+            zero.map(|(path, duration)| {
+                breach(path, show_duration(duration), "choose a longer time, or leave the key out for the default")
+            })
+            .collect()
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &[],
+        says: "TTLs that reach NATS are whole seconds, at least 1s (assignmentTtl may be 0s): NATS ignores fractions",
+        broken: |c| {
+            let bad =
+                nats_ttls(c).into_iter().filter(|(_, ttl, least)| ttl.subsec_nanos() != 0 || ttl.as_secs() < *least);
+            bad.map(|(path, ttl, least)| {
+                breach(path, show_duration(ttl), format!("set {}s", (ttl.as_secs() + 1).max(least)))
+            })
+            .collect()
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &[],
+        says: "assignment.minRebalanceThreshold is a ratio from 0 to 1",
+        broken: |c| {
+            let threshold = c.assignment.min_rebalance_threshold;
+            when(!(0.0..=1.0).contains(&threshold), "assignment.minRebalanceThreshold", threshold, "write 15 % as 0.15")
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &[],
+        says: "counts and sizes without which nothing could run must be at least 1",
+        broken: |c| {
+            let zero = positive_counts(c).into_iter().filter(|(_, count)| *count == 0);
+            zero.map(|(path, count)| breach(path, count, "choose 1 or more, or leave the key out for the default"))
+                .collect()
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &[],
+        says: "replicas are 1 to 5: JetStream keeps no more copies",
+        broken: |c| {
+            let bad = replicas(c).into_iter().filter(|(_, count)| !(1..=5).contains(count));
+            bad.map(|(path, count)| breach(path, count, "use 1 on a single server, 3 on a cluster")).collect()
+        },
+    },
+];

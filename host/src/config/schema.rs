@@ -1,0 +1,442 @@
+//! Every key of the configuration, declared once.
+//!
+//! A declaration gives the typed struct, the default, the environment variable and the row in `docs/configuration.md`.
+//! Defaults are the guides'; what the guides do not have says where it comes from. What several keys must satisfy
+//! together is in [`super::rules`].
+
+use super::degraded::{DegradedAlert, DegradedBehavior};
+use super::section::{Key, Section, Shape, Shorthand, choice, section};
+use super::types::{PluginConfig, Secret, ServerUrls, StartFrom, Strategy, SubjectTemplate};
+use super::value::ByteSize;
+use parti_coordination::Partition;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const fn millis(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+section! {
+    /// The configuration of one worker.
+    pub struct Config {
+        /// Name of the group: the workers that share one stream, one source and one set of buckets. Letters, digits,
+        /// `-` and `_`.
+        group: String = "default".to_owned();
+        /// Labels of this worker, shown in status and given to strategies.
+        labels: BTreeMap<String, String> = BTreeMap::new() => "none";
+        /// Share of the work that this worker takes, relative to the others.
+        capacity: u32 = 1;
+
+        /// First part of every worker ID: `worker` gives `worker-0`, `worker-1`, …
+        worker_id_prefix: String = "worker".to_owned();
+        /// Lowest number of a worker ID.
+        worker_id_min: u32 = 0;
+        /// Highest number of a worker ID. Twice the number of workers leaves room for rolling updates.
+        worker_id_max: u32 = 99;
+        /// How long an ID stays claimed when its worker is gone. Whole seconds.
+        worker_id_ttl: Duration = secs(30);
+        /// Number to try first, such as the ordinal of a StatefulSet's pod.
+        worker_id: Option<u32> = None => "lowest free";
+
+        /// Time between two heartbeats.
+        heartbeat_interval: Duration = secs(2);
+        /// How long a worker without a new heartbeat counts as alive. Whole seconds.
+        heartbeat_ttl: Duration = secs(6);
+        /// Time between two probes of a worker by the leader. A process that is gone answers a probe at once with
+        /// *no responders*.
+        probe_interval: Duration = millis(250);
+
+        /// Longest wait for workers to come up before the plan of a cold start settles.
+        cold_start_window: Duration = secs(30);
+        /// Longest wait for more changes before a planned change is planned.
+        planned_scale_window: Duration = secs(10);
+        /// How long the membership must be quiet for a window to close early.
+        quiet_period: Option<Duration> = None => "a fifth of the window; 2s for a cold start";
+        /// How long a suspect worker is given for a sign of life before it counts as dead.
+        emergency_grace_period: Duration = millis(1500);
+
+        /// Longest wait for one operation on NATS.
+        operation_timeout: Duration = secs(10);
+        /// Lease of the leader: how long it leads without renewing. Whole seconds.
+        election_timeout: Duration = secs(5);
+        /// Longest wait for a worker to be ready after its start.
+        startup_timeout: Duration = secs(30);
+        /// Longest time for a worker to finish and leave.
+        shutdown_timeout: Duration = secs(10);
+
+        /// When partitions are spread anew.
+        assignment: Assignment = Assignment::default();
+        /// Names and settings of the KV buckets.
+        kv_bucket: KvBucket = KvBucket::default();
+        /// When a worker enters and leaves degraded mode.
+        degraded_behavior: DegradedBehavior = DegradedBehavior::default();
+        /// When a worker in degraded mode raises alerts. Thresholds count from the start of the outage; `0s` disables a
+        /// level.
+        degraded_alert: DegradedAlert = DegradedAlert::default();
+
+        /// The connection to NATS. At most one way to log in: `credentials`, `nkey`, `user` with `password`, or
+        /// `token`.
+        nats: Nats = Nats::default();
+        /// The stream whose messages are processed. Without `stream` and `handler` a worker is assignment-only: it
+        /// takes part in the plan and consumes nothing.
+        stream: Option<Stream> = None;
+        /// Which partitions exist.
+        source: Option<Source> = None;
+        /// Which worker gets which partition.
+        strategy: Strategy = Strategy::default();
+        /// What processes the messages.
+        handler: Option<Handler> = None;
+        /// Where plugins come from, and what they may use.
+        plugins: Plugins = Plugins::default();
+        /// The HTTP server for health, status and metrics.
+        http: Http = Http::default();
+        /// The log, on standard error.
+        log: Log = Log::default();
+    }
+}
+
+section! {
+    /// When partitions are spread anew.
+    pub struct Assignment {
+        /// Imbalance, `max(max/mean − 1, 1 − min/mean)` by weight, under which a planned re-balance is not worth its
+        /// moves.
+        min_rebalance_threshold: f64 = 0.15;
+        /// Shortest time between two planned re-balances.
+        min_rebalance_interval: Duration = secs(10);
+        /// Most partitions of one worker. What exceeds it on every worker is unowned, counted and alerted.
+        max_partitions: Option<u32> = None => "no limit";
+    }
+}
+
+section! {
+    /// Names and settings of the KV buckets.
+    pub struct KvBucket {
+        /// Bucket of the claimed worker IDs.
+        stable_id_bucket: Option<String> = None => "`parti-stable-ids`, with a group `parti-GROUP-stable-ids`";
+        /// Bucket of the leader's lease.
+        election_bucket: Option<String> = None => "`parti-election`, with a group `parti-GROUP-election`";
+        /// Bucket of the heartbeats.
+        heartbeat_bucket: Option<String> = None => "`parti-heartbeats`, with a group `parti-GROUP-heartbeats`";
+        /// Bucket of the plan and the assignments.
+        assignment_bucket: Option<String> = None => "`parti-assignments`, with a group `parti-GROUP-assignments`";
+        /// Bucket of the ownership records: positions and snapshots.
+        ownership_bucket: Option<String> = None => "`parti-ownership`, with a group `parti-GROUP-ownership`";
+        /// Bucket of pins, drains and the history of plugins.
+        control_bucket: Option<String> = None => "`parti-control`, with a group `parti-GROUP-control`";
+        /// How long assignments outlive their last write. Whole seconds; `0s` means for ever.
+        assignment_ttl: Duration = secs(0);
+        /// Copies of each bucket. Use 3 on a cluster.
+        replicas: u32 = 1;
+    }
+}
+
+section! {
+    /// The connection to NATS.
+    pub struct Nats {
+        /// Address of the server; several with commas, or as a list.
+        url: ServerUrls = ServerUrls::local();
+        /// File with the user's credentials (`.creds`).
+        credentials: Option<PathBuf> = None;
+        /// Seed of the user's nkey.
+        nkey: Option<Secret> = None;
+        /// User name.
+        user: Option<String> = None;
+        /// Password.
+        password: Option<Secret> = None;
+        /// Token.
+        token: Option<Secret> = None;
+        /// Encryption. A `tls` section requires it.
+        tls: Option<Tls> = None;
+        /// Name of the connection in the server's monitoring.
+        name: Option<String> = None => "the worker's ID";
+    }
+}
+
+section! {
+    /// Encryption of the connection to NATS.
+    pub struct Tls {
+        /// File with the certificates of the authorities to trust (PEM).
+        ca: Option<PathBuf> = None => "the system's";
+        /// File with the client's certificate (PEM).
+        cert: Option<PathBuf> = None;
+        /// File with the client's key (PEM).
+        key: Option<PathBuf> = None;
+    }
+}
+
+choice! {
+    /// How messages are taken from the stream.
+    pub enum StreamMode {
+        /// As the stream's retention asks for: `log` for Limits, `queue` for WorkQueue and Interest.
+        Auto = "auto",
+        /// Read by position; nothing is acknowledged.
+        Log = "log",
+        /// Acknowledged, and thereby removed.
+        Queue = "queue",
+    }
+}
+
+section! {
+    /// The stream whose messages are processed.
+    pub struct Stream {
+        /// Name of the stream.
+        name: String = String::new(), required;
+        /// Subject of a partition's messages, with `{{.PartitionID}}` in it.
+        subject_template: SubjectTemplate = SubjectTemplate::default();
+        /// How messages are taken: `auto` follows the stream's retention, `log` is for Limits streams, `queue` for
+        /// WorkQueue and Interest streams. A mode that does not fit the stream is refused.
+        mode: StreamMode = StreamMode::Auto;
+        /// Where a partition that was never processed starts: with the oldest message, with new ones, at a time, or
+        /// behind the ack floor of an existing durable consumer.
+        start_from: StartFrom = StartFrom::All;
+        /// Creates the stream if it does not exist, for development. An existing stream is never changed.
+        create: Option<StreamCreate> = None => "`false`";
+    }
+}
+
+choice! {
+    /// Where a stream keeps its messages.
+    pub enum Storage {
+        /// On disk.
+        File = "file",
+        /// In the server's memory.
+        Memory = "memory",
+    }
+}
+
+section! {
+    /// Settings of a stream that the worker creates. Its subject covers `stream.subjectTemplate`.
+    pub struct StreamCreate {
+        /// Where messages are kept.
+        storage: Storage = Storage::File;
+        /// Copies of the stream.
+        replicas: u32 = 1;
+        /// How long messages are kept; `0s` means for ever.
+        max_age: Duration = secs(0);
+        /// How many bytes are kept, the oldest messages go first.
+        max_bytes: Option<ByteSize> = None => "no limit";
+    }
+    with {
+        const SHORTHAND: Option<Shorthand> = Some(Shorthand::Switch);
+    }
+}
+
+section! {
+    /// Which partitions exist.
+    pub struct Source {
+        /// A fixed list.
+        r#static: StaticSource = StaticSource::default(), required;
+        /// Time between two listings. Without it, partitions are listed at the start and on `parti refresh`.
+        refresh_interval: Option<Duration> = None => "none";
+    }
+    with {
+        const LATER: &'static [&'static str] = &["file", "kv", "sql", "plugin"];
+    }
+}
+
+section! {
+    /// A fixed list of partitions.
+    pub struct StaticSource {
+        /// The partitions. `keys` name one, no two share their keys; `weight` (100) is its processing cost relative to
+        /// the others, from 1 to 1000000000.
+        partitions: Vec<Partition> = Vec::new(), required;
+    }
+}
+
+section! {
+    /// The strategy `consistentHash`: a hash ring with virtual nodes and bounded loads.
+    pub struct ConsistentHash {
+        /// Points of each worker on the ring. More points spread better and cost more.
+        virtual_nodes: u32 = 150;
+        /// Seed of the ring. Groups with different seeds spread the same partitions differently.
+        hash_seed: u64 = 0;
+        /// Largest load of a worker, as a multiple of the mean.
+        load_bound: f64 = 1.05;
+    }
+}
+
+choice! {
+    /// What becomes of a message that exhausted its attempts where there is no dead-letter subject.
+    pub enum OnExhausted {
+        /// Its partition waits for an operator.
+        Block = "block",
+        /// It is dropped, counted and logged.
+        Drop = "drop",
+    }
+}
+
+section! {
+    /// What processes the messages.
+    pub struct Handler {
+        /// Name of the plugin: its file in `plugins.directory` without `.wasm`.
+        plugin: String = String::new(), required;
+        /// What the plugin gets as its configuration. Any map.
+        config: PluginConfig = PluginConfig::default() => "empty";
+        /// Most messages in one call.
+        batch_size: u32 = 64;
+        /// Attempts until a message is dead-lettered.
+        max_attempts: u32 = 5;
+        /// Pause before a message is tried again: it doubles from `initial` up to `max`, with jitter.
+        backoff: Backoff = Backoff::default();
+        /// Longest time of one call.
+        call_timeout: Duration = secs(5);
+        /// Time between two commits of a partition.
+        commit_interval: Duration = secs(1);
+        /// How much of a partition may be handled and not yet committed: what a crash repeats at most.
+        max_uncommitted: MaxUncommitted = MaxUncommitted::default();
+        /// Where messages go that cannot be handled.
+        dead_letter: Option<DeadLetter> = None;
+        /// Without a dead-letter subject: `block` stops the partition at a message that cannot be handled, `drop` goes
+        /// on without it.
+        on_exhausted: OnExhausted = OnExhausted::Block;
+        /// Traps of one message, alone in its call, until it is dead-lettered.
+        max_traps: u32 = 2;
+        /// What one instance may use. Keys that are not set here come from `plugins.defaults`.
+        limits: Limits = Limits::default() ;
+    }
+}
+
+section! {
+    /// Pause before a message is tried again.
+    pub struct Backoff {
+        /// Pause before the second attempt.
+        initial: Duration = millis(100);
+        /// Longest pause.
+        max: Duration = secs(30);
+    }
+}
+
+section! {
+    /// How much of a partition may be handled and not yet committed. At the bound, its intake pauses.
+    pub struct MaxUncommitted {
+        /// Messages.
+        messages: u32 = 10_000;
+        /// Bytes of their payloads.
+        bytes: ByteSize = ByteSize(16 << 20);
+    }
+}
+
+section! {
+    /// Where messages go that cannot be handled.
+    pub struct DeadLetter {
+        /// Subject. Some stream must capture it.
+        subject: String = String::new(), required;
+    }
+}
+
+section! {
+    /// Where plugins come from, and what they may use.
+    pub struct Plugins {
+        /// Directory with the plugins' `.wasm` files.
+        directory: PathBuf = PathBuf::from("./plugins");
+        /// Limits of a plugin that names none of its own. To exceed a limit is an error that names it.
+        defaults: Limits = Limits::default();
+    }
+}
+
+section! {
+    /// What one instance of a plugin may use. To exceed a limit is an error of the plugin that names the limit.
+    pub struct Limits {
+        /// Memory, summed over the memories of one instance.
+        memory: ByteSize = ByteSize(64 << 20);
+        /// Elements of tables, summed over the tables of one instance. Rust needs hundreds, a JavaScript engine
+        /// thousands.
+        table_elements: u32 = 100_000;
+        /// Core instances, and as many memories and tables, of one instance. Rust needs 1 to 4, Python 38.
+        core_instances: u32 = 256;
+        /// Bytes of a component's file.
+        component_bytes: ByteSize = ByteSize(64 << 20);
+        /// Bytes of the messages in one batch. A larger message comes alone.
+        batch_bytes: ByteSize = ByteSize(8 << 20);
+        /// Messages published while one batch is handled.
+        publish_messages: u32 = 1_000;
+        /// Bytes published while one batch is handled.
+        publish_bytes: ByteSize = ByteSize(8 << 20);
+        /// Bytes of one published message. Never above the `max_payload` of the NATS server, 1 MiB by default.
+        publish_message_bytes: ByteSize = ByteSize(1 << 20);
+        /// Log lines of a plugin's instances together in a second. What exceeds it is dropped and counted.
+        log_lines_per_second: u32 = 100;
+        /// Bytes of one log line. The rest of a longer line is cut.
+        log_line_bytes: ByteSize = ByteSize(4 << 10);
+    }
+}
+
+section! {
+    /// The HTTP server for health, status and metrics.
+    pub struct Http {
+        /// Address and port. `0.0.0.0:8080` listens on every interface.
+        listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
+        /// Whether a worker that has no partitions is ready.
+        ready_when_empty: bool = false;
+    }
+}
+
+choice! {
+    /// How log lines look.
+    pub enum LogFormat {
+        /// Text on a terminal, JSON elsewhere.
+        Auto = "auto",
+        /// One JSON object a line.
+        Json = "json",
+        /// For people.
+        Text = "text",
+    }
+}
+
+choice! {
+    /// Which events are logged.
+    pub enum LogLevel {
+        /// Failures.
+        Error = "error",
+        /// Also what was recovered from.
+        Warn = "warn",
+        /// Also major events.
+        Info = "info",
+        /// Also details of decisions.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+}
+
+section! {
+    /// The log, on standard error.
+    pub struct Log {
+        /// `json`, `text`, or `auto`: text on a terminal, JSON elsewhere.
+        format: LogFormat = LogFormat::Auto;
+        /// The least severe level that is logged.
+        level: LogLevel = LogLevel::Info;
+    }
+}
+
+/// Calls `visit` with the path and the environment variable of every declared key, parents first.
+pub(crate) fn visit_keys(visit: &mut dyn FnMut(&str, &str, &Key)) {
+    fn walk(keys: &[Key], path: &str, env: &str, visit: &mut dyn FnMut(&str, &str, &Key)) {
+        for key in keys {
+            let path = super::section::join(path, &key.name);
+            let env = format!("{env}_{}", key.env);
+            visit(&path, &env, key);
+            if let Shape::Section { keys, .. } = &key.shape {
+                walk(keys, &path, &env, visit);
+            }
+        }
+    }
+    walk(&Config::keys(), "", "PARTI", visit);
+}
+
+/// The path of the first key with this name, wherever it is.
+pub(crate) fn path_of(name: &str) -> Option<String> {
+    let mut found = None;
+    visit_keys(&mut |path, _, key| {
+        if found.is_none() && key.name == name {
+            found = Some(path.to_owned());
+        }
+    });
+    found
+}

@@ -1,0 +1,376 @@
+//! One task per partition of the assignment: spawned, told what changes, and counted.
+
+use super::budget::Budget;
+use super::feed::{self, FeedState, PartitionInput, Wish};
+use super::partition::PartitionTask;
+use crate::config::SubjectTemplate;
+use crate::nats::{Nats, Peers, Publisher, Store};
+use crate::plugin::HandlerPlugin;
+use crate::telemetry::{Counter, Metrics};
+use parti_coordination::record::{Owner, StreamIdentity};
+use parti_coordination::{
+    Assigned, CloseReason, Fleet, Incarnation, Input, Limits, Partition, PartitionId, PartitionView, Phase, Position, Term,
+    Version,
+};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, mpsc};
+
+/// Requests about records under way at once: enough to take 5,000 partitions in seconds, few enough to leave NATS breath.
+const REQUESTS: usize = 256;
+
+/// Publishes under way at once.
+const PUBLISHES: usize = 4096;
+
+/// How often the figures of the data path are told although nothing has changed.
+const TELL: Duration = Duration::from_secs(1);
+
+/// What the data path needs to know.
+pub struct IntakeOptions {
+    /// The connection for leases and records.
+    pub control: Nats,
+    /// The connection for messages, in and out.
+    pub data: Nats,
+    /// The ownership bucket.
+    pub records: Store,
+    /// The group's name.
+    pub group: String,
+    /// The stream that is worked on.
+    pub stream: StreamIdentity,
+    /// Which subject carries which partition.
+    pub template: SubjectTemplate,
+    /// Where a partition begins that nobody has ever owned.
+    pub start: Position,
+    /// The handler.
+    pub plugin: Arc<HandlerPlugin>,
+    /// Where messages go that cannot be handled.
+    pub dead_letter: Option<String>,
+    /// Bounds and policies of a partition.
+    pub limits: Limits,
+    /// Most bytes of messages in flight on this worker.
+    pub memory: usize,
+    /// Where the figures go.
+    pub metrics: Arc<Metrics>,
+    /// The origin of the clock that the core is told.
+    pub origin: Instant,
+}
+
+/// What every partition's task shares.
+pub(super) struct Shared {
+    pub(super) records: Store,
+    pub(super) requests: Semaphore,
+    pub(super) publisher: Publisher,
+    pub(super) group: String,
+    pub(super) stream: StreamIdentity,
+    pub(super) template: SubjectTemplate,
+    pub(super) start: Position,
+    pub(super) plugin: Arc<HandlerPlugin>,
+    pub(super) dead_letter: Option<String>,
+    pub(super) limits: Limits,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) origin: Instant,
+    pub(super) wishes: mpsc::UnboundedSender<Wish>,
+    pub(super) events: mpsc::UnboundedSender<TaskEvent>,
+    pub(super) traps: Counter,
+    pub(super) timeouts: Counter,
+    peers: Peers,
+}
+
+impl Shared {
+    /// Tells the group that a partition is free. Only a hint: whoever waits for it also looks by itself.
+    pub(super) async fn hint(&self, partition: &PartitionId) {
+        self.peers.announce_release(partition).await;
+    }
+}
+
+/// What a partition's task tells.
+#[derive(Debug)]
+pub(super) enum TaskEvent {
+    /// Its phase has changed.
+    Changed,
+    /// A later run of our own ID owns a partition.
+    Superseded(Incarnation),
+    /// It has ended.
+    Gone(PartitionId),
+}
+
+/// What the data path tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IntakeEvent {
+    /// How it stands.
+    Figures {
+        /// Partitions owned.
+        owned: usize,
+        /// Messages behind.
+        lag: u64,
+        /// The assignment that what is owned equals, if it equals one.
+        settled: Option<(Term, Version)>,
+    },
+    /// A later run of our own ID owns a partition: this process is a zombie.
+    Superseded(Incarnation),
+    /// Nothing is owned any more, after [`Intake::drain`].
+    Drained,
+}
+
+enum Order {
+    Identity(Owner),
+    Assign(Assigned),
+    Fence,
+    Drain,
+}
+
+/// The data path of this worker. Clones speak to the same one.
+#[derive(Clone)]
+pub struct Intake {
+    orders: mpsc::UnboundedSender<Order>,
+    views: Arc<Mutex<BTreeMap<PartitionId, Arc<Mutex<PartitionView>>>>>,
+}
+
+/// One partition at a glance.
+#[derive(Debug, Clone)]
+pub struct PartitionReport {
+    /// Which.
+    pub id: PartitionId,
+    /// Where it stands.
+    pub view: PartitionView,
+}
+
+impl Intake {
+    /// Starts the data path on the current runtime. It ends when every clone is dropped.
+    #[must_use]
+    pub fn start(options: IntakeOptions) -> (Self, mpsc::UnboundedReceiver<IntakeEvent>) {
+        let (orders, order_inbox) = mpsc::unbounded_channel();
+        let (wishes, wish_inbox) = mpsc::unbounded_channel();
+        let (events, event_inbox) = mpsc::unbounded_channel();
+        let (tell, told) = mpsc::unbounded_channel();
+        let peers = Peers::new(&options.control, &options.group);
+        let feed_state = Arc::new(FeedState::default());
+        tokio::spawn(feed::run(
+            options.data.clone(),
+            options.stream.name.clone(),
+            Budget::new(options.memory),
+            Arc::clone(&options.metrics),
+            Arc::clone(&feed_state),
+            wish_inbox,
+        ));
+        let views = Arc::default();
+        let manager = Manager {
+            shared: Arc::new(Shared {
+                records: options.records,
+                requests: Semaphore::new(REQUESTS),
+                publisher: Publisher::new(&options.data, PUBLISHES),
+                traps: options.metrics.plugin_traps.series([options.plugin.name()]),
+                timeouts: options.metrics.plugin_timeouts.series([options.plugin.name()]),
+                group: options.group,
+                stream: options.stream,
+                template: options.template,
+                start: options.start,
+                plugin: options.plugin,
+                dead_letter: options.dead_letter,
+                limits: options.limits,
+                metrics: options.metrics,
+                origin: options.origin,
+                wishes,
+                events,
+                peers,
+            }),
+            feed_state,
+            views: Arc::clone(&views),
+            tasks: HashMap::new(),
+            me: None,
+            assigned: BTreeMap::new(),
+            fleet: Arc::new(Fleet::default()),
+            rank: None,
+            leaving: None,
+            told: None,
+            tell,
+        };
+        tokio::spawn(manager.run(order_inbox, event_inbox));
+        (Self { orders, views }, told)
+    }
+
+    /// From now on this worker owns in this name.
+    pub fn identify(&self, me: Owner) {
+        let _ = self.orders.send(Order::Identity(me));
+    }
+
+    /// Work on exactly these partitions.
+    pub fn assign(&self, assigned: Assigned) {
+        let _ = self.orders.send(Order::Assign(assigned));
+    }
+
+    /// Stop at once; nothing that is held counts any more.
+    pub fn fence(&self) {
+        let _ = self.orders.send(Order::Fence);
+    }
+
+    /// Finish what is in hand, commit and release everything.
+    pub fn drain(&self) {
+        let _ = self.orders.send(Order::Drain);
+    }
+
+    /// Every partition that this worker works on or waits for, by id.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<PartitionReport> {
+        let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = |view: &Mutex<PartitionView>| view.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        views.iter().map(|(id, view)| PartitionReport { id: id.clone(), view: look(view) }).collect()
+    }
+}
+
+struct Task {
+    inbox: mpsc::UnboundedSender<PartitionInput>,
+    view: Arc<Mutex<PartitionView>>,
+    /// Fenced: it ends, whatever the plan says.
+    ending: bool,
+}
+
+struct Manager {
+    shared: Arc<Shared>,
+    feed_state: Arc<FeedState>,
+    views: Arc<Mutex<BTreeMap<PartitionId, Arc<Mutex<PartitionView>>>>>,
+    tasks: HashMap<PartitionId, Task>,
+    me: Option<Owner>,
+    assigned: BTreeMap<PartitionId, Partition>,
+    fleet: Arc<Fleet>,
+    rank: Option<(Term, Version)>,
+    leaving: Option<CloseReason>,
+    told: Option<IntakeEvent>,
+    tell: mpsc::UnboundedSender<IntakeEvent>,
+}
+
+impl Manager {
+    async fn run(
+        mut self,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+        mut events: mpsc::UnboundedReceiver<TaskEvent>,
+    ) {
+        let mut releases = self.shared.peers.releases();
+        let mut tick = tokio::time::interval(TELL);
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => self.obey(order),
+                    None => return,
+                },
+                event = events.recv() => {
+                    if let Some(event) = event {
+                        self.note(event);
+                    }
+                    while let Ok(event) = events.try_recv() {
+                        self.note(event);
+                    }
+                }
+                id = releases.next() => {
+                    for (_, task) in self.tasks.iter().filter(|(known, _)| known.as_str() == id) {
+                        let _ = task.inbox.send(Input::Hint);
+                    }
+                }
+                _ = tick.tick() => {}
+            }
+            self.figures();
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Identity(me) => self.me = Some(me),
+            Order::Assign(assigned) => {
+                if self.leaving.is_some() {
+                    return;
+                }
+                self.rank = Some((assigned.term, assigned.version));
+                self.fleet = Arc::new(assigned.fleet);
+                self.assigned = assigned.partitions.into_iter().map(|p| (p.id().clone(), p)).collect();
+                self.apply();
+            }
+            Order::Fence => {
+                self.me = None;
+                self.rank = None;
+                self.assigned.clear();
+                for task in self.tasks.values_mut() {
+                    task.ending = true;
+                    let _ = task.inbox.send(Input::Fenced);
+                }
+            }
+            Order::Drain => {
+                self.leaving = Some(CloseReason::Shutdown);
+                self.assigned.clear();
+                self.apply();
+            }
+        }
+    }
+
+    fn apply(&mut self) {
+        let why = self.leaving.unwrap_or(CloseReason::Revoked);
+        for (id, task) in self.tasks.iter().filter(|(_, task)| !task.ending) {
+            let input = if self.assigned.contains_key(id) {
+                Input::Assigned(Arc::clone(&self.fleet))
+            } else {
+                Input::Revoked(why)
+            };
+            let _ = task.inbox.send(input);
+        }
+        let missing: Vec<Partition> =
+            self.assigned.values().filter(|p| !self.tasks.contains_key(p.id())).cloned().collect();
+        for partition in missing {
+            self.begin(partition);
+        }
+    }
+
+    fn begin(&mut self, partition: Partition) {
+        let Some(me) = self.me.clone() else { return };
+        let (inbox, receiver) = mpsc::unbounded_channel();
+        let _ = inbox.send(Input::Assigned(Arc::clone(&self.fleet)));
+        let id = partition.id().clone();
+        let view = PartitionTask::spawn(Arc::clone(&self.shared), partition, me, receiver, inbox.clone());
+        self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), Arc::clone(&view));
+        self.tasks.insert(id, Task { inbox, view, ending: false });
+    }
+
+    fn note(&mut self, event: TaskEvent) {
+        match event {
+            TaskEvent::Changed => {}
+            TaskEvent::Superseded(by) => {
+                let _ = self.tell.send(IntakeEvent::Superseded(by));
+            }
+            TaskEvent::Gone(id) => {
+                self.tasks.remove(&id);
+                self.views.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                // Given back after it had ended.
+                if let Some(partition) = self.assigned.get(&id).cloned() {
+                    self.begin(partition);
+                }
+            }
+        }
+    }
+
+    fn figures(&mut self) {
+        if self.told == Some(IntakeEvent::Drained) {
+            return;
+        }
+        let (mut owned, mut queued, mut settled) = (0, 0, self.tasks.len() == self.assigned.len());
+        for task in self.tasks.values() {
+            let view = task.view.lock().unwrap_or_else(PoisonError::into_inner);
+            let holds = matches!(view.phase, Phase::Opening | Phase::Running);
+            owned += usize::from(holds || view.phase == Phase::Releasing);
+            settled &= holds && !task.ending;
+            queued += view.queued as u64;
+        }
+        let pending = if owned == 0 { 0 } else { self.feed_state.pending.load(Ordering::Relaxed) };
+        self.shared.metrics.queue_depth.set(queued);
+        self.shared.metrics.owned_partitions.set(owned as u64);
+        let figures =
+            IntakeEvent::Figures { owned, lag: queued + pending, settled: self.rank.filter(|_| settled) };
+        if self.told.as_ref() != Some(&figures) {
+            self.told = Some(figures.clone());
+            let _ = self.tell.send(figures);
+        }
+        if self.leaving.is_some() && self.tasks.is_empty() {
+            self.told = Some(IntakeEvent::Drained);
+            let _ = self.tell.send(IntakeEvent::Drained);
+        }
+    }
+}

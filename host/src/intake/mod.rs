@@ -1,0 +1,16 @@
+//! Carries out what the core decides about partitions: takes them, reads their messages, calls their handlers, commits
+//! and hands over.
+//!
+//! * `partition` drives one [`PartitionMachine`](parti_coordination::PartitionMachine) as a task of its own.
+//! * `feed` reads the stream once and gives each partition its messages.
+//! * [`Intake`] keeps one task per partition of the assignment. It is what `worker` talks to.
+//!
+//! Everything here runs on the work runtime, apart from leases and probes: a guest that burns every core must not cost a
+//! lease.
+
+mod budget;
+mod feed;
+mod manager;
+mod partition;
+
+pub use manager::{Intake, IntakeEvent, IntakeOptions, PartitionReport};

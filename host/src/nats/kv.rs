@@ -1,0 +1,271 @@
+//! One KV bucket: what the core's writes, reads and listings become.
+//!
+//! Writes are published by hand and not through the client library's KV: its update drops the lifetime of a key, which would
+//! make a lease immortal at its first renewal.
+
+use super::api::{ApiError, NoArguments};
+use super::backoff::Backoff;
+use super::buckets::{self, BucketMismatch, BucketSpec, OpenBucketError};
+use super::connection::Nats;
+use super::reader::{Filters, OpenReaderError, Reader, ReaderEnd, ReaderOptions, Start, StreamMessage};
+use super::watch::Watch;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage as RawMessage};
+use async_nats::jetstream::stream::{Info, RawMessage as EncodedMessage};
+use bytes::Bytes;
+use parti_coordination::{Expect, StoredEntry, WriteOutcome};
+use serde::Deserialize;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+
+const OPERATION: &str = "KV-Operation";
+const MARKER_REASON: &str = "Nats-Marker-Reason";
+
+/// Waits while a cluster is busy with another write of the same key.
+const BUSY: Backoff = Backoff { first: Duration::from_millis(10), cap: Duration::from_millis(250) };
+
+/// Silence in a backlog after which the server is asked whether there is more.
+const LULL: Duration = Duration::from_millis(200);
+
+/// How often at most a bucket is looked for that seems to be gone.
+const SEEK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A KV bucket. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    nats: Nats,
+    spec: BucketSpec,
+    stream: String,
+    /// What every subject of the bucket begins with.
+    prefix: String,
+    single_keys_expire: bool,
+    sought: Mutex<Option<Instant>>,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    message: EncodedMessage,
+}
+
+impl Store {
+    /// Opens a bucket: creates it if it is missing (any number of workers may at once) and checks its settings. Tells what is odd
+    /// about it but can be lived with.
+    ///
+    /// # Errors
+    /// A setting with which a promise would be broken, or no answer within the operation timeout.
+    pub async fn open(nats: &Nats, spec: BucketSpec) -> Result<(Self, Vec<BucketMismatch>), OpenBucketError> {
+        let checked = buckets::open(nats, &spec).await?;
+        let inner = Inner {
+            nats: nats.clone(),
+            stream: buckets::stream_name(&spec.name),
+            prefix: format!("$KV.{}.", spec.name),
+            single_keys_expire: checked.single_keys_expire,
+            spec,
+            sought: Mutex::new(None),
+        };
+        Ok((Self { inner: Arc::new(inner) }, checked.warnings))
+    }
+
+    /// Name of the bucket.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.spec.name
+    }
+
+    /// Writes a value, if the key's latest revision is as expected. With a `lifetime` (rounded up to whole seconds) the value
+    /// expires unless it is written again in time; each write needs it anew. Where the server cannot expire single keys, the
+    /// bucket's own lifetime holds.
+    pub async fn write(&self, key: &str, value: Bytes, expect: Expect, lifetime: Option<Duration>) -> WriteOutcome {
+        let mut message = PublishMessage::build().payload(value);
+        if let Some(lifetime) = lifetime.filter(|_| self.inner.single_keys_expire) {
+            message = message.ttl(Duration::from_secs(lifetime.as_secs_f64().ceil().max(1.0) as u64));
+        }
+        self.publish(key, message, expect).await
+    }
+
+    /// Deletes a key, if its latest revision is as expected. A marker stays.
+    pub async fn delete(&self, key: &str, expect: Expect) -> WriteOutcome {
+        self.publish(key, PublishMessage::build().header(OPERATION, "DEL"), expect).await
+    }
+
+    async fn publish(&self, key: &str, message: PublishMessage, expect: Expect) -> WriteOutcome {
+        if !is_key(key) {
+            tracing::error!(bucket = self.name(), key, "not a key of a bucket; nothing is written");
+            return WriteOutcome::Unknown;
+        }
+        let message = match expect {
+            Expect::Anything => message,
+            Expect::Nothing => message.expected_last_subject_sequence(0),
+            Expect::Revision(revision) => message.expected_last_subject_sequence(revision),
+        };
+        let subject = format!("{}{key}", self.inner.prefix);
+        let nats = &self.inner.nats;
+        let outcome = timeout(nats.operation_timeout(), async {
+            for attempt in 2.. {
+                match nats.publish_and_confirm(&subject, message.clone()).await {
+                    // A cluster that is still busy with another write of the key: no verdict on the expectation.
+                    Err(ApiError::Refused { code, .. }) if code == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT.0 => {
+                        sleep(BUSY.before(attempt)).await;
+                    }
+                    outcome => return outcome,
+                }
+            }
+            Err(ApiError::TimedOut)
+        });
+        match outcome.await.unwrap_or(Err(ApiError::TimedOut)) {
+            Ok(stored) => WriteOutcome::Written(stored.sequence),
+            Err(ApiError::Refused { code, .. }) if code == ErrorCode::STREAM_WRONG_LAST_SEQUENCE.0 => WriteOutcome::Lost,
+            Err(error) => {
+                tracing::warn!(bucket = self.name(), key, %error, "a write to the bucket has no known outcome");
+                if error == ApiError::NoResponders {
+                    self.seek();
+                }
+                WriteOutcome::Unknown
+            }
+        }
+    }
+
+    /// Reads a key's latest revision from the leader of the bucket's stream. `None` if there is none, not even a marker.
+    ///
+    /// # Errors
+    /// No answer within the operation timeout.
+    pub async fn read(&self, key: &str) -> Result<Option<StoredEntry>, ApiError> {
+        let ask = json!({ "last_by_subj": format!("{}{key}", self.inner.prefix) });
+        match self.inner.nats.api::<_, Found>(&format!("STREAM.MSG.GET.{}", self.inner.stream), &ask).await {
+            Ok(found) => {
+                let message = RawMessage::try_from(found.message).map_err(|error| ApiError::Failed(error.to_string()))?;
+                let header = |name: &str| message.headers.get(name).map(async_nats::HeaderValue::as_str);
+                Ok(Some(entry(&message.payload, message.sequence, is_marker(header))))
+            }
+            Err(ApiError::Refused { code, .. }) if code == ErrorCode::NO_MESSAGE_FOUND.0 => Ok(None),
+            Err(error) => {
+                if matches!(&error, ApiError::Refused { code, .. } if *code == ErrorCode::STREAM_NOT_FOUND.0) {
+                    self.seek();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads the latest revision of every key, or of those that match, markers included, by key. May come from a replica that
+    /// lags a little.
+    ///
+    /// # Errors
+    /// Not complete within the operation timeout.
+    pub async fn list(&self, keys: Option<&Filters>) -> Result<Vec<(String, StoredEntry)>, ApiError> {
+        let listed = async {
+            let mut reader = self.reader(keys).await?;
+            let (mut entries, mut batch) = (BTreeMap::new(), Vec::new());
+            while read_backlog(&mut reader, &mut batch).await? {
+                entries.extend(batch.drain(..).filter_map(|message| self.entry(&message)));
+            }
+            Ok(entries.into_iter().collect())
+        };
+        timeout(self.inner.nats.operation_timeout(), listed).await.unwrap_or(Err(ApiError::TimedOut))
+    }
+
+    /// Tells the latest revision of every key, or of those that match, and from then on every change, for as long as it is kept.
+    #[must_use]
+    pub fn watch(&self, keys: Option<Filters>) -> Watch {
+        Watch::start(self.clone(), keys)
+    }
+
+    /// The latest revision of any key. One that is below a revision known to have been written means that the server has lost
+    /// writes.
+    ///
+    /// # Errors
+    /// No answer within the operation timeout.
+    pub async fn last_revision(&self) -> Result<u64, ApiError> {
+        let info: Info = self.inner.nats.api(&format!("STREAM.INFO.{}", self.inner.stream), &NoArguments {}).await?;
+        Ok(info.state.last_sequence)
+    }
+
+    pub(super) fn nats(&self) -> &Nats {
+        &self.inner.nats
+    }
+
+    pub(super) async fn reader(&self, keys: Option<&Filters>) -> Result<Reader, ApiError> {
+        let subjects = match keys {
+            Some(keys) => keys.subjects().iter().map(|key| format!("{}{key}", self.inner.prefix)).collect(),
+            None => vec![format!("{}>", self.inner.prefix)],
+        };
+        let options = ReaderOptions {
+            stream: self.inner.stream.clone(),
+            start: Start::LatestOfEachSubject,
+            filters: Filters::new(subjects),
+        };
+        match Reader::open(&self.inner.nats, &options).await {
+            Ok(reader) => Ok(reader),
+            Err(OpenReaderError::Failed { why, .. }) => Err(why),
+            Err(error) => {
+                if matches!(error, OpenReaderError::NoStream(_)) {
+                    self.seek();
+                }
+                Err(ApiError::Failed(error.to_string()))
+            }
+        }
+    }
+
+    pub(super) fn entry(&self, message: &StreamMessage) -> Option<(String, StoredEntry)> {
+        let key = message.subject.strip_prefix(&self.inner.prefix)?;
+        let marker = is_marker(|name| message.header(name));
+        Some((key.to_owned(), entry(&message.payload, message.sequence.0, marker)))
+    }
+
+    /// Looks in the background whether the bucket is still there, and creates it anew if somebody has deleted it: nothing that is
+    /// written to it would ever succeed again.
+    fn seek(&self) {
+        let store = self.clone();
+        tokio::spawn(async move {
+            let Ok(mut sought) = store.inner.sought.try_lock() else { return };
+            if sought.is_some_and(|sought| sought.elapsed() < SEEK_INTERVAL) {
+                return;
+            }
+            *sought = Some(Instant::now());
+            match buckets::open(&store.inner.nats, &store.inner.spec).await {
+                Ok(_) => tracing::warn!(bucket = store.name(), "the bucket did not answer; it is there again, empty if it was deleted"),
+                Err(error) => tracing::warn!(bucket = store.name(), %error, "the bucket does not answer"),
+            }
+        });
+    }
+}
+
+/// Reads more of what was there when the reader was opened. `false` once everything has been read.
+pub(super) async fn read_backlog(reader: &mut Reader, into: &mut Vec<StreamMessage>) -> Result<bool, ApiError> {
+    loop {
+        // The figure that comes with a message may be wrong while keys are overwritten or expire; the server's own is not.
+        if reader.pending() == 0 && reader.has_read_all().await? {
+            return Ok(false);
+        }
+        match timeout(LULL, reader.read(into)).await {
+            Ok(Ok(())) => return Ok(true),
+            Ok(Err(ReaderEnd::Disconnected)) => return Err(ApiError::Disconnected),
+            Ok(Err(end)) => return Err(ApiError::Failed(end.to_string())),
+            Err(_) if reader.has_read_all().await? => return Ok(false),
+            Err(_) => {}
+        }
+    }
+}
+
+fn entry(payload: &[u8], revision: u64, marker: bool) -> StoredEntry {
+    StoredEntry { value: (!marker).then(|| payload.to_vec()), revision }
+}
+
+/// Whether a revision says that there is no value: after a deletion, a purge, or an expiry.
+fn is_marker<'a>(header: impl Fn(&str) -> Option<&'a str>) -> bool {
+    matches!(header(OPERATION), Some("DEL" | "PURGE")) || header(MARKER_REASON).is_some()
+}
+
+/// Whether this can be a key: ADR-8 of the NATS architecture.
+fn is_key(key: &str) -> bool {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-/_=.".contains(&byte);
+    key.bytes().all(valid) && key.split('.').all(|token| !token.is_empty())
+}

@@ -1,0 +1,39 @@
+//! The adapters to NATS: everything a worker reads from or writes to a server goes through here, and no other folder
+//! names the client library, so that its quirks (and its replacement) stay in one place.
+//!
+//! * [`Nats`] is one connection; its clones are handles to it. [`Nats::link`] tells when it is lost and found again.
+//! * [`Store`] is one KV bucket: compare-and-set, reads from the stream leader, listings, watches that never end.
+//! * [`Reader`] reads a stream in order from a given sequence until something breaks, and says what broke.
+//! * [`Publisher`] publishes with message ids, many in flight.
+//! * [`Peers`] answers and asks the liveness probes and carries hints between workers.
+//! * [`StreamInfo`] says what a stream is, or which streams there are when it is not.
+//!
+//! The adapters decide nothing: they carry out what the core asks for, bound every call by
+//! [`ConnectOptions::operation_timeout`], and report what came of it. The worker's driver and the intake call them.
+
+mod api;
+mod backoff;
+mod buckets;
+mod connection;
+mod greeting;
+mod kv;
+#[cfg(test)]
+mod kv_tests;
+mod probe;
+mod publisher;
+mod reader;
+mod stream;
+#[cfg(test)]
+mod testing;
+mod watch;
+
+pub use api::ApiError;
+pub use buckets::{BucketMismatch, BucketSpec, KeyLifetime, OpenBucketError};
+pub use connection::{ClientCertificate, ConnectError, ConnectOptions, Link, Login, Nats, Tls};
+pub use greeting::ServerVersion;
+pub use kv::Store;
+pub use probe::{Peers, ProbeSetupError, Releases, Responder};
+pub use publisher::{OutgoingMessage, Published, Publisher, Receipt};
+pub use reader::{Filters, OpenReaderError, Reader, ReaderEnd, ReaderOptions, Start, StreamMessage};
+pub use stream::{NewStream, Retention, Storage, StreamError, StreamInfo};
+pub use watch::{KvEvent, Watch};

@@ -1,0 +1,240 @@
+//! What workers say to each other without JetStream: "are you there?", and "this partition is free now".
+//!
+//! Both go over core NATS, so that they work, and prove something, while no stream has a leader.
+
+use super::api::ApiError;
+use super::backoff::Backoff;
+use super::connection::Nats;
+use async_nats::Subscriber;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use parti_coordination::{Incarnation, PartitionId, ProbeAnswer};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+/// Waits between tries to reach ourselves.
+const SELF_PROBE: Backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(1) };
+
+/// How long one probe of ourselves may take.
+const SELF_PROBE_WAIT: Duration = Duration::from_secs(1);
+
+/// The workers of a group.
+#[derive(Clone)]
+pub struct Peers {
+    nats: Nats,
+    group: String,
+}
+
+/// Why this worker cannot be reached by others.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing sent to {subject} comes back to this worker ({why}). Check that its NATS user may subscribe and publish to it")]
+pub struct ProbeSetupError {
+    /// The subject that was tried.
+    pub subject: String,
+    /// What came of it.
+    pub why: ApiError,
+}
+
+/// Answers probes for as long as it is kept.
+pub struct Responder {
+    _task: AbortOnDropHandle<()>,
+}
+
+/// What members of the group announce to have released.
+pub struct Releases {
+    receiver: mpsc::UnboundedReceiver<String>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Peers {
+    /// The workers of the group with this name.
+    #[must_use]
+    pub fn new(nats: &Nats, group: &str) -> Self {
+        Self { nats: nats.clone(), group: group.to_owned() }
+    }
+
+    fn subject(&self, incarnation: &Incarnation, verb: &str) -> String {
+        format!("parti.{}.{}-{}.{verb}", self.group, incarnation.claim, incarnation.uuid)
+    }
+
+    /// Answers probes of this incarnation from now on. Returns once a probe by ourselves has been answered: only then do we
+    /// know that others reach us, and that silence would mean something.
+    ///
+    /// # Errors
+    /// Our own probes are not answered within the operation timeout.
+    pub async fn answer(&self, incarnation: &Incarnation) -> Result<Responder, ProbeSetupError> {
+        let subject = self.subject(incarnation, "ping");
+        let unreachable = |why| ProbeSetupError { subject: subject.clone(), why };
+        let mut probes = self.subscribe(&subject).await.map_err(unreachable)?;
+        let client = self.nats.inner.client.clone();
+        let task = tokio::spawn(async move {
+            while let Some(probe) = probes.next().await {
+                if let Some(reply) = probe.reply
+                    && let Err(error) = client.publish(reply, Bytes::new()).await
+                {
+                    tracing::debug!(%error, "a probe was not answered");
+                }
+            }
+        });
+        let responder = Responder { _task: AbortOnDropHandle::new(task) };
+
+        let mut last = ApiError::TimedOut;
+        let reached = timeout(self.nats.operation_timeout(), async {
+            for attempt in 1.. {
+                sleep(SELF_PROBE.before(attempt)).await;
+                match self.nats.request(&subject, Bytes::new(), SELF_PROBE_WAIT).await {
+                    Ok(_) => return,
+                    Err(error) => last = error,
+                }
+            }
+        });
+        match reached.await {
+            Ok(()) => Ok(responder),
+            Err(_) => Err(unreachable(last)),
+        }
+    }
+
+    /// Asks whether the process of this incarnation is there.
+    pub async fn probe(&self, incarnation: &Incarnation, wait: Duration) -> ProbeAnswer {
+        // While we are cut off ourselves, nothing is learned about others; a probe would only queue up.
+        if !self.nats.link().borrow().connected {
+            sleep(wait).await;
+            return ProbeAnswer::TimedOut;
+        }
+        match self.nats.request(&self.subject(incarnation, "ping"), Bytes::new(), wait).await {
+            Ok(_) => ProbeAnswer::Answered,
+            Err(ApiError::NoResponders) => ProbeAnswer::NoResponders,
+            Err(_) => ProbeAnswer::TimedOut,
+        }
+    }
+
+    /// Receives from now on what members of the group announce to have released.
+    #[must_use]
+    pub fn releases(&self) -> Releases {
+        let (peers, subject) = (self.clone(), self.release_subject());
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let task = tokio::spawn(async move {
+            let mut attempt = 0;
+            let mut subscription = loop {
+                attempt += 1;
+                sleep(SELF_PROBE.before(attempt)).await;
+                match peers.subscribe(&subject).await {
+                    Ok(subscription) => break subscription,
+                    Err(error) => tracing::debug!(%error, "releases cannot be heard yet"),
+                }
+            };
+            while let Some(hint) = subscription.next().await {
+                match String::from_utf8(hint.payload.to_vec()) {
+                    Ok(partition) => {
+                        if sender.send(partition).is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => tracing::debug!(%error, "a hint that is no text"),
+                }
+            }
+        });
+        Releases { receiver, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Tells the group that the record of a partition was released. Nobody relies on its arrival.
+    pub async fn announce_release(&self, partition: &PartitionId) {
+        let published = async {
+            let payload = Bytes::copy_from_slice(partition.as_str().as_bytes());
+            let published = self.nats.inner.client.publish(self.release_subject(), payload).await;
+            published.map_err(|error| ApiError::Failed(error.to_string()))
+        };
+        if let Err(error) = self.nats.while_connected(self.nats.operation_timeout(), published).await {
+            tracing::debug!(%partition, %error, "a hint was not sent");
+        }
+    }
+
+    fn release_subject(&self) -> String {
+        format!("parti.{}.released", self.group)
+    }
+
+    async fn subscribe(&self, subject: &str) -> Result<Subscriber, ApiError> {
+        let subscribed = async {
+            let subscription = self.nats.inner.client.subscribe(subject.to_owned()).await;
+            subscription.map_err(|error| ApiError::Failed(error.to_string()))
+        };
+        self.nats.while_connected(self.nats.operation_timeout(), subscribed).await
+    }
+}
+
+impl Releases {
+    /// Waits for the next hint: the id of a partition, as its sender wrote it. May be cancelled without loss.
+    pub async fn next(&mut self) -> String {
+        match self.receiver.recv().await {
+            Some(partition) => partition,
+            // The connection was closed for good.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection::{ConnectOptions, Login};
+    use super::super::testing::{Release, TestServer, options};
+    use super::*;
+    use uuid::Uuid;
+
+    fn incarnation(claim: u64) -> Incarnation {
+        Incarnation { claim, uuid: Uuid::from_u128(u128::from(claim)) }
+    }
+
+    #[tokio::test]
+    async fn a_probe_tells_a_process_that_is_there_from_one_that_is_gone_and_one_that_stands_still() {
+        let mut server = TestServer::start(Release::Oldest).await;
+        let (asked, asking) = (server.connect().await, server.connect().await);
+        let peers = Peers::new(&asking, "default");
+        let wait = Duration::from_secs(5);
+        let (there, still) = (incarnation(1), incarnation(2));
+        assert_eq!(peers.probe(&there, wait).await, ProbeAnswer::NoResponders);
+
+        let responder = Peers::new(&asked, "default").answer(&there).await.unwrap();
+        assert_eq!(peers.probe(&there, wait).await, ProbeAnswer::Answered);
+        assert_eq!(Peers::new(&asking, "other").probe(&there, wait).await, ProbeAnswer::NoResponders);
+
+        // A stopped process keeps its subscription and says nothing.
+        let _silent = asked.inner.client.subscribe(peers.subject(&still, "ping")).await.unwrap();
+        asked.round_trip().await.unwrap();
+        assert_eq!(peers.probe(&still, Duration::from_millis(100)).await, ProbeAnswer::TimedOut);
+
+        server.kill();
+        server.run().await;
+        while peers.probe(&there, Duration::from_millis(50)).await != ProbeAnswer::Answered {}
+        drop(responder);
+        while peers.probe(&there, wait).await != ProbeAnswer::NoResponders {}
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_may_not_subscribe_is_told_so_instead_of_being_taken_for_dead() {
+        let users = "jetstream: {}\nauthorization { users: [{ user: u, password: p, permissions: { subscribe: \"_INBOX.>\" } }] }";
+        let server = TestServer::with_config(Release::Newest, users).await;
+        let login = Login::Password { user: "u".to_owned(), password: "p".to_owned() };
+        let options = ConnectOptions { login, operation_timeout: Duration::from_secs(2), ..options(&server.url()) };
+        let nats = Nats::connect(options).await.unwrap();
+        let refused = Peers::new(&nats, "default").answer(&incarnation(1)).await;
+        let error = refused.err().unwrap();
+        assert_eq!(error.why, ApiError::NoResponders);
+        assert!(error.to_string().contains("parti.default.1-"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_hint_reaches_the_incarnation_it_is_for() {
+        let server = TestServer::start(Release::Newest).await;
+        let (from, to) = (server.connect().await, server.connect().await);
+        let mut hints = Peers::new(&to, "default").hints(&incarnation(1)).await.unwrap();
+        to.round_trip().await.unwrap();
+        let peers = Peers::new(&from, "default");
+        let partition = |key: &str| PartitionId::from_keys(&[key]).unwrap();
+        peers.hint(&incarnation(2), &partition("not for us")).await;
+        from.inner.client.publish(peers.subject(&incarnation(1), "hint"), vec![0xff, 0xfe].into()).await.unwrap();
+        peers.hint(&incarnation(1), &partition("größe")).await;
+        assert_eq!(hints.next().await, partition("größe").as_str());
+    }
+}

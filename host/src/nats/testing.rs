@@ -1,0 +1,131 @@
+//! Real servers for the tests of this folder.
+
+use super::connection::{ConnectOptions, Login, Nats};
+use super::greeting::greet;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Which server to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Release {
+    /// The newest, from `NATS_SERVER`.
+    Newest,
+    /// The oldest supported, from `NATS_SERVER_2_10`.
+    Oldest,
+}
+
+impl Release {
+    /// Both.
+    pub(super) const ALL: [Self; 2] = [Self::Newest, Self::Oldest];
+
+    fn binary(self) -> String {
+        let variable = match self {
+            Self::Newest => "NATS_SERVER",
+            Self::Oldest => "NATS_SERVER_2_10",
+        };
+        std::env::var(variable).unwrap_or_else(|_| panic!("{variable} must name a nats-server binary; `make test` sets it"))
+    }
+}
+
+/// A nats-server of its own on a free port, with its own directory, both gone when it is dropped.
+pub(super) struct TestServer {
+    release: Release,
+    config: String,
+    directory: tempfile::TempDir,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl TestServer {
+    /// With JetStream and nothing else.
+    pub(super) async fn start(release: Release) -> Self {
+        Self::with_config(release, "jetstream: { sync_interval: 10s }").await
+    }
+
+    /// With these lines of configuration; the directory of JetStream is added.
+    pub(super) async fn with_config(release: Release, config: &str) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let directory = tempfile::tempdir().unwrap();
+        let mut server = Self { release, config: config.to_owned(), directory, port, child: None };
+        server.run().await;
+        server
+    }
+
+    /// Starts it again, with its data.
+    pub(super) async fn run(&mut self) {
+        let path = self.directory.path().join("nats.conf");
+        let mut file = std::fs::File::create(&path).unwrap();
+        writeln!(file, "listen: \"127.0.0.1:{}\"\n{}", self.port, self.config).unwrap();
+        let log = std::fs::File::create(self.directory.path().join("log")).unwrap();
+        let child = Command::new(self.release.binary())
+            .arg("--config")
+            .arg(path)
+            .arg("--store_dir")
+            .arg(self.directory.path().join("data"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        let address = self.url().parse().unwrap();
+        let started = async { while greet(&address).await.is_err() { tokio::time::sleep(Duration::from_millis(10)).await } };
+        if tokio::time::timeout(Duration::from_secs(30), started).await.is_err() {
+            panic!("nats-server did not start: {}", self.log());
+        }
+    }
+
+    /// Kills it. Its data stay.
+    pub(super) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Throws its data away while it is stopped.
+    pub(super) fn forget(&mut self) {
+        assert!(self.child.is_none(), "stop it first");
+        std::fs::remove_dir_all(self.directory.path().join("data")).unwrap();
+    }
+
+    /// Stops it from running, or lets it run on.
+    pub(super) fn freeze(&self, frozen: bool) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        let signal = if frozen { "-STOP" } else { "-CONT" };
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Where it listens.
+    pub(super) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// What it has logged.
+    pub(super) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+
+    /// A connection to it.
+    pub(super) async fn connect(&self) -> Nats {
+        Nats::connect(options(&self.url())).await.unwrap()
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// How tests connect.
+pub(super) fn options(url: &str) -> ConnectOptions {
+    ConnectOptions {
+        servers: vec![url.to_owned()],
+        login: Login::Anonymous,
+        tls: None,
+        name: "test".to_owned(),
+        operation_timeout: Duration::from_secs(5),
+    }
+}

@@ -1,0 +1,274 @@
+//! The plugin directory: which components are there, and which are fit to use.
+
+use super::digest::Digest;
+use super::engine::PluginEngine;
+use super::error::LoadError;
+use super::handler::{HandlerPlugin, PluginSettings};
+use super::inspect::{PluginKind, inspect};
+use super::limits::Limits;
+use super::sidecar::{Sidecar, merge};
+use serde_json::{Map, Value};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The directory of `plugins.directory`: `<name>.wasm`, each with an optional `<name>.yaml` beside it.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    directory: PathBuf,
+    limits: Limits,
+}
+
+/// Why the catalog does not give a plugin.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The directory cannot be read.
+    #[error("the plugin directory {} cannot be read: {error}. Create it, or set plugins.directory", directory.display())]
+    Directory {
+        /// The directory.
+        directory: PathBuf,
+        /// What the operating system says.
+        error: std::io::Error,
+    },
+    /// A name that is no file name of the directory.
+    #[error(
+        "`{name}` is no plugin name. A name has letters, digits, `-`, `_` and `.`, begins with a letter or digit, and is the \
+         name of a file in plugins.directory without `.wasm`"
+    )]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// No such plugin.
+    #[error(
+        "there is no plugin `{name}` in {}. {}. Copy {name}.wasm there, or correct the name",
+        directory.display(), available(names, nearest.as_deref())
+    )]
+    Missing {
+        /// The name.
+        name: String,
+        /// Where it was looked for.
+        directory: PathBuf,
+        /// What is there instead, sorted.
+        names: Vec<String>,
+        /// The likeliest of them.
+        nearest: Option<String>,
+    },
+    /// A file that cannot be read.
+    #[error("{} cannot be read: {error}. Check the file's permissions", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        error: std::io::Error,
+    },
+    /// A sidecar that is not as it should be.
+    #[error("{} is refused: {detail}. Correct the file; it may have the keys config, limits, sha256 and enabled", path.display())]
+    Sidecar {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A plugin switched off by its sidecar.
+    #[error("plugin {name} is disabled: {} says `enabled: false`. Enable it there, or configure another plugin", path.display())]
+    Disabled {
+        /// The name.
+        name: String,
+        /// The sidecar.
+        path: PathBuf,
+    },
+    /// A component other than the one that the sidecar vouches for.
+    #[error(
+        "plugin {name} has the digest {found}, but its sidecar demands {wanted}. \
+         The file was damaged or replaced: copy it again, or correct `sha256`"
+    )]
+    Digest {
+        /// The name.
+        name: String,
+        /// What the file has.
+        found: Digest,
+        /// What the sidecar names.
+        wanted: String,
+    },
+    /// A file that is no plugin of this host.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+impl CatalogError {
+    /// Whether the directory has no plugin of that name, as opposed to one that cannot be used.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::Name { .. })
+    }
+}
+
+fn available(names: &[String], nearest: Option<&str>) -> String {
+    match (names, nearest) {
+        ([], _) => "The directory has no plugins".to_owned(),
+        (_, Some(nearest)) => format!("Did you mean `{nearest}`? It has {}", names.join(", ")),
+        (_, None) => format!("It has {}", names.join(", ")),
+    }
+}
+
+/// A component of the directory, as far as it can be told without compiling it.
+#[derive(Debug)]
+pub struct Listing {
+    /// Its name.
+    pub name: String,
+    /// What it is, its digest and size, or why it cannot be used.
+    pub component: Result<ListedComponent, CatalogError>,
+}
+
+/// What a usable component of the directory is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedComponent {
+    /// What it is.
+    pub kind: PluginKind,
+    /// What identifies its version.
+    pub digest: Digest,
+    /// Bytes of the component.
+    pub size: u64,
+    /// The interfaces it imports.
+    pub imports: Vec<String>,
+}
+
+/// A component that was found fit, but not yet compiled.
+struct Found {
+    bytes: Vec<u8>,
+    settings: PluginSettings,
+    digest: Digest,
+}
+
+impl Catalog {
+    /// The catalog of a directory. `limits` hold for every plugin; a sidecar can lower them.
+    #[must_use]
+    pub fn new(directory: impl Into<PathBuf>, limits: Limits) -> Self {
+        Self { directory: directory.into(), limits }
+    }
+
+    /// Load the handler `name`, with `config` over the configuration of its sidecar, key by key. Compiles: see
+    /// [`HandlerPlugin::load`].
+    ///
+    /// # Errors
+    /// No such plugin, or one that cannot be used.
+    pub fn load_handler(
+        &self,
+        engine: &PluginEngine,
+        name: &str,
+        config: Map<String, Value>,
+    ) -> Result<Arc<HandlerPlugin>, CatalogError> {
+        let Found { bytes, mut settings, .. } = self.find(name)?;
+        merge(&mut settings.config, config);
+        Ok(HandlerPlugin::load(engine, name, &bytes, settings)?)
+    }
+
+    /// Every component of the directory, sorted by name.
+    ///
+    /// # Errors
+    /// A directory that cannot be read.
+    pub fn list(&self) -> Result<Vec<Listing>, CatalogError> {
+        let listed = self.names()?.into_iter().map(|name| Listing { component: self.describe(&name), name });
+        Ok(listed.collect())
+    }
+
+    fn describe(&self, name: &str) -> Result<ListedComponent, CatalogError> {
+        let found = self.find(name)?;
+        let inspection = inspect(name, &found.bytes)?;
+        Ok(ListedComponent {
+            kind: inspection.kind,
+            digest: found.digest,
+            size: found.bytes.len() as u64,
+            imports: inspection.imports,
+        })
+    }
+
+    fn find(&self, name: &str) -> Result<Found, CatalogError> {
+        if !is_name(name) {
+            return Err(CatalogError::Name { name: name.to_owned() });
+        }
+        let Some(bytes) = self.read_component(name)? else {
+            let names = self.names()?;
+            let nearest = nearest(name, &names);
+            return Err(CatalogError::Missing {
+                name: name.to_owned(),
+                directory: self.directory.clone(),
+                names,
+                nearest,
+            });
+        };
+        let path = self.directory.join(format!("{name}.yaml"));
+        let sidecar = read_sidecar(&path)?;
+        if !sidecar.enabled {
+            return Err(CatalogError::Disabled { name: name.to_owned(), path });
+        }
+        let digest = Digest::of(&bytes);
+        if let Some(wanted) = sidecar.sha256.filter(|wanted| !wanted.eq_ignore_ascii_case(digest.as_str())) {
+            return Err(CatalogError::Digest { name: name.to_owned(), found: digest, wanted });
+        }
+        let limits = match sidecar.limits.within(&self.limits) {
+            Ok(limits) => limits,
+            Err(detail) => return Err(CatalogError::Sidecar { path, detail }),
+        };
+        Ok(Found { bytes, settings: PluginSettings { config: sidecar.config, limits }, digest })
+    }
+
+    /// The bytes of a component, or `None` if it is not there. Reads no more than a component may have.
+    fn read_component(&self, name: &str) -> Result<Option<Vec<u8>>, CatalogError> {
+        let path = self.directory.join(format!("{name}.wasm"));
+        let limit = self.limits.component_bytes;
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|file| {
+            let size = file.metadata()?.len();
+            file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+            Ok(size)
+        });
+        match read {
+            Ok(size) if bytes.len() as u64 > limit => {
+                Err(LoadError::TooLarge { plugin: name.into(), size, limit }.into())
+            }
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(CatalogError::Unreadable { path, error }),
+        }
+    }
+
+    /// The names of the `*.wasm` files, sorted.
+    fn names(&self) -> Result<Vec<String>, CatalogError> {
+        let unreadable = |error| CatalogError::Directory { directory: self.directory.clone(), error };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(unreadable)? {
+            let file = entry.map_err(unreadable)?.file_name();
+            if let Some(name) = file.to_str().and_then(|file| file.strip_suffix(".wasm")).filter(|name| is_name(name)) {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+}
+
+/// Whether `name` can name a file of the directory, and nothing outside it.
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
+/// The name that `name` was probably meant to be, if one is near enough to be a slip.
+fn nearest(name: &str, names: &[String]) -> Option<String> {
+    const NEAR: f64 = 0.8;
+    let likeness = |other: &&String| strsim::jaro_winkler(name, other);
+    names.iter().filter(|other| likeness(other) >= NEAR).max_by(|a, b| likeness(a).total_cmp(&likeness(b))).cloned()
+}
+
+fn read_sidecar(path: &Path) -> Result<Sidecar, CatalogError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Sidecar::default()),
+        Err(error) => return Err(CatalogError::Unreadable { path: path.to_owned(), error }),
+    };
+    serde_saphyr::from_str(&text)
+        .map_err(|error| CatalogError::Sidecar { path: path.to_owned(), detail: error.without_snippet().to_string() })
+}

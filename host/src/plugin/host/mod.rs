@@ -1,0 +1,169 @@
+//! What a guest can reach: the store's data behind every instance, its limits, and the interfaces linked to it.
+//!
+//! One file per interface. Deny by default: what is not linked here does not exist for a guest.
+
+mod config;
+mod log;
+mod publish;
+mod quota;
+mod shared;
+
+pub use publish::Publish;
+pub use shared::PluginStats;
+
+pub(super) use config::PluginConfig;
+pub(super) use quota::Exceeded;
+pub(super) use shared::{Failure, Shared};
+
+use super::bindings::{MessageHandler, parti, wit};
+use log::{LogScope, Stdio};
+use parti_coordination::{PartitionId, Sequence};
+use publish::Outbox;
+use quota::Quota;
+use std::sync::Arc;
+use std::time::Instant;
+use wasmtime::Engine;
+use wasmtime::component::{HasSelf, Linker, ResourceTable};
+use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
+use wasmtime_wasi::p2::bindings::{cli, random};
+use wasmtime_wasi::random::{WasiRandom, WasiRandomView as _};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+/// Host objects (streams, timers) that one instance may hold. Their memory is the host's, so a guest could otherwise
+/// grow the host by subscribing to clocks. Language runtimes hold fewer than ten.
+const MAX_HOST_OBJECTS: usize = 1_000;
+
+/// Bytes that a guest may ask for in one call for random bytes.
+const MAX_RANDOM_BYTES: u64 = 64 << 10;
+
+/// The data of one instance's store.
+pub(super) struct HostState {
+    shared: Arc<Shared>,
+    pub(super) quota: Quota,
+    /// When the call in progress must have ended.
+    pub(super) deadline: Instant,
+    /// What the batch in progress publishes; `None` outside `handle`.
+    outbox: Option<Outbox>,
+    log: Arc<LogScope>,
+    stderr: Stdio,
+    stdout: Stdio,
+    wasi: WasiCtx,
+    objects: ResourceTable,
+}
+
+impl HostState {
+    pub(super) fn new(shared: Arc<Shared>, partition: &PartitionId) -> Self {
+        let log = Arc::new(LogScope::new(shared.clone(), partition.clone()));
+        let stdout = Stdio::new(tracing::Level::INFO, log.clone());
+        let stderr = Stdio::new(tracing::Level::WARN, log.clone());
+        let mut objects = ResourceTable::new();
+        objects.set_max_capacity(MAX_HOST_OBJECTS);
+        Self {
+            quota: Quota::new(shared.clone()),
+            shared,
+            deadline: Instant::now(),
+            outbox: None,
+            log,
+            wasi: WasiCtx::builder()
+                .stdout(stdout.clone())
+                .stderr(stderr.clone())
+                .max_random_size(MAX_RANDOM_BYTES)
+                .build(),
+            stderr,
+            stdout,
+            objects,
+        }
+    }
+
+    /// Prepare for a call that must end by `deadline`.
+    pub(super) fn begin(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+        self.quota.begin();
+    }
+
+    /// Prepare for a call of `handle` with the messages of these sequences.
+    pub(super) fn begin_batch(&mut self, batch: impl Iterator<Item = Sequence>) {
+        let outbox = Outbox::new(batch);
+        self.log.set_sequence(outbox.first_cause());
+        self.outbox = Some(outbox);
+    }
+
+    /// Tidy up after a call: what it published, and the end of what it wrote to standard error.
+    pub(super) fn end(&mut self) -> (Vec<Publish>, String) {
+        self.stdout.end();
+        let said = self.stderr.end();
+        self.log.set_sequence(None);
+        (self.outbox.take().map(Outbox::into_messages).unwrap_or_default(), said)
+    }
+}
+
+impl WasiView for HostState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.objects }
+    }
+}
+
+impl wit::Host for HostState {}
+
+impl parti::plugin::log::Host for HostState {
+    fn write(&mut self, level: parti::plugin::log::Level, message: String) {
+        use parti::plugin::log::Level;
+        let level = match level {
+            Level::Trace => tracing::Level::TRACE,
+            Level::Debug => tracing::Level::DEBUG,
+            Level::Info => tracing::Level::INFO,
+            Level::Warn => tracing::Level::WARN,
+            Level::Error => tracing::Level::ERROR,
+        };
+        self.log.write(level, &message);
+    }
+}
+
+impl parti::plugin::config::Host for HostState {
+    fn get(&mut self, key: String) -> Option<String> {
+        self.shared.config.get(&key)
+    }
+
+    fn all(&mut self) -> String {
+        self.shared.config.all().to_owned()
+    }
+}
+
+impl parti::plugin::publish::Host for HostState {
+    fn send(
+        &mut self,
+        cause: u64,
+        subject: String,
+        headers: Vec<wit::HeaderResult>,
+        payload: Vec<u8>,
+    ) -> Result<(), String> {
+        let Some(outbox) = &mut self.outbox else {
+            return Err(
+                "messages can be published only while `handle` runs, because each names the message that caused it"
+                    .into(),
+            );
+        };
+        let headers = headers.into_iter().map(|header| (header.name, header.value)).collect();
+        outbox.send(&self.shared.limits, cause, subject, headers, payload).map_err(|refusal| refusal.to_string())
+    }
+}
+
+/// Link what every plugin may use: the contract's interfaces, and of WASI 0.2 what the standard libraries of Rust, C and
+/// others import before `main`: clocks, random, streams, an empty environment, exit (a trap), and no terminal.
+/// [`inspect`](super::inspect()) refuses components that need more.
+pub(super) fn link(engine: &Engine) -> wasmtime::Result<Linker<HostState>> {
+    let mut linker = Linker::new(engine);
+    let l = &mut linker;
+    MessageHandler::add_to_linker::<HostState, HasSelf<HostState>>(l, |state| state)?;
+    wasmtime_wasi::p2::add_to_linker_proxy_interfaces_async(l)?;
+    random::insecure::add_to_linker::<HostState, WasiRandom>(l, HostState::random)?;
+    random::insecure_seed::add_to_linker::<HostState, WasiRandom>(l, HostState::random)?;
+    cli::environment::add_to_linker::<HostState, WasiCli>(l, HostState::cli)?;
+    cli::exit::add_to_linker::<HostState, WasiCli>(l, HostState::cli)?;
+    cli::terminal_input::add_to_linker::<HostState, WasiCli>(l, HostState::cli)?;
+    cli::terminal_output::add_to_linker::<HostState, WasiCli>(l, HostState::cli)?;
+    cli::terminal_stdin::add_to_linker::<HostState, WasiCli>(l, HostState::cli)?;
+    cli::terminal_stdout::add_to_linker::<HostState, WasiCli>(l, HostState::cli)?;
+    cli::terminal_stderr::add_to_linker::<HostState, WasiCli>(l, HostState::cli)?;
+    Ok(linker)
+}

@@ -1,0 +1,90 @@
+//! What all instances of one plugin version share.
+
+use super::super::limits::Limits;
+use super::PluginConfig;
+use super::log::LogGate;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// What all instances of one plugin version share.
+pub(in super::super) struct Shared {
+    pub(in super::super) plugin: Arc<str>,
+    pub(in super::super) limits: Limits,
+    pub(in super::super) config: PluginConfig,
+    pub(super) log: LogGate,
+    pub(super) counters: Counters,
+}
+
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) instances: AtomicU64,
+    pub(super) memory: AtomicU64,
+    traps: AtomicU64,
+    timeouts: AtomicU64,
+    over_limit: AtomicU64,
+    wrong_answers: AtomicU64,
+}
+
+/// How a call failed, for counting.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) enum Failure {
+    Trap,
+    Timeout,
+    OverLimit,
+    WrongAnswer,
+}
+
+/// Figures of one plugin version, for metrics and status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PluginStats {
+    /// Instances that live now.
+    pub instances: u64,
+    /// Bytes of linear memory of these instances: what they asked for, not what is resident.
+    pub memory_bytes: u64,
+    /// Calls that ended in a trap since the version was loaded.
+    pub traps: u64,
+    /// Calls stopped at their time limit.
+    pub timeouts: u64,
+    /// Calls that did not survive a refused allocation.
+    pub over_limit: u64,
+    /// Answers that contradicted the contract.
+    pub wrong_answers: u64,
+    /// Log lines dropped by the rate limit.
+    pub log_lines_dropped: u64,
+    /// Log lines cut to the length limit.
+    pub log_lines_cut: u64,
+}
+
+impl Shared {
+    pub(in super::super) fn new(plugin: Arc<str>, limits: Limits, config: PluginConfig) -> Self {
+        let log = LogGate::new(&limits);
+        Self { plugin, limits, config, log, counters: Counters::default() }
+    }
+
+    pub(in super::super) fn count(&self, failure: Failure) {
+        let counters = &self.counters;
+        let counter = match failure {
+            Failure::Trap => &counters.traps,
+            Failure::Timeout => &counters.timeouts,
+            Failure::OverLimit => &counters.over_limit,
+            Failure::WrongAnswer => &counters.wrong_answers,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    pub(in super::super) fn stats(&self) -> PluginStats {
+        let counters = &self.counters;
+        let (log_lines_dropped, log_lines_cut) = self.log.counts();
+        PluginStats {
+            instances: counters.instances.load(Relaxed),
+            memory_bytes: counters.memory.load(Relaxed),
+            traps: counters.traps.load(Relaxed),
+            timeouts: counters.timeouts.load(Relaxed),
+            over_limit: counters.over_limit.load(Relaxed),
+            wrong_answers: counters.wrong_answers.load(Relaxed),
+            log_lines_dropped,
+            log_lines_cut,
+        }
+    }
+}

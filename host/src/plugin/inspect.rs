@@ -1,0 +1,278 @@
+//! What a component says of itself: its kind, what it exports and imports, and whether this host can serve it.
+//!
+//! Read from the component's own sections, before anything is compiled: a file that does not fit is refused in
+//! microseconds instead of after seconds of compilation, and can be inspected without an engine.
+
+use super::error::{LoadError, MissingImport};
+use std::fmt;
+use std::sync::Arc;
+use wasmparser::{Parser, Payload};
+
+/// What a plugin is, by the interface it exports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PluginKind {
+    /// Processes the messages of partitions: exports `parti:plugin/handler`.
+    Handler,
+}
+
+impl PluginKind {
+    const ALL: [Self; 1] = [Self::Handler];
+
+    /// The world in `wit/`.
+    fn world(self) -> &'static str {
+        match self {
+            Self::Handler => "message-handler",
+        }
+    }
+
+    /// The interface whose export makes a component this kind.
+    fn interface(self) -> Interface<'static> {
+        match self {
+            Self::Handler => Interface { name: "parti:plugin/handler", track: CONTRACT },
+        }
+    }
+}
+
+impl fmt::Display for PluginKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Handler => "handler",
+        })
+    }
+}
+
+/// A component's kind and type, read without compiling it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// What it is.
+    pub kind: PluginKind,
+    /// The names it exports.
+    pub exports: Vec<String>,
+    /// The names it imports.
+    pub imports: Vec<String>,
+}
+
+/// Versions that can stand in for each other: `1` for 1.x.y, `0.2` for 0.2.x (the rule of semantic versioning that the
+/// component model uses to match imports).
+type Track = &'static str;
+
+const CONTRACT: Track = "0.1";
+const WASI: Track = "0.2";
+
+/// The interfaces that [`link`](super::host::link) gives to every component. One more is linked by a grant or not at all.
+const OFFERED: [Interface<'static>; 22] = [
+    Interface { name: "parti:plugin/types", track: CONTRACT },
+    Interface { name: "parti:plugin/log", track: CONTRACT },
+    Interface { name: "parti:plugin/config", track: CONTRACT },
+    Interface { name: "parti:plugin/publish", track: CONTRACT },
+    Interface { name: "wasi:io/error", track: WASI },
+    Interface { name: "wasi:io/poll", track: WASI },
+    Interface { name: "wasi:io/streams", track: WASI },
+    Interface { name: "wasi:clocks/wall-clock", track: WASI },
+    Interface { name: "wasi:clocks/monotonic-clock", track: WASI },
+    Interface { name: "wasi:random/random", track: WASI },
+    Interface { name: "wasi:random/insecure", track: WASI },
+    Interface { name: "wasi:random/insecure-seed", track: WASI },
+    Interface { name: "wasi:cli/environment", track: WASI },
+    Interface { name: "wasi:cli/exit", track: WASI },
+    Interface { name: "wasi:cli/stdin", track: WASI },
+    Interface { name: "wasi:cli/stdout", track: WASI },
+    Interface { name: "wasi:cli/stderr", track: WASI },
+    Interface { name: "wasi:cli/terminal-input", track: WASI },
+    Interface { name: "wasi:cli/terminal-output", track: WASI },
+    Interface { name: "wasi:cli/terminal-stdin", track: WASI },
+    Interface { name: "wasi:cli/terminal-stdout", track: WASI },
+    Interface { name: "wasi:cli/terminal-stderr", track: WASI },
+];
+
+/// An interface's name without version, and the track of its version (empty if it has none).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Interface<'a> {
+    name: &'a str,
+    track: &'a str,
+}
+
+impl<'a> Interface<'a> {
+    fn parse(text: &'a str) -> Self {
+        let Some((name, version)) = text.split_once('@') else { return Self { name: text, track: "" } };
+        let dots = if version.starts_with("0.") { 2 } else { 1 };
+        let end = version.match_indices('.').nth(dots - 1).map_or(version.len(), |(at, _)| at);
+        Self { name, track: version.get(..end).unwrap_or(version) }
+    }
+}
+
+impl fmt::Display for Interface<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.track)
+    }
+}
+
+/// Read what a component is and check that this host can serve it.
+///
+/// # Errors
+/// Bytes that are no component, a component of an unknown world, or imports that this host does not offer.
+pub fn inspect(plugin: &str, bytes: &[u8]) -> Result<Inspection, LoadError> {
+    let plugin: Arc<str> = plugin.into();
+    if Parser::is_core_wasm(bytes) {
+        return Err(LoadError::CoreModule { plugin });
+    }
+    if !Parser::is_component(bytes) {
+        return Err(LoadError::NotWasm { plugin });
+    }
+    let (exports, imports) = match names(bytes) {
+        Ok(names) => names,
+        Err(error) => return Err(LoadError::Malformed { plugin, detail: error.to_string() }),
+    };
+    let Some(kind) = PluginKind::ALL
+        .into_iter()
+        .find(|kind| exports.iter().any(|export| Interface::parse(export) == kind.interface()))
+    else {
+        let nearest = nearest_kind(&exports);
+        return Err(LoadError::UnknownWorld {
+            plugin,
+            exports,
+            world: nearest.world(),
+            wanted: nearest.interface().to_string(),
+        });
+    };
+    let missing: Vec<MissingImport> = imports
+        .iter()
+        .filter(|import| !OFFERED.contains(&Interface::parse(import)))
+        .map(|import| MissingImport { interface: import.clone(), advice: advice(&plugin, import) })
+        .collect();
+    if !missing.is_empty() {
+        return Err(LoadError::MissingImports { plugin, missing });
+    }
+    Ok(Inspection { kind, exports, imports })
+}
+
+/// The names that the outermost component exports and imports.
+fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), wasmparser::BinaryReaderError> {
+    let (mut exports, mut imports) = (Vec::new(), Vec::new());
+    // Modules and components nest; only the outermost component's names are its contract.
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload? {
+            Payload::Version { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentExportSection(section) if depth == 1 => {
+                for export in section {
+                    exports.push(export?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentImportSection(section) if depth == 1 => {
+                for import in section {
+                    imports.push(import?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok((exports, imports))
+}
+
+fn nearest_kind(exports: &[String]) -> PluginKind {
+    let likeness = |kind: &PluginKind| {
+        exports
+            .iter()
+            .map(|export| strsim::jaro_winkler(Interface::parse(export).name, kind.interface().name))
+            .fold(0.0, f64::max)
+    };
+    PluginKind::ALL.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).unwrap_or(PluginKind::Handler)
+}
+
+/// Why `import` is not there, and what to do.
+fn advice(plugin: &str, import: &str) -> String {
+    let wanted = Interface::parse(import);
+    if let Some(offered) = OFFERED.iter().find(|offered| offered.name == wanted.name) {
+        return format!("this host offers `{offered}`; build the plugin with the SDK of this host's release");
+    }
+    let grant = |key: &str, instead: &str| {
+        format!(
+            "not granted. `plugins.grants.{plugin}.{key}` in parti.yaml would grant it, but this version of the host \
+             cannot grant it yet; {instead}"
+        )
+    };
+    match wanted.name.split_once('/').map_or(wanted.name, |(package, _)| package) {
+        "wasi:http" => grant("http", "publish a message and let a service outside make the request"),
+        "wasi:filesystem" => grant("directory", "give the plugin what it needs to know through handler.config"),
+        "wasi:sockets" => "sockets are never granted; exchange messages through `parti:plugin/publish`".to_owned(),
+        "parti:plugin" => format!(
+            "this host does not have it (it has {}); run a newer release of the host, or build against this one's WIT",
+            OFFERED
+                .iter()
+                .filter_map(|offered| offered.name.strip_prefix("parti:plugin/"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+        _ => {
+            "this host does not have it; plugins get the interfaces of `parti:plugin` and WASI 0.2 clocks, random and \
+              standard streams"
+                .to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn component(text: &str) -> Result<Inspection, LoadError> {
+        inspect("p", &wat::parse_str(text).unwrap())
+    }
+
+    const HANDLER: &str = r#"(instance $h) (export "parti:plugin/handler@0.1.7" (instance $h))"#;
+
+    #[test]
+    fn what_is_no_component_is_refused_with_the_way_to_make_one() {
+        assert!(matches!(inspect("p", b"#!/bin/sh\n"), Err(LoadError::NotWasm { .. })));
+        assert!(matches!(inspect("p", b""), Err(LoadError::NotWasm { .. })));
+        let refused = component("(module)").unwrap_err();
+        assert!(matches!(refused, LoadError::CoreModule { .. }));
+        assert!(refused.to_string().contains("wasm32-wasip2"), "{refused}");
+        let mut cut = wat::parse_str(format!("(component {HANDLER})")).unwrap();
+        cut.truncate(cut.len() - 3);
+        assert!(matches!(inspect("p", &cut), Err(LoadError::Malformed { .. })));
+    }
+
+    #[test]
+    fn the_kind_follows_from_the_export_and_not_from_nested_components() {
+        assert_eq!(component(&format!("(component {HANDLER})")).unwrap().kind, PluginKind::Handler);
+        let nested = component(&format!("(component (component {HANDLER}))")).unwrap_err();
+        assert!(matches!(nested, LoadError::UnknownWorld { ref exports, .. } if exports.is_empty()), "{nested}");
+    }
+
+    #[test]
+    fn an_unknown_world_is_refused_with_what_it_exports_and_the_nearest() {
+        let text = r#"(component (instance $h) (export "parti:plugin/handler@0.2.0" (instance $h)))"#;
+        let refused = component(text).unwrap_err().to_string();
+        for part in ["`parti:plugin/handler@0.2.0`", "`message-handler`", "`parti:plugin/handler@0.1`"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+    }
+
+    #[test]
+    fn every_ungranted_import_is_named_with_the_line_that_would_grant_it() {
+        let text = format!(
+            r#"(component
+                (import "wasi:http/outgoing-handler@0.2.3" (instance))
+                (import "wasi:filesystem/types@0.2.3" (instance))
+                (import "wasi:sockets/tcp@0.2.3" (instance))
+                (import "wasi:clocks/wall-clock@0.3.0" (instance))
+                (import "wasi:clocks/monotonic-clock@0.2.9" (instance))
+                (import "parti:plugin/metrics@0.1.0" (instance))
+                (import "acme:sql/query" (instance))
+                {HANDLER})"#
+        );
+        let refused = component(&text).unwrap_err();
+        let LoadError::MissingImports { missing, .. } = &refused else { panic!("{refused}") };
+        let advice: Vec<&str> = missing.iter().map(|import| import.advice.as_str()).collect();
+        let [http, files, sockets, clocks, metrics, other] = advice.as_slice() else { panic!("{refused}") };
+        assert!(http.contains("plugins.grants.p.http"));
+        assert!(files.contains("plugins.grants.p.directory"));
+        assert!(sockets.contains("never"));
+        assert!(clocks.contains("offers `wasi:clocks/wall-clock@0.2`"));
+        assert!(metrics.contains("types, log, config, publish"));
+        assert!(other.contains("does not have it"));
+    }
+}

@@ -1,0 +1,32 @@
+//! WebAssembly plugins: engine, limits, what guests may call, handlers, and the directory they come from.
+//!
+//! This is the only folder that names wasmtime; its types stop here. `intake` opens a [`HandlerInstance`] per partition
+//! and gives it batches; `worker` keeps the [`PluginEngine`] and the [`Catalog`]. Guests run in the futures returned here,
+//! on the runtime of whoever polls them (a tokio runtime with timers): poll them on the guests' runtime, never on the one
+//! that keeps leases.
+//!
+//! Everything a guest can do wrong ends in a [`CallError`] of that one instance; everything a file can have wrong ends in
+//! a [`LoadError`] or [`CatalogError`] that says what, why and what to do.
+
+mod bindings;
+mod catalog;
+mod digest;
+mod engine;
+mod error;
+mod handler;
+mod host;
+mod inspect;
+mod limits;
+mod sidecar;
+
+#[cfg(test)]
+mod tests;
+
+pub use catalog::{Catalog, CatalogError, ListedComponent, Listing};
+pub use digest::Digest;
+pub use engine::{EngineError, MapBudget, PluginEngine};
+pub use error::{CallError, LoadError, MissingImport};
+pub use handler::{Handled, HandlerInstance, HandlerPlugin, Message, PluginSettings};
+pub use host::{PluginStats, Publish};
+pub use inspect::{Inspection, PluginKind, inspect};
+pub use limits::{Limits, LimitsOverride, Size, Time};

@@ -1,0 +1,60 @@
+//! Promises of this folder, kept by real components: hostile ones in WebAssembly text, and the example plugins.
+
+mod examples;
+mod hostile;
+
+use super::*;
+use parti_coordination::{OpenReason, Partition, Sequence};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// `testdata/handler.wat` with code in the places marked `;;@place`.
+fn handler(places: &[(&str, &str)]) -> Vec<u8> {
+    let mut text = include_str!("../testdata/handler.wat").to_owned();
+    for (place, code) in places {
+        let mark = format!(";;@{place}\n");
+        assert!(text.contains(&mark), "{place}");
+        text = text.replace(&mark, &format!("{code}\n"));
+    }
+    wat::parse_str(text).unwrap()
+}
+
+fn load(engine: &PluginEngine, limits: Limits, places: &[(&str, &str)]) -> Arc<HandlerPlugin> {
+    let settings = PluginSettings { limits, ..PluginSettings::default() };
+    HandlerPlugin::load(engine, "hostile", &handler(places), settings).unwrap()
+}
+
+/// The folder of built components that the environment variable names, or `default` in the workspace's `target`.
+fn components(variable: &str, default: &str) -> PathBuf {
+    std::env::var_os(variable)
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target").join(default), PathBuf::from)
+}
+
+/// An example plugin, as `make plugins` builds it.
+fn example(name: &str) -> Vec<u8> {
+    let path = components("PARTI_PLUGINS", "plugins").join(format!("{name}.wasm"));
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `make plugins`", path.display()))
+}
+
+fn partition(key: &str) -> Partition {
+    Partition::new(vec![key.to_owned()], 100).unwrap()
+}
+
+async fn open(plugin: &HandlerPlugin) -> Result<HandlerInstance, CallError> {
+    plugin.open(&partition("a"), OpenReason::Assigned, None).await
+}
+
+fn message(sequence: u64, payload: impl Into<bytes::Bytes>) -> Message {
+    Message {
+        subject: "work.a".to_owned(),
+        sequence: Sequence(sequence),
+        timestamp_ns: 0,
+        attempt: 1,
+        headers: vec![("h".to_owned(), "v".into())],
+        payload: payload.into(),
+    }
+}
+
+fn messages(count: u64) -> Vec<Message> {
+    (1..=count).map(|sequence| message(sequence, "payload")).collect()
+}

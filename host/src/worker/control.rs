@@ -1,0 +1,363 @@
+//! Runs the coordinator against NATS: carries out its actions, brings back what became of them, keeps its clock.
+
+use crate::intake::{Intake, IntakeEvent};
+use crate::nats::{Filters, KvEvent, Nats, Peers, Responder, Store};
+use crate::source::Source;
+use crate::telemetry::{KvOperation, KvResult, Metrics, WorkerLabel};
+use parti_coordination::record::Owner;
+use parti_coordination::{
+    Action, Bucket, Coordinator, Event, Lifetime, Notice, Now, OpId, PartitionList, Reply, StartFailure, WriteOutcome,
+};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+
+use super::status::Board;
+
+/// Time to live of each kind of value; zero = for ever.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lifetimes {
+    pub(super) worker_id: Duration,
+    pub(super) heartbeat: Duration,
+    pub(super) election: Duration,
+    pub(super) assignment: Duration,
+}
+
+impl Lifetimes {
+    fn of(self, lifetime: Lifetime) -> Option<Duration> {
+        let time = match lifetime {
+            Lifetime::Forever => Duration::ZERO,
+            Lifetime::WorkerId => self.worker_id,
+            Lifetime::Heartbeat => self.heartbeat,
+            Lifetime::Election => self.election,
+            Lifetime::Assignment => self.assignment,
+        };
+        (!time.is_zero()).then_some(time)
+    }
+}
+
+/// The buckets of the control plane.
+#[derive(Clone)]
+pub(super) struct ControlBuckets {
+    pub(super) stable_ids: Store,
+    pub(super) election: Store,
+    pub(super) heartbeats: Store,
+    pub(super) assignments: Store,
+}
+
+impl ControlBuckets {
+    fn of(&self, bucket: Bucket) -> &Store {
+        match bucket {
+            Bucket::StableIds => &self.stable_ids,
+            Bucket::Election => &self.election,
+            Bucket::Heartbeats => &self.heartbeats,
+            Bucket::Assignments => &self.assignments,
+        }
+    }
+}
+
+/// How a worker's run ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Everything is released.
+    Finished,
+    /// It could not start.
+    Failed(StartFailure),
+}
+
+pub(super) struct Control {
+    pub(super) coordinator: Coordinator,
+    pub(super) nats: Nats,
+    pub(super) buckets: ControlBuckets,
+    pub(super) lifetimes: Lifetimes,
+    pub(super) probe_timeout: Duration,
+    pub(super) source: Arc<dyn Source>,
+    pub(super) intake: Option<Intake>,
+    pub(super) board: Arc<Mutex<Board>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) label: WorkerLabel,
+    pub(super) peers: Peers,
+    pub(super) origin: Instant,
+    pub(super) events: mpsc::UnboundedSender<Event>,
+    pub(super) watches: BTreeMap<Bucket, AbortHandle>,
+    pub(super) probes: Option<Responder>,
+    pub(super) heartbeats: std::collections::BTreeSet<OpId>,
+}
+
+impl Control {
+    /// Runs until the worker has left or cannot start.
+    pub(super) async fn run(
+        mut self,
+        mut inbox: mpsc::UnboundedReceiver<Event>,
+        mut data_path: mpsc::UnboundedReceiver<IntakeEvent>,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> End {
+        let mut link = self.nats.link();
+        let mut connected = None;
+        let mut leaving = false;
+        loop {
+            let up = *link.borrow_and_update();
+            if connected != Some(up) {
+                let was_up = connected.is_some_and(|was: crate::nats::Link| was.connected);
+                // A short interruption may be over before it is seen: it happened all the same.
+                if was_up || !up.connected {
+                    self.handle(Event::Disconnected);
+                }
+                if up.connected {
+                    self.handle(Event::Connected);
+                }
+                connected = Some(up);
+            }
+            if !leaving && *shutdown.borrow_and_update() {
+                leaving = true;
+                self.handle(Event::Shutdown);
+            }
+            if let Some(end) = self.carry_out().await {
+                return end;
+            }
+            let deadline = self.coordinator.poll_timeout().map(|Now(at)| tokio::time::Instant::from_std(self.origin + at));
+            let wake = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(event) = inbox.recv() => self.handle(event),
+                Some(event) = data_path.recv() => self.data_path(event),
+                _ = link.changed() => {}
+                _ = shutdown.changed(), if !leaving => {}
+                () = wake => {
+                    let now = self.now();
+                    self.coordinator.handle_timeout(now);
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now(self.origin.elapsed())
+    }
+
+    fn handle(&mut self, event: Event) {
+        if let Event::Reply { op, reply: Reply::Write(outcome) } = &event
+            && self.heartbeats.remove(op)
+        {
+            match outcome {
+                WriteOutcome::Written(_) => self.metrics.heartbeats_sent.inc(),
+                WriteOutcome::Lost | WriteOutcome::Unknown => self.metrics.heartbeats_failed.inc(),
+            }
+        }
+        let now = self.now();
+        self.coordinator.handle(now, event);
+    }
+
+    fn data_path(&mut self, event: IntakeEvent) {
+        let event = match event {
+            IntakeEvent::Figures { owned, lag, settled } => {
+                let mut board = self.board();
+                board.owned = owned;
+                board.lag = lag;
+                drop(board);
+                self.metrics.lag.set(lag);
+                Event::DataPath { owned, lag, settled }
+            }
+            IntakeEvent::Superseded(by) => Event::Superseded(by),
+            IntakeEvent::Drained => Event::Drained,
+        };
+        self.handle(event);
+    }
+
+    fn board(&self) -> std::sync::MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn carry_out(&mut self) -> Option<End> {
+        while let Some(action) = self.coordinator.poll_action() {
+            match action {
+                Action::Write { op, bucket, key, value, expect, lifetime } => {
+                    if bucket == Bucket::Heartbeats {
+                        self.heartbeats.insert(op);
+                    }
+                    let kv = self.buckets.of(bucket).clone();
+                    let ttl = self.lifetimes.of(lifetime);
+                    self.ask(op, KvOperation::Write, async move { Reply::Write(kv.write(&key, value.into(), expect, ttl).await) });
+                }
+                Action::Delete { op, bucket, key, expect } => {
+                    let kv = self.buckets.of(bucket).clone();
+                    self.ask(op, KvOperation::Delete, async move { Reply::Write(kv.delete(&key, expect).await) });
+                }
+                Action::Read { op, bucket, key } => {
+                    let kv = self.buckets.of(bucket).clone();
+                    self.ask(op, KvOperation::Read, async move { Reply::Entry(kv.read(&key).await.map_err(|_| ())) });
+                }
+                Action::List { op, bucket } => {
+                    let kv = self.buckets.of(bucket).clone();
+                    self.ask(op, KvOperation::List, async move { Reply::Listing(kv.list(None).await.map_err(|_| ())) });
+                }
+                Action::Watch { bucket, keys } => self.watch(bucket, keys),
+                Action::Unwatch { bucket } => {
+                    if let Some(watch) = self.watches.remove(&bucket) {
+                        watch.abort();
+                    }
+                }
+                Action::Probe { op, incarnation } => {
+                    let (peers, wait) = (self.peers.clone(), self.probe_timeout);
+                    let events = self.events.clone();
+                    tokio::spawn(async move {
+                        let answer = peers.probe(&incarnation, wait).await;
+                        let _ = events.send(Event::Reply { op, reply: Reply::Probe(answer) });
+                    });
+                }
+                Action::ListPartitions { op } => self.list_partitions(op),
+                Action::Claimed { worker, incarnation } => {
+                    self.label.set(worker.as_str());
+                    let owner = Owner { worker: worker.clone(), incarnation };
+                    self.board().me = Some(owner.clone());
+                    tracing::info!(workerId = %worker, claim = incarnation.claim, "Worker ID claimed");
+                    match self.peers.answer(&incarnation).await {
+                        Ok(probes) => self.probes = Some(probes),
+                        Err(error) => tracing::warn!(%error, "Probes cannot be answered; this worker is judged by its heartbeat alone"),
+                    }
+                    if let Some(intake) = &self.intake {
+                        intake.identify(owner);
+                    }
+                }
+                Action::Fenced { worker, by } => {
+                    let by = by.map(|by| by.to_string());
+                    tracing::warn!(workerId = %worker, by, "Another process holds this worker's ID, or it was declared dead; claiming afresh");
+                    self.probes = None;
+                    let mut board = self.board();
+                    board.me = None;
+                    board.assigned = None;
+                    drop(board);
+                    if let Some(intake) = &self.intake {
+                        intake.fence();
+                    }
+                }
+                Action::StateChanged { from, to } => {
+                    tracing::info!(%from, %to, "State changed");
+                    self.metrics.worker_state.set(to as u64);
+                    self.metrics.state_transitions.inc((from, to));
+                    self.board().state = to;
+                }
+                Action::LeaderChanged { leader, is_us } => {
+                    let (worker, term) = leader.clone().unzip();
+                    if let (Some(worker), Some(term)) = (&worker, term) {
+                        tracing::info!(leader = %worker, %term, isLeader = is_us, "Leader elected");
+                    } else {
+                        tracing::info!("The group has no leader");
+                    }
+                    self.metrics.is_leader.set(u64::from(is_us));
+                    self.metrics.leadership_changes.inc();
+                    let mut board = self.board();
+                    board.leader = worker;
+                    board.is_leader = is_us;
+                }
+                Action::Assigned(assigned) => self.assigned(assigned),
+                Action::Drain => match &self.intake {
+                    Some(intake) => intake.drain(),
+                    None => self.handle(Event::Drained),
+                },
+                Action::PlanPublished { term, version, lifecycle, moved, unowned, workers, took } => {
+                    tracing::info!(
+                        %term, %version, lifecycle = lifecycle.as_str(), moved, unowned, workers,
+                        milliseconds = took.as_millis() as u64, "Plan published"
+                    );
+                    self.metrics.plans_published.inc(lifecycle);
+                    self.metrics.unowned_partitions.set(unowned as u64);
+                }
+                Action::Failed(failure) => return Some(End::Failed(failure)),
+                Action::Finished => return Some(End::Finished),
+                Action::Notice(notice) => say(&notice),
+            }
+        }
+        None
+    }
+
+    fn assigned(&mut self, assigned: parti_coordination::Assigned) {
+        tracing::info!(
+            version = %assigned.version, term = %assigned.term, partitions = assigned.partitions.len(),
+            lifecycle = assigned.lifecycle.as_str(), "Assignment received"
+        );
+        self.metrics.assigned_partitions.set(assigned.partitions.len() as u64);
+        self.metrics.assignment_version.set(assigned.version.0);
+        self.metrics.active_workers.set(assigned.fleet.live.len() as u64);
+        let mut board = self.board();
+        let differs = board.assigned.as_ref().is_none_or(|before| before.partitions != assigned.partitions);
+        board.assigned = Some(assigned.clone());
+        drop(board);
+        if differs {
+            self.metrics.assignment_changes.inc();
+        }
+        match &self.intake {
+            Some(intake) => intake.assign(assigned),
+            None => {
+                let settled = Some((assigned.term, assigned.version));
+                self.handle(Event::DataPath { owned: 0, lag: 0, settled });
+            }
+        }
+    }
+
+    fn ask(&self, op: OpId, operation: KvOperation, work: impl Future<Output = Reply> + Send + 'static) {
+        let (events, metrics) = (self.events.clone(), Arc::clone(&self.metrics));
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            let reply = work.await;
+            let result = match &reply {
+                Reply::Write(WriteOutcome::Lost) => KvResult::Lost,
+                Reply::Write(WriteOutcome::Unknown) | Reply::Entry(Err(())) | Reply::Listing(Err(())) => KvResult::Unknown,
+                _ => KvResult::Ok,
+            };
+            metrics.kv_operations.observe((operation, result), begun.elapsed().as_secs_f64());
+            let _ = events.send(Event::Reply { op, reply });
+        });
+    }
+
+    fn watch(&mut self, bucket: Bucket, keys: Vec<String>) {
+        let (kv, events) = (self.buckets.of(bucket).clone(), self.events.clone());
+        let task = tokio::spawn(async move {
+            let mut watch = kv.watch(Filters::new(keys));
+            loop {
+                let event = match watch.next().await {
+                    KvEvent::Entry { key, entry } => Event::Watched { bucket, key, entry },
+                    KvEvent::Ready => Event::WatchReady { bucket },
+                };
+                if events.send(event).is_err() {
+                    return;
+                }
+            }
+        });
+        if let Some(before) = self.watches.insert(bucket, task.abort_handle()) {
+            before.abort();
+        }
+    }
+
+    fn list_partitions(&self, op: OpId) {
+        let (source, events) = (Arc::clone(&self.source), self.events.clone());
+        tokio::spawn(async move {
+            let listed: Result<PartitionList, String> = source.list().await;
+            let _ = events.send(Event::Reply { op, reply: Reply::Partitions(listed) });
+        });
+    }
+}
+
+fn say(notice: &Notice) {
+    match notice {
+        Notice::Unreadable { bucket, key, why } => {
+            tracing::error!(?bucket, key, why, "A value in a bucket is not of this protocol; it is ignored");
+        }
+        Notice::SourceFailed(why) => tracing::error!(why, "The partitions cannot be listed; the last list stays in force"),
+        Notice::WorkerDead { worker, incarnation, evidence } => {
+            tracing::warn!(workerId = %worker, %incarnation, evidence, "Worker is dead");
+        }
+        Notice::HeartbeatMissed { worker } => tracing::warn!(workerId = %worker, retries = 1, "Heartbeat missed"),
+        Notice::WorkerJoined { worker } => tracing::info!(workerId = %worker, "Worker joined"),
+        Notice::WorkerLeaving { worker } => tracing::info!(workerId = %worker, "Worker leaves"),
+        Notice::Regression { key } => {
+            tracing::warn!(key, code = "ErrAssignmentVersionMismatch", "An older plan or assignment was seen and refused");
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! One worker, put together: configuration in, adapters and core connected, tasks owned, and an orderly end.
+//!
+//! Two runtimes: the control plane (leases, heartbeats, probes, HTTP) runs on its own, so that guest code, which runs on
+//! the other, can burn every core without costing a lease.
+
+mod control;
+mod settings;
+mod status;
+
+use crate::config::{Config, StartFrom, StreamMode};
+use crate::error::{ErrorCode, OperatorError};
+use crate::http::{self, Backend};
+use crate::intake::{Intake, IntakeOptions};
+use crate::nats::{ConnectError, KeyLifetime, Nats, Peers, Retention, Store, StreamInfo};
+use crate::plugin::{EngineError, MapBudget, PluginEngine};
+use crate::source::StaticSource;
+use crate::telemetry::{Metrics, WorkerLabel};
+use control::{Control, ControlBuckets, End, Lifetimes};
+use parti_coordination::record::StreamIdentity;
+use parti_coordination::{Coordinator, Position, StartFailure};
+use status::{Board, WorkerStatus};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+pub use settings::load_handler;
+
+/// Threads of the control runtime: one may be busy with a burst of messages while the other renews leases.
+const CONTROL_THREADS: usize = 2;
+
+/// A worker waits this long between attempts to reach a NATS server that is not there yet.
+const CONNECT_RETRY: Duration = Duration::from_millis(500);
+
+/// A probe that has found nobody in this many intervals has found nothing out.
+const PROBE_INTERVALS: u32 = 4;
+
+/// Runs one worker until it is told to stop.
+///
+/// # Errors
+/// Whatever keeps it from starting, or from stopping in time.
+pub fn run(config: Config, label: WorkerLabel) -> Result<(), OperatorError> {
+    let control = runtime("parti-control", CONTROL_THREADS)?;
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let work = runtime("parti-work", cores)?;
+    let result = control.block_on(Box::pin(start(config, label, &work)));
+    // What still runs there is abandoned: a guest in an endless loop must not keep the process.
+    work.shutdown_background();
+    control.shutdown_background();
+    result
+}
+
+fn runtime(name: &str, threads: usize) -> Result<Runtime, OperatorError> {
+    Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build().map_err(|error| {
+        ErrorCode::Internal.error("the worker has no threads", error.to_string(), "raise the limit of threads (ulimit -u)")
+    })
+}
+
+/// What a failed engine means for an operator.
+#[must_use]
+pub fn engine_error(error: &EngineError) -> OperatorError {
+    ErrorCode::PluginInvalid.error(
+        "the WebAssembly engine does not start",
+        error.to_string(),
+        "run parti on a 64-bit machine with enough address space (ulimit -v)",
+    )
+}
+
+async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(), OperatorError> {
+    let origin = Instant::now();
+    let by = origin + config.startup_timeout;
+    tracing::info!(group = config.group, version = env!("CARGO_PKG_VERSION"), "Manager starting");
+    let stop = watch_signals(config.shutdown_timeout)?;
+    let metrics = Metrics::new(label.clone()).map_err(|error| {
+        ErrorCode::Internal.error("the metrics cannot be set up", error.to_string(), "report this as a bug of parti")
+    })?;
+    let metrics = Arc::new(metrics);
+    let listener = http::bind(&config.http.listen.to_string()).await.map_err(|error| {
+        let text = error.to_string();
+        let mut lines = text.lines().map(str::to_owned);
+        let mut line = || lines.next().unwrap_or_default();
+        ErrorCode::HttpListen.error(line(), line(), line())
+    })?;
+
+    let engine = PluginEngine::new().map_err(|error| engine_error(&error))?;
+    let plugin = {
+        let config = config.clone();
+        let loaded = tokio::task::spawn_blocking(move || load_handler(&engine, &config)).await;
+        loaded.map_err(|error| {
+            ErrorCode::Internal.error("the plugin could not be compiled", error.to_string(), "report this as a bug of parti")
+        })??
+    };
+    if let Some(plugin) = &plugin {
+        tracing::info!(plugin = plugin.name(), digest = %plugin.digest(), "Plugin loaded");
+        metrics.plugin_info.series([plugin.name(), plugin.digest().as_str(), &plugin.kind().to_string()]).set(1);
+    }
+    let partitions = config.source.as_ref().map(|s| s.r#static.partitions.clone()).unwrap_or_default();
+    if plugin.is_some()
+        && let Some(warning) = MapBudget::read().and_then(|budget| budget.warning(partitions.len() as u64))
+    {
+        tracing::warn!("{warning}");
+    }
+
+    let nats = connect(&config, "control", by, stop.clone()).await?;
+    let Some(nats) = nats else { return Ok(()) };
+    let buckets = open_buckets(&nats, &config).await?;
+    let mut intake = None;
+    let mut told = None;
+    if let (Some(plugin), Some(handler), Some(stream)) = (&plugin, &config.handler, &config.stream) {
+        let info = settings::open_stream(&nats, stream).await?;
+        let (start, options) = (start_position(stream.start_from.clone(), &info)?, &config);
+        if let Some(letter) = &handler.dead_letter {
+            settings::check_dead_letter(&nats, &letter.subject).await?;
+        }
+        let Some(data) = connect_on(work, &config, by, stop.clone()).await? else { return Ok(()) };
+        let options = IntakeOptions {
+            control: nats.clone(),
+            data,
+            records: buckets.1.clone(),
+            group: options.group.clone(),
+            stream: StreamIdentity { name: info.name.clone(), created: info.created.clone() },
+            template: stream.subject_template.clone(),
+            start,
+            plugin: Arc::clone(plugin),
+            dead_letter: handler.dead_letter.as_ref().map(|d| d.subject.clone()),
+            limits: settings::limits(handler, nats.max_payload()),
+            memory: settings::MEMORY,
+            metrics: Arc::clone(&metrics),
+            origin,
+        };
+        let entered = work.enter();
+        let (started, events) = Intake::start(options);
+        drop(entered);
+        intake = Some(started);
+        told = Some(events);
+    }
+
+    let board = Arc::new(Mutex::new(Board::new()));
+    let (http_stop, http_stopped) = watch::channel(false);
+    let backend = Backend {
+        worker: Arc::new(WorkerStatus {
+            board: Arc::clone(&board),
+            group: config.group.clone(),
+            stream: config.stream.as_ref().map(|s| s.name.clone()),
+            nats: nats.clone(),
+            plugin: plugin.clone(),
+            intake: intake.clone(),
+        }),
+        metrics: Arc::clone(&metrics),
+        ready_when_empty: config.http.ready_when_empty,
+    };
+    tracing::info!(listen = %config.http.listen, "HTTP listens");
+    let server = tokio::spawn(http::serve(listener, backend, ended(http_stopped)));
+
+    let (events, inbox) = mpsc::unbounded_channel();
+    let told = told.unwrap_or_else(|| {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        drop(sender);
+        receiver
+    });
+    let control = Control {
+        coordinator: Coordinator::new(settings::coordinator(&config, plugin.as_deref())),
+        nats: nats.clone(),
+        buckets: buckets.0,
+        lifetimes: Lifetimes {
+            worker_id: config.worker_id_ttl,
+            heartbeat: config.heartbeat_ttl,
+            election: config.election_timeout,
+            assignment: config.kv_bucket.assignment_ttl,
+        },
+        probe_timeout: config.probe_interval * PROBE_INTERVALS,
+        source: Arc::new(StaticSource::new(partitions)),
+        intake,
+        board,
+        metrics,
+        label,
+        peers: Peers::new(&nats, &config.group),
+        origin,
+        events,
+        watches: BTreeMap::new(),
+        probes: None,
+        heartbeats: BTreeSet::new(),
+    };
+    let end = control.run(inbox, told, stop).await;
+    let _ = http_stop.send(true);
+    let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+    nats.close().await;
+    match end {
+        End::Finished => {
+            tracing::info!("Stopped; everything is released");
+            Ok(())
+        }
+        End::Failed(failure) => Err(start_failure(&config, failure)),
+    }
+}
+
+async fn ended(mut stop: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is an end too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+fn start_failure(config: &Config, failure: StartFailure) -> OperatorError {
+    match failure {
+        StartFailure::IdsExhausted { holders } => {
+            let range = format!("{0}-{1} to {0}-{2}", config.worker_id_prefix, config.worker_id_min, config.worker_id_max);
+            let shown: Vec<String> = holders.iter().take(5).map(|(id, by)| format!("{id} by {by}")).collect();
+            let more = holders.len().saturating_sub(shown.len());
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            ErrorCode::StableIdExhausted.error(
+                format!("all stable IDs in range are claimed: {range}"),
+                format!("held: {}{more}", shown.join(", ")),
+                "raise workerIdMax, or stop a worker",
+            )
+        }
+        StartFailure::TimedOut { state, waiting_for } => ErrorCode::StartupTimeout.error(
+            format!("the worker was not ready within startupTimeout ({:?})", config.startup_timeout),
+            format!("it is in state {state} and waits for {waiting_for}"),
+            "check that NATS answers and that another worker is not stuck as leader (parti status); raise startupTimeout if NATS is slow",
+        ),
+    }
+}
+
+/// Sends `true` at the first signal; ends the process at the second, or when the shutdown takes too long.
+fn watch_signals(shutdown_timeout: Duration) -> Result<watch::Receiver<bool>, OperatorError> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| {
+            ErrorCode::Internal.error("signals cannot be watched", error.to_string(), "report this as a bug of parti")
+        })
+    };
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("Shutting down: finishing the messages in hand, then handing over");
+        let _ = stop.send(true);
+        let second = tokio::select! {
+            _ = terminate.recv() => true,
+            _ = interrupt.recv() => true,
+            () = tokio::time::sleep(shutdown_timeout) => false,
+        };
+        let error = if second {
+            ErrorCode::ShutdownTimeout.error(
+                "stopped at once",
+                "a second signal came while the worker was shutting down",
+                "what was not committed is handled again by the next owners",
+            )
+        } else {
+            ErrorCode::ShutdownTimeout.error(
+                format!("the worker did not finish within shutdownTimeout ({shutdown_timeout:?})"),
+                "NATS did not answer, or a handler did not return",
+                "what was not committed is handled again by the next owners; raise shutdownTimeout if calls take that long",
+            )
+        };
+        eprintln!("{error}");
+        std::process::exit(error.code.exit_status().number().into());
+    });
+    Ok(stopped)
+}
+
+/// Connects, and waits for a server that is not there yet as long as the start may take. `None` if the worker is told to
+/// stop meanwhile.
+async fn connect(
+    config: &Config,
+    purpose: &str,
+    by: Instant,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Option<Nats>, OperatorError> {
+    loop {
+        let error = match Nats::connect(settings::connect_options(config, purpose)?).await {
+            Ok(nats) => return Ok(Some(nats)),
+            Err(error) => error,
+        };
+        let waits = matches!(error, ConnectError::Unreachable(_)) && Instant::now() + CONNECT_RETRY < by;
+        if !waits {
+            return Err(settings::connect_error(&error));
+        }
+        tracing::warn!(%error, "NATS cannot be reached yet; trying again");
+        tokio::select! {
+            () = tokio::time::sleep(CONNECT_RETRY) => {}
+            _ = stop.wait_for(|stop| *stop) => return Ok(None),
+        }
+    }
+}
+
+/// The connection for messages lives on the work runtime: its traffic must not delay a lease.
+async fn connect_on(
+    work: &Runtime,
+    config: &Config,
+    by: Instant,
+    stop: watch::Receiver<bool>,
+) -> Result<Option<Nats>, OperatorError> {
+    let config = config.clone();
+    let task = work.spawn(async move { connect(&config, "data", by, stop).await });
+    task.await.map_err(|error| {
+        ErrorCode::Internal.error("the second connection failed", error.to_string(), "report this as a bug of parti")
+    })?
+}
+
+async fn open_buckets(nats: &Nats, config: &Config) -> Result<(ControlBuckets, Store), OperatorError> {
+    let names = config.buckets();
+    let open = async |name: &str, lifetime| {
+        let opened = Store::open(nats, settings::bucket_spec(config, name, lifetime)).await;
+        let (store, warnings) = opened.map_err(|error| settings::bucket_error(&error))?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok::<Store, OperatorError>(store)
+    };
+    let assignments = match config.kv_bucket.assignment_ttl {
+        Duration::ZERO => KeyLifetime::Forever,
+        _ => KeyLifetime::Each,
+    };
+    let control = ControlBuckets {
+        stable_ids: open(&names.stable_ids, KeyLifetime::Every(config.worker_id_ttl)).await?,
+        election: open(&names.election, KeyLifetime::Every(config.election_timeout)).await?,
+        heartbeats: open(&names.heartbeats, KeyLifetime::Every(config.heartbeat_ttl)).await?,
+        assignments: open(&names.assignments, assignments).await?,
+    };
+    open(&names.control, KeyLifetime::Forever).await?;
+    Ok((control, open(&names.ownership, KeyLifetime::Forever).await?))
+}
+
+fn start_position(from: StartFrom, info: &StreamInfo) -> Result<Position, OperatorError> {
+    match from {
+        StartFrom::All => Ok(Position(0)),
+        StartFrom::New => Ok(Position(info.last.0)),
+        StartFrom::Time(_) | StartFrom::Consumer(_) => Err(ErrorCode::InvalidConfig.error(
+            "stream.startFrom cannot be a time or a consumer in this version",
+            "positions of new partitions can begin at the start or at the end of the stream",
+            "set stream.startFrom to all or new",
+        )),
+    }
+}
+
+/// A stream mode that this host serves, or why it does not.
+fn check_mode(mode: StreamMode, retention: Retention, name: &str) -> Result<(), OperatorError> {
+    if mode != StreamMode::Queue && retention == Retention::Limits {
+        return Ok(());
+    }
+    Err(ErrorCode::StreamMode.error(
+        format!("stream {name:?} cannot be worked on in mode {}", if retention == Retention::Limits { "queue" } else { "log" }),
+        format!("its retention is {retention:?}; this version works on streams with retention limits, in mode log"),
+        "use a stream with retention limits and stream.mode auto or log",
+    ))
+}

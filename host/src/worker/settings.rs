@@ -1,0 +1,218 @@
+//! From the configuration to what core, adapters and plugins take. The only place that knows both sides.
+
+use super::check_mode;
+use crate::config::{Config, Handler, OnExhausted as ConfigOnExhausted, Storage, Strategy, Stream};
+use crate::error::{ErrorCode, OperatorError};
+use crate::nats::{
+    BucketSpec, ClientCertificate, ConnectError, ConnectOptions, KeyLifetime, Login, Nats, NewStream, OpenBucketError,
+    Retention, Storage as StreamStorage, StreamError, StreamInfo, Tls,
+};
+use crate::plugin::{Catalog, CatalogError, HandlerPlugin, Limits as PluginLimits, PluginEngine};
+use parti_coordination::strategy::ConsistentHash;
+use parti_coordination::{Limits, OnExhausted, Settings};
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Most bytes of messages in flight on a worker: enough to keep every partition fed, small against the memory that a
+/// worker has (`handler.maxUncommitted` bounds one partition).
+pub(super) const MEMORY: usize = 256 << 20;
+
+/// How long a live owner may take to release a partition. Longer than a call may take, so that a handler in the middle of
+/// a batch is waited for.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a record is read again while its owner is waited for.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// For how long a created stream recognises message IDs: the server's own default.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// Room that a record needs besides its snapshot, which is in base64.
+const RECORD_OVERHEAD: usize = 8 << 10;
+
+pub(super) fn coordinator(config: &Config, plugin: Option<&HandlerPlugin>) -> Settings {
+    let Strategy::ConsistentHash(hash) = &config.strategy;
+    Settings {
+        worker_id_prefix: config.worker_id_prefix.clone(),
+        worker_id_min: config.worker_id_min,
+        worker_id_max: config.worker_id_max,
+        preferred_number: config.worker_id,
+        worker_id_ttl: config.worker_id_ttl,
+        heartbeat_interval: config.heartbeat_interval,
+        heartbeat_ttl: config.heartbeat_ttl,
+        cold_start_window: config.cold_start_window,
+        planned_scale_window: config.planned_scale_window,
+        emergency_grace_period: config.emergency_grace_period,
+        election_timeout: config.election_timeout,
+        startup_timeout: config.startup_timeout,
+        probe_interval: config.probe_interval,
+        min_rebalance_threshold: config.assignment.min_rebalance_threshold,
+        min_rebalance_interval: config.assignment.min_rebalance_interval,
+        refresh_interval: config.source.as_ref().and_then(|s| s.refresh_interval).unwrap_or_default(),
+        capacity: config.capacity,
+        labels: config.labels.clone(),
+        plugins: plugin.map(|p| (p.name().to_owned(), p.digest().to_string())).into_iter().collect(),
+        uuid: Uuid::new_v4(),
+        host: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
+        pid: std::process::id(),
+        strategy: Arc::new(ConsistentHash {
+            virtual_nodes: hash.virtual_nodes,
+            hash_seed: hash.hash_seed,
+            load_bound: hash.load_bound,
+        }),
+    }
+}
+
+/// Bounds and policies of a partition. A record, with its snapshot, must fit into one message of the server.
+pub(super) fn limits(handler: &Handler, max_payload: usize) -> Limits {
+    let uncommitted = &handler.max_uncommitted;
+    let messages = usize::try_from(uncommitted.messages).unwrap_or(usize::MAX);
+    Limits {
+        batch_messages: usize::try_from(handler.batch_size).unwrap_or(usize::MAX),
+        batch_bytes: usize::try_from(handler.limits.batch_bytes.0).unwrap_or(usize::MAX),
+        queue_messages: messages,
+        queue_bytes: usize::try_from(uncommitted.bytes.0).unwrap_or(usize::MAX),
+        commit_interval: handler.commit_interval,
+        max_uncommitted: messages,
+        max_attempts: handler.max_attempts,
+        max_traps: handler.max_traps,
+        backoff: (handler.backoff.initial, handler.backoff.max),
+        on_exhausted: match (&handler.dead_letter, handler.on_exhausted) {
+            (Some(_), _) => OnExhausted::DeadLetter,
+            (None, ConfigOnExhausted::Block) => OnExhausted::Block,
+            (None, ConfigOnExhausted::Drop) => OnExhausted::Drop,
+        },
+        handover_timeout: HANDOVER_TIMEOUT.max(handler.call_timeout * 2),
+        poll_interval: POLL_INTERVAL,
+        max_snapshot_bytes: max_payload.saturating_sub(RECORD_OVERHEAD) / 4 * 3,
+    }
+}
+
+/// Loads the configured handler; `None` for an assignment-only worker.
+///
+/// # Errors
+/// No such plugin, or one that cannot be used.
+pub fn load_handler(engine: &PluginEngine, config: &Config) -> Result<Option<Arc<HandlerPlugin>>, OperatorError> {
+    let Some(handler) = &config.handler else { return Ok(None) };
+    let set = &handler.limits;
+    let limits = PluginLimits {
+        memory: set.memory.0,
+        call_timeout: handler.call_timeout,
+        table_elements: set.table_elements.into(),
+        core_instances: set.core_instances.into(),
+        component_bytes: set.component_bytes.0,
+        log_lines_per_second: set.log_lines_per_second.into(),
+        log_line_bytes: set.log_line_bytes.0,
+        publish_messages: set.publish_messages.into(),
+        publish_bytes: set.publish_bytes.0,
+        publish_message_bytes: set.publish_message_bytes.0,
+    };
+    Catalog::new(&config.plugins.directory, limits)
+        .load_handler(engine, &handler.plugin, handler.config.as_map().clone())
+        .map(Some)
+        .map_err(|error| {
+            let missing = matches!(error, CatalogError::Missing { .. } | CatalogError::Directory { .. });
+            let code = if missing { ErrorCode::PluginNotFound } else { ErrorCode::PluginInvalid };
+            from_sentence(code, &error.to_string())
+        })
+}
+
+pub(super) fn connect_options(config: &Config, purpose: &str) -> Result<ConnectOptions, OperatorError> {
+    let set = &config.nats;
+    let login = if let Some(path) = &set.credentials {
+        Login::Credentials(path.clone())
+    } else if let Some(seed) = &set.nkey {
+        Login::NkeySeed(seed.reveal().to_owned())
+    } else if let Some(token) = &set.token {
+        Login::Token(token.reveal().to_owned())
+    } else if let (Some(user), Some(password)) = (&set.user, &set.password) {
+        Login::Password { user: user.clone(), password: password.reveal().to_owned() }
+    } else {
+        Login::Anonymous
+    };
+    let tls = set.tls.as_ref().map(|tls| Tls {
+        ca: tls.ca.clone(),
+        client: tls.cert.clone().zip(tls.key.clone()).map(|(certificate, key)| ClientCertificate { certificate, key }),
+    });
+    let name = set.name.clone().unwrap_or_else(|| format!("parti {}", config.group));
+    Ok(ConnectOptions {
+        servers: set.url.reveal().to_vec(),
+        login,
+        tls,
+        name: format!("{name} ({purpose})"),
+        operation_timeout: config.operation_timeout,
+    })
+}
+
+pub(super) fn connect_error(error: &ConnectError) -> OperatorError {
+    let code = match error {
+        ConnectError::NoServers => ErrorCode::NatsConnectionRequired,
+        ConnectError::BadUrl { .. } | ConnectError::BadCredentials(_) => ErrorCode::InvalidConfig,
+        ConnectError::Unreachable(_) => ErrorCode::NatsUnreachable,
+        ConnectError::Refused(_) | ConnectError::Tls(_) => ErrorCode::NatsUnauthorized,
+        ConnectError::TooOld { .. } => ErrorCode::NatsTooOld,
+        ConnectError::JetStreamOff(_) => ErrorCode::JetStreamDisabled,
+        ConnectError::JetStreamSilent { .. } => ErrorCode::NatsPermission,
+    };
+    from_sentence(code, &error.to_string())
+}
+
+/// The adapters say what and why in one sentence and what to do in the next.
+fn from_sentence(code: ErrorCode, text: &str) -> OperatorError {
+    let (said, todo) = text.rsplit_once(". ").unwrap_or((text, code.help()));
+    let (what, why) = said.split_once(": ").or_else(|| said.split_once("; ")).unwrap_or((said, code.help()));
+    code.error(what, why, todo)
+}
+
+pub(super) fn bucket_error(error: &OpenBucketError) -> OperatorError {
+    from_sentence(ErrorCode::BucketSettings, &error.to_string())
+}
+
+pub(super) fn bucket_spec(config: &Config, name: &str, lifetime: KeyLifetime) -> BucketSpec {
+    let replicas = usize::try_from(config.kv_bucket.replicas).unwrap_or(1);
+    BucketSpec { name: name.to_owned(), lifetime, replicas }
+}
+
+fn stream_error(error: &StreamError) -> OperatorError {
+    from_sentence(ErrorCode::StreamNotFound, &error.to_string())
+}
+
+/// Finds the stream, or creates it where the configuration says so, and checks that this host can work on it.
+pub(super) async fn open_stream(nats: &Nats, stream: &Stream) -> Result<StreamInfo, OperatorError> {
+    let found = StreamInfo::of(nats, &stream.name).await;
+    let info = match (found, &stream.create) {
+        (Err(StreamError::NotFound { .. }), Some(create)) => {
+            let new = NewStream {
+                name: stream.name.clone(),
+                subjects: vec![stream.subject_template.wildcard()],
+                retention: Retention::Limits,
+                storage: match create.storage {
+                    Storage::File => StreamStorage::File,
+                    Storage::Memory => StreamStorage::Memory,
+                },
+                replicas: usize::try_from(create.replicas).unwrap_or(1),
+                max_age: (!create.max_age.is_zero()).then_some(create.max_age),
+                duplicate_window: DUPLICATE_WINDOW,
+            };
+            StreamInfo::create(nats, &new).await
+        }
+        (found, _) => found,
+    };
+    let info = info.map_err(|error| stream_error(&error))?;
+    check_mode(stream.mode, info.retention, &stream.name)?;
+    Ok(info)
+}
+
+/// A dead-letter subject that no stream captures would lose what it is there to keep.
+pub(super) async fn check_dead_letter(nats: &Nats, subject: &str) -> Result<(), OperatorError> {
+    match StreamInfo::capturing(nats, subject).await {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(ErrorCode::DeadLetterUncaptured.error(
+            format!("no stream captures the dead-letter subject {subject:?}"),
+            "what cannot be handled would be lost",
+            "create a stream with this subject, or correct handler.deadLetter.subject",
+        )),
+        Err(error) => Err(stream_error(&error)),
+    }
+}

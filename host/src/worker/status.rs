@@ -1,0 +1,96 @@
+//! What the worker shows: a board that the control task writes and HTTP reads.
+
+use crate::http::{PartitionStatus, PluginStatus, Status, StatusSource};
+use crate::intake::Intake;
+use crate::nats::Nats;
+use crate::plugin::HandlerPlugin;
+use parti_coordination::record::Owner;
+use parti_coordination::{Assigned, Epoch, Term, Version, WorkerId, WorkerState};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The facts as the control task last wrote them.
+#[derive(Debug)]
+pub(super) struct Board {
+    pub(super) state: WorkerState,
+    pub(super) me: Option<Owner>,
+    pub(super) leader: Option<WorkerId>,
+    pub(super) is_leader: bool,
+    pub(super) assigned: Option<Assigned>,
+    pub(super) owned: usize,
+    pub(super) lag: u64,
+}
+
+impl Board {
+    pub(super) fn new() -> Self {
+        Self {
+            state: WorkerState::Init,
+            me: None,
+            leader: None,
+            is_leader: false,
+            assigned: None,
+            owned: 0,
+            lag: 0,
+        }
+    }
+}
+
+/// Answers for `/status` and the probes.
+pub(super) struct WorkerStatus {
+    pub(super) board: Arc<Mutex<Board>>,
+    pub(super) group: String,
+    pub(super) stream: Option<String>,
+    pub(super) nats: Nats,
+    pub(super) plugin: Option<Arc<HandlerPlugin>>,
+    pub(super) intake: Option<Intake>,
+}
+
+impl StatusSource for WorkerStatus {
+    fn status(&self) -> Status {
+        let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        let assigned = board.assigned.as_ref();
+        Status {
+            worker_id: board.me.as_ref().map(|me| me.worker.clone()),
+            incarnation: board.me.as_ref().map(|me| me.incarnation),
+            group: self.group.clone(),
+            state: board.state,
+            is_leader: board.is_leader,
+            leader: board.leader.clone(),
+            term: assigned.map_or(Term(0), |a| a.term),
+            assignment_version: assigned.map_or(Version(0), |a| a.version),
+            partition_count: assigned.map_or(0, |a| a.partitions.len()),
+            owned_partitions: board.owned,
+            lifecycle: assigned.map(|a| a.lifecycle),
+            workers: assigned.map(|a| a.fleet.live.keys().cloned().collect()).unwrap_or_default(),
+            lag: board.lag,
+            stream: self.stream.clone(),
+            nats_connected: self.nats.link().borrow().connected,
+            degraded: None,
+            plugins: self
+                .plugin
+                .iter()
+                .map(|plugin| PluginStatus {
+                    name: plugin.name().to_owned(),
+                    kind: plugin.kind().to_string(),
+                    digest: plugin.digest().to_string(),
+                    problem: None,
+                })
+                .collect(),
+            problems: Vec::new(),
+        }
+    }
+
+    fn partitions(&self) -> Vec<PartitionStatus> {
+        let reports = self.intake.as_ref().map(Intake::partitions).unwrap_or_default();
+        reports
+            .into_iter()
+            .map(|report| PartitionStatus {
+                id: report.id,
+                epoch: report.view.epoch.unwrap_or(Epoch(0)),
+                position: report.view.position,
+                lag: report.view.queued as u64,
+                queue: report.view.queued,
+                attempts: report.view.attempts,
+            })
+            .collect()
+    }
+}
