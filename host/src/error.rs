@@ -158,6 +158,13 @@ catalogue! {
     DeadLetterUncaptured = 1403, "ErrDeadLetterUncaptured", Failed;
     /// A message that the handler published is not confirmed by any stream. It is published again until it is.
     PublishFailed = 1404, "ErrPublishFailed", Failed;
+
+    /// The arguments or the input of `parti dev` or `parti bench` cannot be used. Nothing was started.
+    DevUsage = 1501, "ErrDevUsage", Usage;
+    /// `parti dev` or `parti bench` could not start or keep its NATS server, its workers or its producer. Its logs are kept.
+    DevFailed = 1502, "ErrDevFailed", Failed;
+    /// `parti dev` found messages that were lost, handled twice or out of order. Its logs are kept.
+    DevVerification = 1503, "ErrDevVerification", Failed;
 }
 
 impl ErrorCode {

@@ -13,6 +13,7 @@
 
 mod api;
 mod backoff;
+mod bare;
 mod buckets;
 mod connection;
 mod greeting;
@@ -28,6 +29,7 @@ mod testing;
 mod watch;
 
 pub use api::ApiError;
+pub use bare::{BareWay, bare_rate};
 pub use buckets::{BucketMismatch, BucketSpec, KeyLifetime, OpenBucketError};
 pub use connection::{ClientCertificate, ConnectError, ConnectOptions, Link, Login, Nats, Tls};
 pub use greeting::ServerVersion;

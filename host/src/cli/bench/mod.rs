@@ -1,0 +1,150 @@
+//! `parti bench`: one worker against the bare client, on this machine, in one run, as a ratio.
+//!
+//! Absolute rates say more about the machine than about the software. So both sides read the same stream, alternating, and
+//! what counts is the ratio of each round. The worker is a real `parti run` process with a no-op handler; its rate is read
+//! from its own metrics. The bare side is the fastest of the ways in which the client library can read.
+
+mod report;
+mod worker;
+
+use super::child::{Leash, Server, failed};
+use crate::error::OperatorError;
+use crate::nats::{
+    BareWay, ConnectOptions, Login, Nats, NewStream, OutgoingMessage, Published, Publisher, Retention, Storage,
+    StreamInfo, bare_rate,
+};
+use bytes::Bytes;
+use clap::Args;
+use report::{Report, Round};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Name of the stream that both sides read.
+const STREAM: &str = "bench";
+
+/// Unconfirmed messages while the stream is filled.
+const IN_FLIGHT: usize = 4096;
+
+/// What `parti bench` takes.
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// Messages in the stream
+    #[arg(long, default_value_t = 600_000, value_parser = clap::value_parser!(u64).range(1_000..=50_000_000))]
+    messages: u64,
+    /// Bytes of payload in each message
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    size: u32,
+    /// Partitions over which the messages are spread
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    partitions: u32,
+    /// Rounds; each measures both sides
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// Keep the stream in a file instead of in memory
+    #[arg(long)]
+    file: bool,
+    /// Directory of the handler's component
+    #[arg(long, value_name = "DIR", env = "PARTI_PLUGINS", default_value = "target/plugins")]
+    plugin_dir: PathBuf,
+    /// The handler
+    #[arg(long, value_name = "PLUGIN", default_value = "noop")]
+    plugin: String,
+    /// Print the figures as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &BenchArgs) -> Result<(), OperatorError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| failed("there are no threads", error.to_string(), "raise the limit (ulimit -u)"))?;
+    runtime.block_on(Box::pin(measure(args)))
+}
+
+async fn measure(args: &BenchArgs) -> Result<(), OperatorError> {
+    let directory = tempfile::Builder::new().prefix("parti-bench-").tempdir();
+    let directory = directory.map_err(|error| failed("there is no room", error.to_string(), "set TMPDIR"))?;
+    let leash = Leash::new()?;
+    let server = Server::start(directory.path(), &leash).await?;
+    let nats = connect(server.url()).await?;
+    fill(&nats, args).await?;
+    let bench = worker::Bench::prepare(directory.path(), server.url(), STREAM, args)?;
+
+    let mut rounds = Vec::new();
+    for number in 1..=args.rounds {
+        let mut bare = Vec::new();
+        for way in BareWay::ALL {
+            let rate = bare_rate(&nats, STREAM, args.messages, way).await;
+            let rate = rate.map_err(|error| failed("the bare client cannot read", error.to_string(), "run it again"))?;
+            bare.push((way, rate));
+        }
+        let worker = bench.rate(&leash, number, args.messages).await?;
+        let round = Round { bare, worker };
+        if !args.json {
+            println!("{}", round.line(number));
+        }
+        rounds.push(round);
+    }
+    server.stop().await;
+    let report = Report::new(rounds);
+    if args.json {
+        println!("{}", report.to_json());
+    } else {
+        println!("{report}");
+    }
+    Ok(())
+}
+
+async fn connect(url: &str) -> Result<Nats, OperatorError> {
+    let options = ConnectOptions {
+        servers: vec![url.to_owned()],
+        login: Login::Anonymous,
+        tls: None,
+        name: "parti bench".to_owned(),
+        operation_timeout: Duration::from_secs(10),
+    };
+    let connected = Nats::connect(options).await;
+    connected.map_err(|error| failed("the nats-server cannot be used", error.to_string(), "set NATS_SERVER to 2.10 or later"))
+}
+
+/// Publishes the messages, spread evenly over the partitions.
+async fn fill(nats: &Nats, args: &BenchArgs) -> Result<(), OperatorError> {
+    let cannot = |why: String| failed("the stream cannot be filled", why, "free memory or disk, or lower --messages");
+    let new = NewStream {
+        name: STREAM.to_owned(),
+        subjects: vec!["work.>".to_owned()],
+        retention: Retention::Limits,
+        storage: if args.file { Storage::File } else { Storage::Memory },
+        replicas: 1,
+        max_age: None,
+        duplicate_window: Duration::from_secs(1),
+    };
+    StreamInfo::create(nats, &new).await.map_err(|error| cannot(error.to_string()))?;
+    let publisher = Publisher::new(nats, IN_FLIGHT);
+    let payload = Bytes::from(vec![b'x'; usize::try_from(args.size).unwrap_or_default()]);
+    let mut receipts = std::collections::VecDeque::new();
+    for number in 0..args.messages {
+        let message = OutgoingMessage {
+            subject: format!("work.p-{}", number % u64::from(args.partitions)),
+            id: number.to_string(),
+            headers: Vec::new(),
+            payload: payload.clone(),
+        };
+        receipts.push_back(publisher.send(message).await);
+        if receipts.len() >= IN_FLIGHT / 2
+            && let Some(receipt) = receipts.pop_front()
+        {
+            confirm(receipt.published().await).map_err(cannot)?;
+        }
+    }
+    for receipt in receipts {
+        confirm(receipt.published().await).map_err(cannot)?;
+    }
+    Ok(())
+}
+
+fn confirm(published: Published) -> Result<(), String> {
+    match published {
+        Published::Confirmed { .. } => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
+}

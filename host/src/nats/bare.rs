@@ -1,0 +1,134 @@
+//! The client library as it comes, without Parti: the baseline of `parti bench`.
+//!
+//! Each way reads the whole stream once with an ephemeral consumer that acknowledges nothing, as a careful user of the
+//! library would write it, and looks at each message's sequence, subject and payload.
+
+use super::api::ApiError;
+use super::connection::Nats;
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, OrderedPullConsumer, PullConsumer};
+use futures::StreamExt as _;
+use std::fmt;
+use std::time::Instant;
+
+/// Messages that a pull asks for. The library's default is 200; larger batches were faster on every machine tried.
+const BATCH: usize = 1000;
+
+/// A way to read a stream with the bare client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BareWay {
+    /// `pull::Consumer::messages()` with the library's defaults.
+    PullDefault,
+    /// `pull::Consumer::stream()` with large batches.
+    PullBatches,
+    /// `OrderedPullConsumer::messages()`.
+    OrderedPull,
+    /// `push::Ordered::messages()`.
+    OrderedPush,
+}
+
+impl BareWay {
+    /// Every way.
+    pub const ALL: [BareWay; 4] =
+        [BareWay::PullDefault, BareWay::PullBatches, BareWay::OrderedPull, BareWay::OrderedPush];
+}
+
+impl fmt::Display for BareWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BareWay::PullDefault => "pull, defaults",
+            BareWay::PullBatches => "pull, batches of 1000",
+            BareWay::OrderedPull => "ordered pull",
+            BareWay::OrderedPush => "ordered push",
+        })
+    }
+}
+
+/// Reads `messages` messages from the start of a stream and returns the rate, in messages per second, between the first and
+/// the last twentieth: start-up and the last, partly filled requests do not count.
+///
+/// # Errors
+/// The stream cannot be read, or ends early.
+pub async fn bare_rate(nats: &Nats, stream: &str, messages: u64, way: BareWay) -> Result<f64, ApiError> {
+    let failed = |error: &dyn fmt::Display| ApiError::Failed(error.to_string());
+    let jetstream = &nats.inner.jetstream;
+    let stream = jetstream.get_stream(stream).await.map_err(|e| failed(&e))?;
+    let pull = consumer::pull::Config {
+        ack_policy: AckPolicy::None,
+        deliver_policy: DeliverPolicy::All,
+        memory_storage: true,
+        ..Default::default()
+    };
+    let mut gauge = Gauge::new(messages);
+    macro_rules! read {
+        ($source:expr) => {{
+            let mut source = $source.map_err(|e| failed(&e))?;
+            while !gauge.is_done() {
+                let message = source.next().await.ok_or_else(|| failed(&"the stream ended"))?.map_err(|e| failed(&e))?;
+                let info = message.info().map_err(|e| failed(&e))?;
+                gauge.saw(info.stream_sequence, message.subject.len() + message.payload.len());
+            }
+        }};
+    }
+    match way {
+        BareWay::PullDefault => {
+            let consumer: PullConsumer = stream.create_consumer(pull).await.map_err(|e| failed(&e))?;
+            read!(consumer.messages().await);
+        }
+        BareWay::PullBatches => {
+            let consumer: PullConsumer = stream.create_consumer(pull).await.map_err(|e| failed(&e))?;
+            read!(consumer.stream().max_messages_per_batch(BATCH).messages().await);
+        }
+        BareWay::OrderedPull => {
+            let config = consumer::pull::OrderedConfig { deliver_policy: DeliverPolicy::All, ..Default::default() };
+            let consumer: OrderedPullConsumer = stream.create_consumer(config).await.map_err(|e| failed(&e))?;
+            read!(consumer.messages().await);
+        }
+        BareWay::OrderedPush => {
+            let config = consumer::push::OrderedConfig {
+                deliver_subject: nats.inner.client.new_inbox(),
+                deliver_policy: DeliverPolicy::All,
+                ..Default::default()
+            };
+            let consumer = stream.create_consumer(config).await.map_err(|e| failed(&e))?;
+            read!(consumer.messages().await);
+        }
+    }
+    Ok(gauge.rate())
+}
+
+/// Times the middle nine tenths of a run.
+struct Gauge {
+    from: u64,
+    until: u64,
+    seen: u64,
+    bytes: usize,
+    begun: Option<Instant>,
+    ended: Option<Instant>,
+}
+
+impl Gauge {
+    fn new(messages: u64) -> Self {
+        Self { from: messages / 20, until: messages - messages / 20, seen: 0, bytes: 0, begun: None, ended: None }
+    }
+
+    fn saw(&mut self, sequence: u64, bytes: usize) {
+        self.seen = self.seen.max(sequence);
+        self.bytes = std::hint::black_box(self.bytes.wrapping_add(bytes));
+        if self.begun.is_none() && self.seen >= self.from {
+            self.begun = Some(Instant::now());
+        }
+        if self.ended.is_none() && self.seen >= self.until {
+            self.ended = Some(Instant::now());
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a number of messages")]
+    fn rate(&self) -> f64 {
+        let (Some(begun), Some(ended)) = (self.begun, self.ended) else { return 0.0 };
+        (self.until - self.from) as f64 / ended.duration_since(begun).as_secs_f64().max(1e-9)
+    }
+}
