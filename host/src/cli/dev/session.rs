@@ -79,10 +79,16 @@ pub(super) async fn run(plan: Plan) -> Result<(), OperatorError> {
         )),
         result = Box::pin(live(plan, directory.path(), stops)) => result,
     };
-    if keep || result.is_err() {
+    if keep || (result.is_err() && holds_anything(directory.path())) {
         say(&format!("logs and data: {}", directory.keep().display()));
     }
     result
+}
+
+/// Whether anything was logged.
+fn holds_anything(directory: &Path) -> bool {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).any(|file| file.is_file() && file.len() > 0)
 }
 
 async fn live(plan: Plan, directory: &Path, stops: watch::Receiver<u32>) -> Result<(), OperatorError> {
@@ -99,8 +105,9 @@ async fn live(plan: Plan, directory: &Path, stops: watch::Receiver<u32>) -> Resu
     let fleet = Fleet::start(plan.workers, &config, directory, &leash)?;
 
     say(&format!(
-        "parti dev: {} workers, {} partitions, handler {}, {} messages/s",
+        "parti dev: {} worker{}, {} partitions, handler {}, {} messages/s",
         plan.workers,
+        if plan.workers == 1 { "" } else { "s" },
         grouped(partitions.len() as u64),
         plan.plugin.name,
         grouped(plan.rate.into())
@@ -192,6 +199,8 @@ impl Session {
             handled: rate(handled, before.handled),
             lag: self.fleet.lag(),
             workers: self.fleet.shown(),
+            // Before that, partitions wait for their first owner, and everyone can see it.
+            unowned: if self.settled { self.partitions.saturating_sub(self.fleet.owned()) } else { 0 },
         };
         self.rates = Rates { at: now, published, handled };
         say(&view::line(&line));

@@ -211,7 +211,7 @@ fn compare_alarms(ledger: &Ledger, found: &[RaisedAlarm]) -> Alarms {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use bytes::Bytes;
     use control_chart_math::Settings;
@@ -224,7 +224,11 @@ pub(super) mod tests {
     }
 
     fn ledger() -> Ledger {
-        let mut ledger = Ledger::new(&[Partition::new(vec!["p".into()], 100).unwrap()], Some("value".into()));
+        ledger_of(Some("value"))
+    }
+
+    fn ledger_of(field: Option<&str>) -> Ledger {
+        let mut ledger = Ledger::new(&[Partition::new(vec!["p".into()], 100).unwrap()], field.map(str::to_owned));
         for (sequence, value) in published() {
             let payload = Bytes::from(format!(r#"{{"value":{value}}}"#));
             ledger.enter(0, Sequence(sequence), &payload).unwrap();
@@ -243,7 +247,7 @@ pub(super) mod tests {
         records(Position(last), Some(StoredSnapshot::store(&snapshot)))
     }
 
-    pub(in super::super) fn records(position: Position, snapshot: Option<StoredSnapshot>) -> Records {
+    fn records(position: Position, snapshot: Option<StoredSnapshot>) -> Records {
         let record = OwnershipRecord {
             v: RECORD,
             group: "demo".into(),
@@ -312,8 +316,7 @@ pub(super) mod tests {
 
     #[test]
     fn without_a_chart_the_position_decides() {
-        let mut ledger = ledger();
-        ledger = Ledger { entries: ledger.entries.drain(..).collect(), ..Ledger::new(&[], None) };
+        let ledger = ledger_of(None);
         assert!(judge(&ledger, &records(Position(50), None), None).is_clean());
         assert!(judge(&ledger, &records(Position(51), None), None).is_clean(), "an idle partition follows its reader");
         assert_eq!(judge(&ledger, &records(Position(49), None), None).rows[0].finding, Finding::Behind(Position(49)));

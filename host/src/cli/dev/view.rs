@@ -24,6 +24,8 @@ pub(super) struct Second {
     pub(super) lag: u64,
     /// The workers.
     pub(super) workers: Vec<Shown>,
+    /// Partitions that no running worker owns; their messages are not in `lag`.
+    pub(super) unowned: usize,
 }
 
 /// One line about one second.
@@ -38,6 +40,9 @@ pub(super) fn line(second: &Second) -> String {
     for worker in &second.workers {
         // Writing to a `String` cannot fail.
         let _ = write!(line, "  {} {:>2}", worker.name, worker.doing);
+    }
+    if second.unowned > 0 {
+        let _ = write!(line, "  unowned {}", second.unowned);
     }
     line
 }
@@ -97,7 +102,8 @@ pub(super) fn summary(verdict: &Verdict) -> String {
 fn table_row(row: &Row, has_charts: bool, width: usize) -> String {
     let (id, published, owners) = (row.id.as_str(), grouped(row.published), row.owners);
     if !has_charts {
-        return format!("{id:<width$}  {published:>10}  {:>10}  {owners:>6}  {}", grouped(row.position.0), row.finding);
+        let state = if row.finding == Finding::Equal { "committed".to_owned() } else { row.finding.to_string() };
+        return format!("{id:<width$}  {published:>10}  {:>10}  {owners:>6}  {state}", grouped(row.position.0));
     }
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
     let handled = row.chart.map_or_else(|| "-".to_owned(), |chart| grouped(chart.count));
@@ -132,20 +138,21 @@ mod tests {
     #[test]
     fn a_second_is_one_aligned_line() {
         let worker = |name: &str, doing| Shown { name: name.into(), doing };
-        let second = |elapsed, published, lag, workers| Second {
+        let second = |elapsed, published, lag, unowned, workers| Second {
             elapsed: Duration::from_millis(elapsed),
             published,
             handled: published - 3.4,
             lag,
             workers,
+            unowned,
         };
         let all = ["worker-0", "worker-1"].map(|name| worker(name, Doing::Owns(10))).to_vec();
         let one = vec![worker("worker-0", Doing::Owns(9)), worker("worker-1", Doing::Killed)];
         assert_eq!(
-            [line(&second(12_900, 2001.4, 3, all)), line(&second(103_000, 2.0, 12_345, one))],
+            [line(&second(12_900, 2001.4, 3, 0, all)), line(&second(103_000, 2.0, 12_345, 11, one))],
             [
                 "  12s  published   2,001/s  handled   1,998/s  lag      3  worker-0 10  worker-1 10",
-                " 103s  published       2/s  handled       0/s  lag 12,345  worker-0  9  worker-1 killed",
+                " 103s  published       2/s  handled       0/s  lag 12,345  worker-0  9  worker-1 killed  unowned 11",
             ]
         );
     }
