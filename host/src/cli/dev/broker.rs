@@ -1,14 +1,14 @@
 //! What `parti dev` does on its NATS server: makes the streams, and reads what the fleet has left there.
 
-use crate::cli::child::failed;
 use super::producer::IN_FLIGHT;
+use crate::cli::child::failed;
 use crate::error::OperatorError;
 use crate::nats::{
-    BucketSpec, ConnectOptions, KeyLifetime, Login, Nats, NewStream, Publisher, Reader, ReaderOptions, Retention, Start,
-    Storage, Store, StreamInfo,
+    BucketSpec, ConnectOptions, KeyLifetime, Login, Nats, NewStream, Publisher, Reader, ReaderOptions, Retention,
+    Start, Storage, Store, StreamInfo,
 };
-use parti_coordination::record::{OwnershipRecord, decode};
 use parti_coordination::Sequence;
+use parti_coordination::record::{OwnershipRecord, decode};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Display;

@@ -80,10 +80,15 @@ impl Fleet {
     /// A process cannot be started.
     pub(super) fn start(count: u32, config: &Path, directory: &Path, leash: &Leash) -> Result<Self, OperatorError> {
         let cannot = |error: std::io::Error| {
-            failed("a worker cannot be started", error.to_string(), "free memory, processes or disk space, then try again")
+            failed(
+                "a worker cannot be started",
+                error.to_string(),
+                "free memory, processes or disk space, then try again",
+            )
         };
         let binary = std::env::current_exe().map_err(cannot)?;
-        let foreign = || std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("PARTI_"));
+        let foreign =
+            || std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("PARTI_"));
         let mut workers = Vec::new();
         for (number, http) in (0..count).zip(free_addresses(count).map_err(cannot)?) {
             let name = format!("worker-{number}");
@@ -143,7 +148,8 @@ impl Fleet {
     /// A worker that does not lead and has partitions.
     pub(super) fn follower(&self) -> Option<String> {
         let follows = |worker: &&Worker| {
-            worker.life == Life::Running && worker.answer.as_ref().is_some_and(|answer| !answer.leads && answer.owned > 0)
+            worker.life == Life::Running
+                && worker.answer.as_ref().is_some_and(|answer| !answer.leads && answer.owned > 0)
         };
         self.workers.iter().rev().find(follows).map(|worker| worker.name.clone())
     }

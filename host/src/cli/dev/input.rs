@@ -113,7 +113,9 @@ pub(super) fn parse(content: &Bytes, fields: Fields<'_>) -> Result<Input, InputP
             Some(partition) => *partition,
             None => {
                 let partition = Partition::new(vec![name.clone()], DEFAULT_WEIGHT);
-                input.partitions.push(partition.map_err(|why| at(Fault::BadName { field: fields.key.to_owned(), why }))?);
+                input
+                    .partitions
+                    .push(partition.map_err(|why| at(Fault::BadName { field: fields.key.to_owned(), why }))?);
                 charts.push(Chart::default());
                 by_name.insert(name, input.partitions.len() - 1);
                 input.partitions.len() - 1

@@ -94,7 +94,11 @@ pub(super) struct DevArgs {
 pub(super) fn run(args: DevArgs) -> Result<(), OperatorError> {
     let plan = plan(args)?;
     let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| {
-        failed("the fleet cannot be started", error.to_string(), "close programs that hold many files or threads, then try again")
+        failed(
+            "the fleet cannot be started",
+            error.to_string(),
+            "close programs that hold many files or threads, then try again",
+        )
     })?;
     runtime.block_on(Box::pin(session::run(plan)))
 }
@@ -104,7 +108,11 @@ fn plan(args: DevArgs) -> Result<Plan, OperatorError> {
     let plugin = Plugin::find(&args.plugin, &args.plugin_dir)?;
     let charts = plugin.name == CONTROL_CHART;
     if args.demo && args.workers < 2 {
-        return Err(usage("--demo cannot run with one worker", "it kills a worker, and another must take over", "use --workers 2 or more"));
+        return Err(usage(
+            "--demo cannot run with one worker",
+            "it kills a worker, and another must take over",
+            "use --workers 2 or more",
+        ));
     }
     if args.value.is_some() && !charts {
         return Err(usage(
@@ -116,7 +124,7 @@ fn plan(args: DevArgs) -> Result<Plan, OperatorError> {
     let field = charts.then(|| args.value.unwrap_or_else(|| DEFAULT_FIELD.to_owned()));
     let workload = match (&args.input, &args.key) {
         (Some(file), Some(key)) => Workload::of_file(read_input(file, Fields { key, value: field.as_deref() })?),
-        _ => Workload::Factory(Factory::new(args.seed).map_err(|error| {
+        _ => Workload::Factory(Factory::new(args.seed).map(Box::new).map_err(|error| {
             failed("the readings cannot be made", error.to_string(), "report this as a bug of parti")
         })?),
     };
@@ -126,7 +134,11 @@ fn plan(args: DevArgs) -> Result<Plan, OperatorError> {
 
 fn read_input(file: &Path, fields: Fields<'_>) -> Result<input::Input, OperatorError> {
     let content = fs::read(file).map_err(|error| {
-        usage(format!("{} cannot be read", file.display()), error.to_string(), "name a file with one JSON object per line")
+        usage(
+            format!("{} cannot be read", file.display()),
+            error.to_string(),
+            "name a file with one JSON object per line",
+        )
     })?;
     input::parse(&Bytes::from(content), fields).map_err(|problem| {
         usage(

@@ -50,9 +50,16 @@ pub(super) enum ProducerError {
 
 impl Producer {
     /// Starts publishing `rate` messages per second, each to the subject of its partition.
-    pub(super) fn start(publisher: Publisher, workload: Workload, subjects: Vec<String>, ledger: Ledger, rate: u32) -> Self {
+    pub(super) fn start(
+        publisher: Publisher,
+        workload: Workload,
+        subjects: Vec<String>,
+        ledger: Ledger,
+        rate: u32,
+    ) -> Self {
         let (stop, published) = (CancellationToken::new(), Arc::default());
-        let shift = Shift { publisher, workload, subjects, ledger, published: Arc::clone(&published), stop: stop.clone() };
+        let shift =
+            Shift { publisher, workload, subjects, ledger, published: Arc::clone(&published), stop: stop.clone() };
         Self { task: tokio::spawn(shift.work(rate)), stop, published }
     }
 

@@ -100,8 +100,9 @@ async fn live(plan: Plan, directory: &Path, stops: watch::Receiver<u32>) -> Resu
     let partitions = plan.workload.partitions();
     let setup = Setup::new(server.url(), partitions, &plan.plugin, plan.field.as_deref())?;
     let config = directory.join("parti.yaml");
-    std::fs::write(&config, &setup.yaml)
-        .map_err(|error| failed(format!("{} cannot be written", config.display()), error.to_string(), "free some space there"))?;
+    std::fs::write(&config, &setup.yaml).map_err(|error| {
+        failed(format!("{} cannot be written", config.display()), error.to_string(), "free some space there")
+    })?;
     let fleet = Fleet::start(plan.workers, &config, directory, &leash)?;
 
     say(&format!(
@@ -118,7 +119,8 @@ async fn live(plan: Plan, directory: &Path, stops: watch::Receiver<u32>) -> Resu
     say(&view::event(&format!("nats-server  {}", server.url())));
     say(&view::event(&format!("configuration and logs  {}", directory.display())));
 
-    let subjects = partitions.iter().map(|partition| setup.config.subject(partition.id()).unwrap_or_default()).collect();
+    let subjects =
+        partitions.iter().map(|partition| setup.config.subject(partition.id()).unwrap_or_default()).collect();
     let ledger = Ledger::new(partitions, plan.field);
     let mut session = Session {
         began,
@@ -206,7 +208,11 @@ impl Session {
         say(&view::line(&line));
 
         if self.server.has_ended() {
-            return Err(failed("the nats-server has ended", "its process is gone", "read nats-server.log in the directory of this run"));
+            return Err(failed(
+                "the nats-server has ended",
+                "its process is gone",
+                "read nats-server.log in the directory of this run",
+            ));
         }
         if let Some(failure) = self.fleet.failure() {
             return Err(failure);
@@ -226,7 +232,10 @@ impl Session {
         let records = self.broker.records(&self.bucket).await?;
         let takeover = Takeover::of(&victim, &records, Instant::now());
         self.fleet.kill(&victim).await;
-        say(&view::event(&format!("{victim} killed (SIGKILL): its {} partitions go on elsewhere", takeover.partitions())));
+        say(&view::event(&format!(
+            "{victim} killed (SIGKILL): its {} partitions go on elsewhere",
+            takeover.partitions()
+        )));
         self.takeover = Some(takeover);
         Ok(())
     }
@@ -242,7 +251,8 @@ impl Session {
     }
 
     fn is_over(&self, script: Script) -> bool {
-        let taken_over = self.takeover.as_ref().and_then(Takeover::finished).is_some_and(|at| at.elapsed() >= AFTERMATH);
+        let taken_over =
+            self.takeover.as_ref().and_then(Takeover::finished).is_some_and(|at| at.elapsed() >= AFTERMATH);
         let elapsed = self.began.elapsed();
         elapsed >= script.end && (taken_over || elapsed >= script.end + STUCK)
     }
@@ -299,7 +309,11 @@ impl Session {
                     takeover.victim(),
                     took.as_secs_f64()
                 )),
-                None => faults.push(format!("{} partitions of the killed {} got no new owner", takeover.waiting(), takeover.victim())),
+                None => faults.push(format!(
+                    "{} partitions of the killed {} got no new owner",
+                    takeover.waiting(),
+                    takeover.victim()
+                )),
             },
             None if script.is_some() && *self.stops.borrow() == 0 => {
                 faults.push("no worker was killed: the fleet was not ready for it in time".to_owned());
@@ -346,7 +360,8 @@ fn positions(records: &Records) -> u64 {
 /// Counts the requests to stop: Ctrl-C, SIGTERM, a terminal that is closed.
 fn watch_signals() -> Result<watch::Receiver<u32>, OperatorError> {
     let listen = |kind| {
-        signal(kind).map_err(|error| failed("signals cannot be watched", error.to_string(), "report this as a bug of parti"))
+        signal(kind)
+            .map_err(|error| failed("signals cannot be watched", error.to_string(), "report this as a bug of parti"))
     };
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     let mut hangup = listen(SignalKind::hangup())?;

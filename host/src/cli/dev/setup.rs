@@ -79,7 +79,12 @@ impl Setup {
     ///
     /// # Errors
     /// More partitions, or longer names, than a configuration can hold.
-    pub(super) fn new(url: &str, partitions: &[Partition], plugin: &Plugin, field: Option<&str>) -> Result<Self, OperatorError> {
+    pub(super) fn new(
+        url: &str,
+        partitions: &[Partition],
+        plugin: &Plugin,
+        field: Option<&str>,
+    ) -> Result<Self, OperatorError> {
         let yaml = yaml(url, partitions, plugin, field);
         let config = Config::parse_str(&yaml).into_runnable().map_err(|error| {
             failed("these partitions cannot be configured", error.why, "choose a --key with fewer or shorter values")
@@ -123,7 +128,17 @@ mod tests {
 
     #[test]
     fn whatever_a_key_holds_is_configured_as_it_is() {
-        let keys = ["plain", "with \"quotes\" and \\", "yes", "07", "null", "# no: comment", "line\nbreak", "Ofen 1 – ä", "{{.X}}"];
+        let keys = [
+            "plain",
+            "with \"quotes\" and \\",
+            "yes",
+            "07",
+            "null",
+            "# no: comment",
+            "line\nbreak",
+            "Ofen 1 – ä",
+            "{{.X}}",
+        ];
         let partitions: Vec<_> = keys.iter().map(|key| Partition::new(vec![(*key).to_owned()], 100).unwrap()).collect();
         let plugin = Plugin { name: CONTROL_CHART.into(), directory: "/a b/'c'".into() };
         let setup = Setup::new("nats://127.0.0.1:1", &partitions, &plugin, Some("a: b")).unwrap();

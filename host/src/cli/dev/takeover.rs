@@ -22,7 +22,8 @@ impl Takeover {
     /// The partitions that `victim` owns by these records.
     pub(super) fn of(victim: &str, records: &Records, killed: Instant) -> Self {
         let victim = WorkerId::parse(victim);
-        let waiting = owned(records).filter(|(_, record)| record.owner.worker == victim).map(|(key, _)| key.clone()).collect();
+        let waiting =
+            owned(records).filter(|(_, record)| record.owner.worker == victim).map(|(key, _)| key.clone()).collect();
         Self { victim, killed, waiting, taken: BTreeMap::new(), finished: None }
     }
 

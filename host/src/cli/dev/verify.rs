@@ -113,7 +113,8 @@ impl Verdict {
 
     /// Messages and alarms that took effect more than once.
     pub(super) fn duplicated(&self) -> u64 {
-        let repeated = self.rows.iter().map(|row| if let Finding::Repeated(messages) = row.finding { messages } else { 0 });
+        let repeated =
+            self.rows.iter().map(|row| if let Finding::Repeated(messages) = row.finding { messages } else { 0 });
         repeated.sum::<u64>() + self.alarms.map_or(0, |alarms| alarms.repeated)
     }
 
@@ -220,7 +221,9 @@ mod tests {
 
     /// Readings of one partition, by sequence. The one at 40 raises an alarm.
     fn published() -> Vec<(u64, f64)> {
-        (1..=50).map(|sequence| (sequence, if sequence == 40 { 99.0 } else { 20.0 + (sequence % 7) as f64 / 10.0 })).collect()
+        (1..=50)
+            .map(|sequence| (sequence, if sequence == 40 { 99.0 } else { 20.0 + (sequence % 7) as f64 / 10.0 }))
+            .collect()
     }
 
     fn ledger() -> Ledger {
@@ -254,7 +257,10 @@ mod tests {
             stream: StreamIdentity { name: "work".into(), created: "2025-01-01T00:00:00Z".into() },
             epoch: Epoch(2),
             generation: Generation(1),
-            owner: Owner { worker: WorkerId::new("worker", 0), incarnation: Incarnation { claim: 1, uuid: uuid::Uuid::nil() } },
+            owner: Owner {
+                worker: WorkerId::new("worker", 0),
+                incarnation: Incarnation { claim: 1, uuid: uuid::Uuid::nil() },
+            },
             phase: Phase::Released,
             position,
             attempts: None,

@@ -20,7 +20,7 @@ const OUTLIER: std::ops::Range<f64> = 8.0..12.0;
 /// Messages to publish, and the partitions that they belong to.
 pub(super) enum Workload {
     /// Readings without end.
-    Factory(Factory),
+    Factory(Box<Factory>),
     /// The lines of a file.
     File(std::vec::IntoIter<Line>, Vec<Partition>),
 }
