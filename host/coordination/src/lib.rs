@@ -27,8 +27,8 @@ pub use coordinator::{
 pub use handler::{CloseReason, Completed, OpenReason, Outcome, Snapshot};
 pub use id::{Epoch, Generation, Incarnation, Position, Sequence, Term, Version, WorkerId};
 pub use machine::{
-    Batch, Command, Failure, Handled, Input, Limits, OnExhausted, Outgoing, Output, PartitionMachine, PartitionView, Phase,
-    QueuedMessage, Report, TakeDecision, decide_take,
+    Batch, Command, Failure, Handled, Input, Limits, OnExhausted, Outgoing, Output, PartitionMachine, PartitionView,
+    Phase, QueuedMessage, Report, TakeDecision, decide_take,
 };
 pub use partition::{DEFAULT_WEIGHT, InvalidPartition, Partition, PartitionId};
 pub use state::WorkerState;

@@ -3,9 +3,11 @@
 //! Every value carries `v`, the version of its format. A reader ignores fields that it does not know, so that a worker
 //! of the next version runs beside one of this.
 
-use crate::{Epoch, Generation, Incarnation, Partition, Position, Sequence, Snapshot, Term, Version, WorkerId, WorkerState};
+use crate::{
+    Epoch, Generation, Incarnation, Partition, Position, Sequence, Snapshot, Term, Version, WorkerId, WorkerState,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The format version that this build writes and reads.
 pub const FORMAT: u32 = 1;
@@ -144,6 +146,9 @@ pub struct PlanRecord {
     /// Of each worker ID, the highest claim known to be dead; lower ones are dead too.
     #[serde(default)]
     pub dead: BTreeMap<WorkerId, u64>,
+    /// Whose assignments it changes: theirs are written after it, everybody else's stay in force.
+    #[serde(default)]
+    pub changed: BTreeSet<WorkerId>,
     /// Number of partitions over all assignments.
     pub partitions: usize,
     /// [`checksum`] of who has what.
@@ -257,7 +262,10 @@ impl StoredSnapshot {
     #[must_use]
     pub fn store(snapshot: &Snapshot) -> Self {
         use base64::Engine as _;
-        Self { format: snapshot.format.clone(), inline: base64::engine::general_purpose::STANDARD.encode(&snapshot.data) }
+        Self {
+            format: snapshot.format.clone(),
+            inline: base64::engine::general_purpose::STANDARD.encode(&snapshot.data),
+        }
     }
 
     /// The snapshot itself.
@@ -280,10 +288,7 @@ mod tests {
     #[test]
     fn a_value_of_another_format_or_shape_is_named_not_guessed() {
         let newer = br#"{"v": 2, "claim": 1}"#;
-        assert_eq!(
-            decode::<ClaimRecord>(newer),
-            Err(Unreadable("format version 2, this build knows 1".into()))
-        );
+        assert_eq!(decode::<ClaimRecord>(newer), Err(Unreadable("format version 2, this build knows 1".into())));
         assert!(decode::<ClaimRecord>(b"").is_err());
         assert!(decode::<ClaimRecord>(b"\xff\xfe").is_err());
         assert!(decode::<ClaimRecord>(br#"{"v":1,"claim":-1}"#).is_err());
@@ -291,7 +296,8 @@ mod tests {
 
     #[test]
     fn unknown_fields_of_a_newer_writer_are_ignored() {
-        let record = br#"{"v":1,"term":3,"version":4,"lifecycle":"refresh","partitions":[{"keys":["a"]}],"later":true}"#;
+        let record =
+            br#"{"v":1,"term":3,"version":4,"lifecycle":"refresh","partitions":[{"keys":["a"]}],"later":true}"#;
         let record: AssignmentRecord = decode(record).unwrap();
         assert_eq!(record.partitions.first().unwrap().weight(), crate::DEFAULT_WEIGHT);
     }

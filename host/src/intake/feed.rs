@@ -164,8 +164,7 @@ impl Feed {
         let mut wait = RETRY.0;
         loop {
             let from = self.wanted?;
-            let options =
-                ReaderOptions { stream: self.stream.clone(), start: Start::At(from), filters: None };
+            let options = ReaderOptions { stream: self.stream.clone(), start: Start::At(from), filters: None };
             match Reader::open(&self.nats, &options).await {
                 Ok(reader) => {
                     self.progress();
@@ -284,4 +283,3 @@ impl Feed {
         }
     }
 }
-

@@ -9,8 +9,8 @@ use crate::plugin::HandlerPlugin;
 use crate::telemetry::{Counter, Metrics};
 use parti_coordination::record::{Owner, StreamIdentity};
 use parti_coordination::{
-    Assigned, CloseReason, Fleet, Incarnation, Input, Limits, Partition, PartitionId, PartitionView, Phase, Position, Term,
-    Version,
+    Assigned, CloseReason, Fleet, Incarnation, Input, Limits, Partition, PartitionId, PartitionView, Phase, Position,
+    Term, Version,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
@@ -242,11 +242,7 @@ struct Manager {
 }
 
 impl Manager {
-    async fn run(
-        mut self,
-        mut orders: mpsc::UnboundedReceiver<Order>,
-        mut events: mpsc::UnboundedReceiver<TaskEvent>,
-    ) {
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, mut events: mpsc::UnboundedReceiver<TaskEvent>) {
         let mut releases = self.shared.peers.releases();
         let mut tick = tokio::time::interval(TELL);
         loop {
@@ -362,8 +358,7 @@ impl Manager {
         let pending = if owned == 0 { 0 } else { self.feed_state.pending.load(Ordering::Relaxed) };
         self.shared.metrics.queue_depth.set(queued);
         self.shared.metrics.owned_partitions.set(owned as u64);
-        let figures =
-            IntakeEvent::Figures { owned, lag: queued + pending, settled: self.rank.filter(|_| settled) };
+        let figures = IntakeEvent::Figures { owned, lag: queued + pending, settled: self.rank.filter(|_| settled) };
         if self.told.as_ref() != Some(&figures) {
             self.told = Some(figures.clone());
             let _ = self.tell.send(figures);

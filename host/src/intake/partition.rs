@@ -12,8 +12,8 @@ use crate::telemetry::Verdict;
 use bytes::Bytes;
 use parti_coordination::record::Owner;
 use parti_coordination::{
-    Batch, Command, Completed, Epoch, Failure, Handled, Input, Now, Outgoing, Partition, PartitionMachine, PartitionView,
-    Report,
+    Batch, Command, Completed, Epoch, Failure, Handled, Input, Now, Outgoing, Partition, PartitionMachine,
+    PartitionView, Report,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -224,7 +224,8 @@ impl PartitionTask {
             }
             instance.handle(&messages).await
         } else {
-            let messages: Vec<&Message> = batch.messages.iter().map(|m| std::borrow::Borrow::borrow(&*m.body)).collect();
+            let messages: Vec<&Message> =
+                batch.messages.iter().map(|m| std::borrow::Borrow::borrow(&*m.body)).collect();
             instance.handle(&messages).await
         };
         metrics.handle_seconds.observe(begun.elapsed().as_secs_f64());

@@ -46,7 +46,11 @@ pub(super) struct NoArguments {}
 
 impl Nats {
     /// Asks the JetStream API, `$JS.API.<subject>`.
-    pub(super) async fn api<T: Serialize + ?Sized, V: DeserializeOwned>(&self, subject: &str, payload: &T) -> Result<V, ApiError> {
+    pub(super) async fn api<T: Serialize + ?Sized, V: DeserializeOwned>(
+        &self,
+        subject: &str,
+        payload: &T,
+    ) -> Result<V, ApiError> {
         let asked = async {
             match self.inner.jetstream.request(subject.to_owned(), payload).await? {
                 Response::Ok(value) => Ok(value),
@@ -64,7 +68,11 @@ impl Nats {
     }
 
     /// Publishes and waits until the stream has stored the message.
-    pub(super) async fn publish_and_confirm(&self, subject: &str, message: PublishMessage) -> Result<PublishAck, ApiError> {
+    pub(super) async fn publish_and_confirm(
+        &self,
+        subject: &str,
+        message: PublishMessage,
+    ) -> Result<PublishAck, ApiError> {
         let confirmed = async { Ok(self.inner.jetstream.send_publish(subject.to_owned(), message).await?.await?) };
         self.while_connected(self.inner.operation_timeout, confirmed).await
     }

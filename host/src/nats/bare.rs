@@ -63,7 +63,8 @@ pub async fn bare_rate(nats: &Nats, stream: &str, messages: u64, way: BareWay) -
         ($source:expr) => {{
             let mut source = $source.map_err(|e| failed(&e))?;
             while !gauge.is_done() {
-                let message = source.next().await.ok_or_else(|| failed(&"the stream ended"))?.map_err(|e| failed(&e))?;
+                let message =
+                    source.next().await.ok_or_else(|| failed(&"the stream ended"))?.map_err(|e| failed(&e))?;
                 let info = message.info().map_err(|e| failed(&e))?;
                 gauge.saw(info.stream_sequence, message.subject.len() + message.payload.len());
             }

@@ -189,7 +189,9 @@ fn check(spec: &BucketSpec, found: &Config) -> Result<Checked, OpenBucketError> 
             );
             errors.push(mismatch("max_age", age(found.max_age), age(lifetime), advice));
         }
-        KeyLifetime::Every(lifetime) if found.allow_message_ttl && !found.max_age.is_zero() && found.max_age < lifetime => {
+        KeyLifetime::Every(lifetime)
+            if found.allow_message_ttl && !found.max_age.is_zero() && found.max_age < lifetime =>
+        {
             let advice = format!("Its keys would expire before their time. Run: nats stream edit {stream} --max-age=0");
             errors.push(mismatch("max_age", age(found.max_age), age(Duration::ZERO), advice));
         }
@@ -205,15 +207,18 @@ fn check(spec: &BucketSpec, found: &Config) -> Result<Checked, OpenBucketError> 
         KeyLifetime::Forever | KeyLifetime::Each => {}
     }
     if found.num_replicas != spec.replicas {
-        let advice = format!("Run: nats stream edit {stream} --replicas={}, or correct kvBucket.replicas", spec.replicas);
+        let advice =
+            format!("Run: nats stream edit {stream} --replicas={}, or correct kvBucket.replicas", spec.replicas);
         warnings.push(mismatch("replicas", found.num_replicas.to_string(), spec.replicas.to_string(), advice));
     }
     if found.max_messages_per_subject != 1 {
-        let advice = format!("Old revisions take space for nothing. Run: nats stream edit {stream} --max-msgs-per-subject=1");
+        let advice =
+            format!("Old revisions take space for nothing. Run: nats stream edit {stream} --max-msgs-per-subject=1");
         warnings.push(mismatch("history", found.max_messages_per_subject.to_string(), "1".to_owned(), advice));
     }
     if found.storage != StorageType::File {
-        let advice = "A restart of the server empties it. Delete it while no worker runs; it is created anew".to_owned();
+        let advice =
+            "A restart of the server empties it. Delete it while no worker runs; it is created anew".to_owned();
         warnings.push(mismatch("storage", "memory".to_owned(), "file".to_owned(), advice));
     }
     if errors.is_empty() {

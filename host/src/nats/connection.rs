@@ -2,14 +2,14 @@
 
 use super::api::{ApiError, NoArguments};
 use super::backoff::Backoff;
+use super::connect_error::{ConnectError, explain};
 use super::greeting::{OLDEST, ServerVersion, greet};
 use async_nats::jetstream::account::Account;
 use async_nats::jetstream::{self, ErrorCode};
-use async_nats::{ConnectErrorKind, Event, ServerAddr, rustls};
+use async_nats::{Event, ServerAddr};
 use futures::stream::{FuturesUnordered, StreamExt};
-use std::error::Error;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -17,6 +17,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// How often a silent connection is pinged. The client gives a connection up when the third ping in a row is due, so a cut
 /// network is noticed within 6 s. (The client library's own default would take 3 minutes.)
 const PING_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long one server may take to let us in before the next one is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Waits between attempts to connect again.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(2) };
@@ -78,56 +81,6 @@ pub struct ClientCertificate {
     pub key: PathBuf,
 }
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// Not a URL of a NATS server.
-    #[error("{url:?} is no NATS server URL: {why}. Write nats://HOST:PORT or tls://HOST:PORT")]
-    BadUrl {
-        /// What was given.
-        url: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The list of servers is empty.
-    #[error("no NATS server is configured. Name at least one, for example nats://127.0.0.1:4222")]
-    NoServers,
-    /// The credentials cannot be used, whatever the server says.
-    #[error("the NATS credentials cannot be used: {0}. Check the file or the seed")]
-    BadCredentials(String),
-    /// Nothing answers as a NATS server does.
-    #[error("no NATS server could be reached: {0}. Check that the server runs and that the URL and the network are right")]
-    Unreachable(String),
-    /// The server does not let us in.
-    #[error("the NATS server refuses these credentials ({0}). Check user, password, token, NKey or credentials file")]
-    Refused(String),
-    /// No secure connection.
-    #[error("TLS with the NATS server failed: {0}. Check that the server speaks TLS, its certificate, and the tls files")]
-    Tls(String),
-    /// The server lacks what Parti needs.
-    #[error("the NATS server at {server} has version {found}; Parti needs {OLDEST} or newer. Upgrade the server")]
-    TooOld {
-        /// Its address.
-        server: String,
-        /// Its version.
-        found: ServerVersion,
-    },
-    /// The account has no JetStream.
-    #[error("JetStream is off ({0}). Start nats-server with -js, or enable JetStream for this account")]
-    JetStreamOff(String),
-    /// JetStream gives no answer.
-    #[error(
-        "JetStream did not answer within {waited:?} ({why}). Check that the cluster has a quorum and that this user may \
-         publish to $JS.API.INFO and subscribe to _INBOX.>"
-    )]
-    JetStreamSilent {
-        /// How long it was asked.
-        waited: Duration,
-        /// The last answer, or the lack of one.
-        why: String,
-    },
-}
-
 /// How the connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
@@ -173,7 +126,8 @@ impl Nats {
         if let Some(found) = ServerVersion::parse(&info.version).filter(|found| *found < OLDEST) {
             return Err(ConnectError::TooOld { server: format!("{}:{}", info.host, info.port), found });
         }
-        let jetstream = jetstream::context::ContextBuilder::new().timeout(options.operation_timeout).build(client.clone());
+        let jetstream =
+            jetstream::context::ContextBuilder::new().timeout(options.operation_timeout).build(client.clone());
         let inner = Inner { client, jetstream, operation_timeout: options.operation_timeout, link };
         let nats = Self { inner: Arc::new(inner) };
         nats.require_jetstream(began, deadline).await?;
@@ -182,14 +136,17 @@ impl Nats {
 
     async fn require_jetstream(&self, began: Instant, deadline: Instant) -> Result<(), ConnectError> {
         for attempt in 1.. {
-            let asked = timeout(JETSTREAM_CHECK, self.api::<_, Account>("INFO", &NoArguments {})).await.unwrap_or(Err(ApiError::TimedOut));
+            let asked = timeout(JETSTREAM_CHECK, self.api::<_, Account>("INFO", &NoArguments {}))
+                .await
+                .unwrap_or(Err(ApiError::TimedOut));
             let why = match asked {
                 Ok(_) => return Ok(()),
                 Err(ApiError::NoResponders) => {
                     return Err(ConnectError::JetStreamOff("nobody answers its requests".to_owned()));
                 }
                 Err(ApiError::Refused { code, text })
-                    if [ErrorCode::JETSTREAM_NOT_ENABLED.0, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT.0].contains(&code) =>
+                    if [ErrorCode::JETSTREAM_NOT_ENABLED.0, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT.0]
+                        .contains(&code) =>
                 {
                     return Err(ConnectError::JetStreamOff(text));
                 }
@@ -303,7 +260,7 @@ async fn client_options(
 ) -> Result<async_nats::ConnectOptions, ConnectError> {
     let mut client = async_nats::ConnectOptions::new()
         .name(&options.name)
-        .connection_timeout(options.operation_timeout)
+        .connection_timeout(options.operation_timeout.min(CONNECT_TIMEOUT))
         .request_timeout(Some(options.operation_timeout))
         .ping_interval(PING_INTERVAL)
         .reconnect_delay_callback(|attempt| RECONNECT.before(u32::try_from(attempt).unwrap_or(u32::MAX)))
@@ -326,6 +283,12 @@ async fn client_options(
     };
     if let Some(tls) = &options.tls {
         client = client.require_tls(true);
+        let files = tls.ca.iter().chain(tls.client.iter().flat_map(|client| [&client.certificate, &client.key]));
+        for file in files {
+            // The client library would not say which file it is.
+            let readable = tokio::fs::File::open(file).await;
+            readable.map_err(|error| ConnectError::Tls(format!("{}: {error}", file.display())))?;
+        }
         if let Some(ca) = &tls.ca {
             client = client.add_root_certificates(ca.clone());
         }
@@ -336,72 +299,61 @@ async fn client_options(
     Ok(client)
 }
 
-struct LinkWatcher(watch::Sender<Link>);
+/// Turns what the client library tells about the connection into the state of the [`Link`], and into log lines.
+struct LinkWatcher {
+    link: watch::Sender<Link>,
+    /// The last error that the server reported. It repeats itself, for example with every probe that it does not permit.
+    reported: Mutex<String>,
+}
 
 fn watch_link() -> (LinkWatcher, watch::Receiver<Link>) {
-    // The client tells of the first connection too; from that event on the count is right.
     let (sender, link) = watch::channel(Link { connected: true, reconnects: 0 });
-    (LinkWatcher(sender), link)
+    (LinkWatcher { link: sender, reported: Mutex::default() }, link)
 }
 
 impl LinkWatcher {
     fn observe(&self, event: &Event) {
         match event {
-            Event::Connected => {
-                self.0.send_modify(|link| {
-                    link.reconnects += u64::from(!link.connected);
-                    link.connected = true;
-                });
-            }
+            Event::Connected => self.link.send_modify(|link| {
+                // The first connection is told too.
+                link.reconnects += u64::from(!link.connected);
+                link.connected = true;
+            }),
             Event::Disconnected | Event::Closed => {
-                self.0.send_if_modified(|link| std::mem::replace(&mut link.connected, false));
+                self.link.send_if_modified(|link| std::mem::replace(&mut link.connected, false));
             }
             // The server hangs up on its clients one by one; the client then turns to another server at once. Moving earlier
             // would only bunch the moves that the server spreads out.
-            Event::LameDuckMode => tracing::info!("the NATS server is about to stop; the connection will move to another one"),
-            Event::ServerError(error) => tracing::warn!(%error, "the NATS server reports an error on this connection"),
-            Event::SlowConsumer(_) => tracing::warn!("messages from NATS were dropped because a subscription is not read"),
-            Event::Draining | Event::ClientError(_) => tracing::debug!(%event, "NATS connection"),
+            Event::LameDuckMode => {
+                tracing::info!("the NATS server is about to stop; the connection will move to another one")
+            }
+            Event::ServerError(error) => {
+                let error = error.to_string();
+                if self
+                    .reported
+                    .lock()
+                    .is_ok_and(|mut reported| std::mem::replace(&mut *reported, error.clone()) != error)
+                {
+                    tracing::warn!(error, "the NATS server reports an error on this connection");
+                }
+            }
+            Event::SlowConsumer(_) | Event::Draining | Event::ClientError(_) => {
+                tracing::debug!(%event, "NATS connection")
+            }
         }
     }
 }
 
-/// Turns the client library's error into one that says what to do, by what caused it.
-fn explain(error: &async_nats::ConnectError) -> ConnectError {
-    let text = root_cause(error).to_string();
-    match error.kind() {
-        ConnectErrorKind::AuthorizationViolation => ConnectError::Refused(text),
-        ConnectErrorKind::Authentication => ConnectError::BadCredentials(error.to_string()),
-        ConnectErrorKind::Tls => ConnectError::Tls(text),
-        _ if causes(error).any(|cause| cause.is::<rustls::Error>()) => ConnectError::Tls(text),
-        _ => ConnectError::Unreachable(error.to_string()),
-    }
-}
-
-fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    causes(error).last().unwrap_or(error)
-}
-
-/// The error, what caused it, what caused that, and so on.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| {
-        // An `io::Error` keeps what it wraps out of `source`.
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source())
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Release, TestServer, options};
+    use super::super::testing::{Release, TestServer, in_time, options};
     use super::*;
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
 
     async fn failure(options: ConnectOptions) -> ConnectError {
-        // Far below the operation timeout of most of these tests: what is known at once is said at once.
-        let connected = timeout(Duration::from_secs(20), Nats::connect(options)).await;
-        connected.expect("connecting takes too long").err().expect("it should not connect")
+        // Far below the operation timeout of some of these tests: what is known at once is said at once.
+        in_time(Nats::connect(options)).await.err().expect("it should not connect")
     }
 
     /// A server that takes one connection, says this, and then neither reads nor hangs up.
@@ -419,11 +371,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_is_too_old_is_named_with_the_version_that_is_needed() {
-        let old = "INFO {\"server_id\":\"N\",\"version\":\"2.9.10\",\"max_payload\":1048576}\r\n-ERR 'nonsense'\r\nNOISE\r\n";
+        let old =
+            "INFO {\"server_id\":\"N\",\"version\":\"2.9.10\",\"max_payload\":1048576}\r\n-ERR 'nonsense'\r\nNOISE\r\n";
         let mut options = options(&stub(old));
         options.operation_timeout = Duration::from_secs(3600);
         let error = failure(options).await;
-        assert!(matches!(error, ConnectError::TooOld { found: ServerVersion { major: 2, minor: 9, patch: 10 }, .. }), "{error}");
+        assert!(
+            matches!(error, ConnectError::TooOld { found: ServerVersion { major: 2, minor: 9, patch: 10 }, .. }),
+            "{error}"
+        );
         assert!(error.to_string().contains("2.9.10") && error.to_string().contains("2.10"), "{error}");
     }
 
@@ -478,7 +434,8 @@ mod tests {
         // The example pair of the NATS documentation.
         const SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
         const PUBLIC: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
-        let users = format!("jetstream: {{}}\nauthorization {{ users: [{{ user: u, password: p }}, {{ nkey: {PUBLIC} }}] }}");
+        let users =
+            format!("jetstream: {{}}\nauthorization {{ users: [{{ user: u, password: p }}, {{ nkey: {PUBLIC} }}] }}");
         let server = TestServer::with_config(Release::Newest, &users).await;
         let with = |login| ConnectOptions { login, ..options(&server.url()) };
         let password = |password: &str| Login::Password { user: "u".to_owned(), password: password.to_owned() };
@@ -508,13 +465,14 @@ mod tests {
         assert!(matches!(error, ConnectError::Tls(_)), "{error}");
         let missing = Tls { ca: Some("/nowhere/ca.pem".into()), client: None };
         let error = failure(ConnectOptions { tls: Some(missing), ..options(&server.url()) }).await;
-        assert!(matches!(error, ConnectError::Tls(_)), "{error}");
+        assert!(matches!(&error, ConnectError::Tls(why) if why.contains("/nowhere/ca.pem")), "{error}");
     }
 
     #[tokio::test]
     async fn a_lost_connection_is_told_and_found_again() {
         let mut server = TestServer::start(Release::Newest).await;
-        let nats = server.connect().await;
+        let patient = ConnectOptions { operation_timeout: Duration::from_secs(3600), ..options(&server.url()) };
+        let nats = Nats::connect(patient).await.unwrap();
         let mut link = nats.link();
         assert_eq!(*link.borrow(), Link { connected: true, reconnects: 0 });
         assert!(nats.round_trip().await.is_ok());
@@ -524,12 +482,12 @@ mod tests {
             async move { while nats.round_trip().await.is_ok() {} }
         });
         server.kill();
-        link.wait_for(|link| !link.connected).await.unwrap();
+        in_time(link.wait_for(|link| !link.connected)).await.unwrap();
         // Given up because the connection is lost, long before the timeout of the operation.
-        in_flight.await.unwrap();
+        in_time(in_flight).await.unwrap();
 
         server.run().await;
-        link.wait_for(|link| *link == Link { connected: true, reconnects: 1 }).await.unwrap();
+        in_time(link.wait_for(|link| *link == Link { connected: true, reconnects: 1 })).await.unwrap();
         assert!(nats.round_trip().await.is_ok());
         nats.close().await;
         assert!(!link.borrow().connected);

@@ -122,9 +122,15 @@ impl Store {
         });
         match outcome.await.unwrap_or(Err(ApiError::TimedOut)) {
             Ok(stored) => WriteOutcome::Written(stored.sequence),
-            Err(ApiError::Refused { code, .. }) if code == ErrorCode::STREAM_WRONG_LAST_SEQUENCE.0 => WriteOutcome::Lost,
+            Err(ApiError::Refused { code, .. }) if code == ErrorCode::STREAM_WRONG_LAST_SEQUENCE.0 => {
+                WriteOutcome::Lost
+            }
+            Err(error @ (ApiError::TimedOut | ApiError::Disconnected)) => {
+                tracing::debug!(bucket = self.name(), key, %error, "a write has no known outcome");
+                WriteOutcome::Unknown
+            }
             Err(error) => {
-                tracing::warn!(bucket = self.name(), key, %error, "a write to the bucket has no known outcome");
+                tracing::warn!(bucket = self.name(), key, %error, "a write has failed");
                 if error == ApiError::NoResponders {
                     self.seek();
                 }
@@ -141,7 +147,8 @@ impl Store {
         let ask = json!({ "last_by_subj": format!("{}{key}", self.inner.prefix) });
         match self.inner.nats.api::<_, Found>(&format!("STREAM.MSG.GET.{}", self.inner.stream), &ask).await {
             Ok(found) => {
-                let message = RawMessage::try_from(found.message).map_err(|error| ApiError::Failed(error.to_string()))?;
+                let message =
+                    RawMessage::try_from(found.message).map_err(|error| ApiError::Failed(error.to_string()))?;
                 let header = |name: &str| message.headers.get(name).map(async_nats::HeaderValue::as_str);
                 Ok(Some(entry(&message.payload, message.sequence, is_marker(header))))
             }
@@ -231,7 +238,10 @@ impl Store {
             }
             *sought = Some(Instant::now());
             match buckets::open(&store.inner.nats, &store.inner.spec).await {
-                Ok(_) => tracing::warn!(bucket = store.name(), "the bucket did not answer; it is there again, empty if it was deleted"),
+                Ok(_) => tracing::warn!(
+                    bucket = store.name(),
+                    "the bucket did not answer; it is there again, empty if it was deleted"
+                ),
                 Err(error) => tracing::warn!(bucket = store.name(), %error, "the bucket does not answer"),
             }
         });

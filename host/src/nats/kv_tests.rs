@@ -5,7 +5,7 @@ use super::buckets::{BucketSpec, KeyLifetime, OpenBucketError};
 use super::connection::{ConnectOptions, Nats};
 use super::kv::Store;
 use super::reader::Filters;
-use super::testing::{Release, TestServer, options};
+use super::testing::{Release, TestServer, in_time, options};
 use super::watch::{KvEvent, Watch};
 use bytes::Bytes;
 use parti_coordination::{Expect, StoredEntry, WriteOutcome};
@@ -41,12 +41,15 @@ fn value(text: &str, revision: u64) -> Option<StoredEntry> {
 
 /// Until the key has no value any more; what is there then.
 async fn expired(store: &Store, key: &str) -> Option<StoredEntry> {
-    loop {
-        match store.read(key).await.unwrap() {
-            Some(StoredEntry { value: Some(_), .. }) => sleep(Duration::from_millis(20)).await,
-            gone => return gone,
+    in_time(async {
+        loop {
+            match store.read(key).await.unwrap() {
+                Some(StoredEntry { value: Some(_), .. }) => sleep(Duration::from_millis(20)).await,
+                gone => return gone,
+            }
         }
-    }
+    })
+    .await
 }
 
 #[tokio::test]
@@ -111,7 +114,10 @@ async fn an_expired_key_leaves_a_marker_where_the_server_can_and_nothing_where_i
         match (release, expired(&store, "key").await) {
             (Release::Newest, Some(StoredEntry { value: None, revision })) => {
                 assert_eq!(put(&store, "key", "2", Expect::Nothing).await, WriteOutcome::Lost);
-                assert_eq!(store.list(None).await.unwrap(), [("key".to_owned(), StoredEntry { value: None, revision })]);
+                assert_eq!(
+                    store.list(None).await.unwrap(),
+                    [("key".to_owned(), StoredEntry { value: None, revision })]
+                );
                 written(put(&store, "key", "2", Expect::Revision(revision)).await);
             }
             (Release::Oldest, None) => {
@@ -191,10 +197,15 @@ async fn a_list_is_complete_while_keys_are_overwritten_and_shows_markers() {
 /// What a watch tells up to and including the next `Ready`.
 async fn told(watch: &mut Watch) -> BTreeMap<String, StoredEntry> {
     let mut told = BTreeMap::new();
-    while let KvEvent::Entry { key, entry } = watch.next().await {
+    while let KvEvent::Entry { key, entry } = in_time(watch.next()).await {
         told.insert(key, entry);
     }
     told
+}
+
+/// What a watch tells next.
+async fn next(watch: &mut Watch) -> KvEvent {
+    in_time(watch.next()).await
 }
 
 #[tokio::test]
@@ -208,10 +219,12 @@ async fn a_watch_survives_a_restart_of_the_server_and_tells_everything_again() {
 
         let a = written(put(&store, "a", "1", Expect::Nothing).await);
         let event = KvEvent::Entry { key: "a".to_owned(), entry: value("1", a).unwrap() };
-        assert_eq!((watch.next().await, mine.next().await), (event.clone(), event));
+        assert_eq!((next(&mut watch).await, next(&mut mine).await), (event.clone(), event));
         let b = written(put(&store, "b", "1", Expect::Nothing).await);
         let gone = written(store.delete("b", Expect::Revision(b)).await);
-        while watch.next().await != (KvEvent::Entry { key: "b".to_owned(), entry: StoredEntry { value: None, revision: gone } }) {}
+        while next(&mut watch).await
+            != (KvEvent::Entry { key: "b".to_owned(), entry: StoredEntry { value: None, revision: gone } })
+        {}
 
         server.kill();
         server.run().await;
@@ -221,7 +234,15 @@ async fn a_watch_survives_a_restart_of_the_server_and_tells_everything_again() {
         assert_eq!(told(&mut mine).await.keys().collect::<Vec<_>>(), ["a"]);
         let c = written(put(&store, "c.d", "1", Expect::Nothing).await);
         let event = KvEvent::Entry { key: "c.d".to_owned(), entry: value("1", c).unwrap() };
-        assert_eq!((watch.next().await, mine.next().await), (event.clone(), event));
+        assert_eq!((next(&mut watch).await, next(&mut mine).await), (event.clone(), event));
+
+        // Not even a server that comes back without its data ends it: the bucket is made anew.
+        server.kill();
+        server.forget();
+        server.run().await;
+        assert_eq!((told(&mut watch).await.len(), told(&mut mine).await.len()), (0, 0));
+        written(put(&store, "a", "2", Expect::Nothing).await);
+        assert!(matches!(next(&mut watch).await, KvEvent::Entry { key, .. } if key == "a"));
     }
 }
 
@@ -242,7 +263,7 @@ async fn a_watch_survives_the_deletion_of_its_consumer_and_of_its_bucket() {
     let _: Value = nats.api("STREAM.DELETE.KV_test", &NoArguments {}).await.unwrap();
     assert_eq!(told(&mut watch).await.len(), 0, "the bucket is there again, and empty");
     written(put(&store, "b", "1", Expect::Nothing).await);
-    assert!(matches!(watch.next().await, KvEvent::Entry { key, .. } if key == "b"));
+    assert!(matches!(next(&mut watch).await, KvEvent::Entry { key, .. } if key == "b"));
 }
 
 #[tokio::test]
@@ -253,13 +274,16 @@ async fn a_bucket_deleted_from_outside_is_there_again_after_a_failed_write_or_re
         let store = open(&nats, KeyLifetime::Every(Duration::from_secs(30))).await;
         let _: Value = nats.api("STREAM.DELETE.KV_test", &NoArguments {}).await.unwrap();
         assert_eq!(put(&store, "a", "1", Expect::Nothing).await, WriteOutcome::Unknown);
-        while put(&store, "a", "1", Expect::Anything).await == WriteOutcome::Unknown {
-            sleep(Duration::from_millis(20)).await;
-        }
-        let _: Value = nats.api("STREAM.DELETE.KV_test", &NoArguments {}).await.unwrap();
-        while store.read("a").await != Ok(None) {
-            sleep(Duration::from_millis(20)).await;
-        }
+        in_time(async {
+            while put(&store, "a", "1", Expect::Anything).await == WriteOutcome::Unknown {
+                sleep(Duration::from_millis(20)).await;
+            }
+            let _: Value = nats.api("STREAM.DELETE.KV_test", &NoArguments {}).await.unwrap();
+            while store.read("a").await != Ok(None) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
     }
 }
 
@@ -300,7 +324,9 @@ async fn an_existing_bucket_with_other_settings_is_refused_or_warned_about_by_na
         let _: Value = nats.api("STREAM.CREATE.KV_test", &config).await.unwrap();
     };
     let refusal = async |lifetime| match Store::open(&nats, spec(lifetime)).await {
-        Err(OpenBucketError::Mismatch(mismatches)) => mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+        Err(OpenBucketError::Mismatch(mismatches)) => {
+            mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        }
         Err(other) => panic!("{other}"),
         Ok((_, warnings)) => format!("accepted with {warnings:?}"),
     };
@@ -308,7 +334,10 @@ async fn an_existing_bucket_with_other_settings_is_refused_or_warned_about_by_na
 
     bucket(json!({})).await;
     let immortal = refusal(lease).await;
-    assert!(immortal.contains("max_age is none, wanted is 6s") && immortal.contains("nats stream edit KV_test"), "{immortal}");
+    assert!(
+        immortal.contains("max_age is none, wanted is 6s") && immortal.contains("nats stream edit KV_test"),
+        "{immortal}"
+    );
     bucket(json!({ "max_age": 30_000_000_000_u64 })).await;
     assert!(refusal(lease).await.contains("max_age is 30s, wanted is 6s"));
     assert!(refusal(KeyLifetime::Forever).await.contains("max_age is 30s, wanted is none"));
@@ -339,4 +368,12 @@ async fn every_operation_ends_in_time_when_the_server_stands_still() {
     assert_eq!(store.list(None).await, Err(ApiError::TimedOut));
     assert!(matches!(Store::open(&nats, spec(KeyLifetime::Forever)).await, Err(OpenBucketError::Failed { .. })));
     server.freeze(false);
+}
+
+#[tokio::test]
+async fn a_bucket_takes_more_than_a_thousand_watches() {
+    let server = TestServer::start(Release::Newest).await;
+    let store = open(&server.connect().await, KeyLifetime::Forever).await;
+    let readers = futures::future::join_all((0..1100).map(|_| store.reader(None))).await;
+    assert_eq!(readers.iter().filter(|reader| reader.is_ok()).count(), 1100);
 }

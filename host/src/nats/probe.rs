@@ -29,7 +29,9 @@ pub struct Peers {
 
 /// Why this worker cannot be reached by others.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing sent to {subject} comes back to this worker ({why}). Check that its NATS user may subscribe and publish to it")]
+#[error(
+    "nothing sent to {subject} comes back to this worker ({why}). Check that its NATS user may subscribe and publish to it"
+)]
 pub struct ProbeSetupError {
     /// The subject that was tried.
     pub subject: String,
@@ -178,7 +180,7 @@ impl Releases {
 #[cfg(test)]
 mod tests {
     use super::super::connection::{ConnectOptions, Login};
-    use super::super::testing::{Release, TestServer, options};
+    use super::super::testing::{Release, TestServer, in_time, options};
     use super::*;
     use uuid::Uuid;
 
@@ -206,9 +208,9 @@ mod tests {
 
         server.kill();
         server.run().await;
-        while peers.probe(&there, Duration::from_millis(50)).await != ProbeAnswer::Answered {}
+        in_time(async { while peers.probe(&there, Duration::from_millis(50)).await != ProbeAnswer::Answered {} }).await;
         drop(responder);
-        while peers.probe(&there, wait).await != ProbeAnswer::NoResponders {}
+        in_time(async { while peers.probe(&there, wait).await != ProbeAnswer::NoResponders {} }).await;
     }
 
     #[tokio::test]
@@ -225,16 +227,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hint_reaches_the_incarnation_it_is_for() {
+    async fn a_release_is_heard_by_every_member_of_the_group_and_by_no_other() {
         let server = TestServer::start(Release::Newest).await;
         let (from, to) = (server.connect().await, server.connect().await);
-        let mut hints = Peers::new(&to, "default").hints(&incarnation(1)).await.unwrap();
-        to.round_trip().await.unwrap();
-        let peers = Peers::new(&from, "default");
         let partition = |key: &str| PartitionId::from_keys(&[key]).unwrap();
-        peers.hint(&incarnation(2), &partition("not for us")).await;
-        from.inner.client.publish(peers.subject(&incarnation(1), "hint"), vec![0xff, 0xfe].into()).await.unwrap();
-        peers.hint(&incarnation(1), &partition("größe")).await;
-        assert_eq!(hints.next().await, partition("größe").as_str());
+        let (peers, mut heard) = (Peers::new(&from, "default"), Peers::new(&to, "default").releases());
+        // Heard from some moment on.
+        in_time(async {
+            let mut announced = tokio::time::interval(Duration::from_millis(20));
+            loop {
+                tokio::select! {
+                    _ = announced.tick() => peers.announce_release(&partition("first")).await,
+                    first = heard.next() => break assert_eq!(first, "first"),
+                }
+            }
+        })
+        .await;
+        Peers::new(&from, "other").announce_release(&partition("not for us")).await;
+        from.inner.client.publish(peers.release_subject(), vec![0xff, 0xfe].into()).await.unwrap();
+        peers.announce_release(&partition("größe")).await;
+        let next = in_time(async {
+            loop {
+                match heard.next().await {
+                    again if again == "first" => {}
+                    other => break other,
+                }
+            }
+        });
+        assert_eq!(next.await, partition("größe").as_str());
     }
 }

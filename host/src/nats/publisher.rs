@@ -80,10 +80,12 @@ impl Publisher {
     pub async fn send(&self, message: OutgoingMessage) -> Receipt {
         let sent = match build(&message) {
             Ok(built) => {
-                let reconnects = self.nats.link().borrow().reconnects;
-                let sending = async { Ok(self.jetstream.send_publish(message.subject, built).await?) };
+                let sending = async {
+                    let reconnects = self.nats.link().borrow().reconnects;
+                    Ok((self.jetstream.send_publish(message.subject, built).await?, reconnects))
+                };
                 let sent = self.nats.while_connected(self.nats.operation_timeout(), sending).await;
-                sent.map(|ack| (ack, reconnects)).map_err(Published::from)
+                sent.map_err(Published::from)
             }
             Err(text) => Err(Published::Refused { code: None, text }),
         };
@@ -137,7 +139,7 @@ fn parse_value(name: &str, value: &str) -> Result<HeaderValue, String> {
 #[cfg(test)]
 mod tests {
     use super::super::connection::ConnectOptions;
-    use super::super::testing::{Release, TestServer, options};
+    use super::super::testing::{Release, TestServer, in_time, options};
     use super::*;
     use serde_json::{Value, json};
     use std::time::Duration;
@@ -149,7 +151,8 @@ mod tests {
     }
 
     fn message(subject: &str, id: &str) -> OutgoingMessage {
-        let headers = vec![("trace".to_owned(), "abc".to_owned()), ("nats-expected-LAST-sequence".to_owned(), "999".to_owned())];
+        let headers =
+            vec![("trace".to_owned(), "abc".to_owned()), ("nats-expected-LAST-sequence".to_owned(), "999".to_owned())];
         OutgoingMessage { subject: subject.to_owned(), id: id.to_owned(), headers, payload: "payload".into() }
     }
 
@@ -194,10 +197,14 @@ mod tests {
         assert_eq!(publish(message("elsewhere.a", "1")).await, Published::NoStream);
         assert!(matches!(publish(message("out.a", "1")).await, Published::Confirmed { .. }));
         let full = publish(message("out.a", "2")).await;
-        assert!(matches!(&full, Published::Refused { code: Some(10077), text } if text.contains("maximum messages")), "{full:?}");
+        assert!(
+            matches!(&full, Published::Refused { code: Some(10077), text } if text.contains("maximum messages")),
+            "{full:?}"
+        );
 
         let large = OutgoingMessage { payload: vec![0; 2 * nats.max_payload()].into(), ..message("out.a", "3") };
-        let injected = OutgoingMessage { headers: vec![("a".into(), "b\r\nNats-Rollup: all".into())], ..message("out.a", "4") };
+        let injected =
+            OutgoingMessage { headers: vec![("a".into(), "b\r\nNats-Rollup: all".into())], ..message("out.a", "4") };
         let bad_name = OutgoingMessage { headers: vec![("a: b".into(), "c".into())], ..message("out.a", "5") };
         let bad_id = message("out.a", "6\r\nNats-Rollup: all");
         let bad_subject = message("out.a b", "7");
@@ -216,6 +223,19 @@ mod tests {
         server.freeze(true);
         let receipt = Publisher::new(&nats, 10).send(message("out.a", "1")).await;
         server.kill();
-        assert_eq!(receipt.published().await, Published::Unknown);
+        assert_eq!(in_time(receipt.published()).await, Published::Unknown);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_finds_the_connection_lost_goes_out_when_it_is_back() {
+        let mut server = TestServer::start(Release::Newest).await;
+        let nats = server.connect().await;
+        stream(&nats, json!({})).await;
+        server.kill();
+        in_time(nats.link().wait_for(|link| !link.connected)).await.unwrap();
+        let publisher = Publisher::new(&nats, 10);
+        let sending = tokio::spawn(async move { publisher.send(message("out.a", "1")).await.published().await });
+        server.run().await;
+        assert!(matches!(in_time(sending).await.unwrap(), Published::Confirmed { sequence: 1, .. }));
     }
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-/// Messages per request. Measured: fewer cost throughput, more gain nothing.
+/// Messages per request. Between 500 and 5000 no difference was measured, in throughput or in the CPU time of either side.
 const BATCH: u64 = 1000;
 
 /// Bytes per request, so that two of them bound the memory of a reader. Never below what one message may have.
@@ -186,8 +186,6 @@ impl Reader {
     pub async fn open(nats: &Nats, options: &ReaderOptions) -> Result<Self, OpenReaderError> {
         let stream = options.stream.clone();
         let failed = |why| OpenReaderError::Failed { stream: stream.clone(), why };
-        let link = nats.link();
-        let reconnects = link.borrow().reconnects;
         let inbox = Subject::from(nats.inner.client.new_inbox());
         let subscribed = async {
             let subscription = nats.inner.client.subscribe(inbox.clone()).await;
@@ -199,7 +197,9 @@ impl Reader {
         let subject = format!("CONSUMER.CREATE.{stream}.{name}");
         let create = json!({ "stream_name": stream, "config": config(&name, options), "action": "create" });
         let created: consumer::Info = nats.api(&subject, &create).await.map_err(|error| match error {
-            ApiError::Refused { code, .. } if code == ErrorCode::STREAM_NOT_FOUND.0 => OpenReaderError::NoStream(stream.clone()),
+            ApiError::Refused { code, .. } if code == ErrorCode::STREAM_NOT_FOUND.0 => {
+                OpenReaderError::NoStream(stream.clone())
+            }
             ApiError::Refused { code, .. } if code == ErrorCode::MAXIMUM_CONSUMERS_LIMIT.0 => {
                 OpenReaderError::TooManyConsumers(stream.clone())
             }
@@ -212,6 +212,9 @@ impl Reader {
             idle_heartbeat: HEARTBEAT.as_nanos(),
         };
         let request = serde_json::to_vec(&request).map_err(|error| failed(ApiError::Failed(error.to_string())))?;
+        // Nothing is under way yet that a reconnect before this moment could have lost.
+        let link = nats.link();
+        let reconnects = link.borrow().reconnects;
         Ok(Self {
             nats: nats.clone(),
             next_request_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"),
@@ -276,7 +279,8 @@ impl Reader {
     async fn request_more(&mut self) {
         while self.requested <= BATCH && self.end.is_none() {
             let client = &self.nats.inner.client;
-            let sent = client.publish_with_reply(self.next_request_subject.clone(), self.inbox.clone(), self.request.clone());
+            let sent =
+                client.publish_with_reply(self.next_request_subject.clone(), self.inbox.clone(), self.request.clone());
             // Before the connection is back nothing is sent, and afterwards this consumer is not asked any more.
             let sent = tokio::select! {
                 sent = sent => sent.map_err(|error| ReaderEnd::Refused(error.to_string())),
@@ -355,7 +359,9 @@ impl Reader {
         let end = match message.status {
             Some(StatusCode::IDLE_HEARTBEAT) => return,
             Some(StatusCode::NO_RESPONDERS) => ReaderEnd::Deleted,
-            Some(StatusCode::REQUEST_TERMINATED) if matches!(description, "Consumer Deleted" | "Stream Deleted") => ReaderEnd::Deleted,
+            Some(StatusCode::REQUEST_TERMINATED) if matches!(description, "Consumer Deleted" | "Stream Deleted") => {
+                ReaderEnd::Deleted
+            }
             // A request has expired, or is full by bytes; it says how many messages it did not bring.
             Some(StatusCode::TIMEOUT | StatusCode::REQUEST_TERMINATED) if let Some(unserved) = unserved() => {
                 self.requested = self.requested.saturating_sub(unserved);
@@ -377,7 +383,8 @@ impl Drop for Reader {
         let nats = self.nats.clone();
         let subject = format!("CONSUMER.DELETE.{}.{}", self.stream, self.consumer);
         runtime.spawn(async move {
-            if let Ok(Err(error)) = timeout(INACTIVE, nats.api::<_, serde_json::Value>(&subject, &NoArguments {})).await {
+            if let Ok(Err(error)) = timeout(INACTIVE, nats.api::<_, serde_json::Value>(&subject, &NoArguments {})).await
+            {
                 tracing::debug!(%error, "a reader's consumer was not deleted; the server will do it");
             }
         });
@@ -436,7 +443,7 @@ impl Delivery {
 mod tests {
     use super::super::publisher::{OutgoingMessage, Publisher};
     use super::super::stream::{NewStream, Retention, Storage, StreamInfo};
-    use super::super::testing::{Release, TestServer};
+    use super::super::testing::{Release, TestServer, in_time};
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -479,7 +486,7 @@ mod tests {
     async fn read(reader: &mut Reader, messages: usize) -> Vec<StreamMessage> {
         let mut read = Vec::new();
         while read.len() < messages {
-            reader.read(&mut read).await.unwrap();
+            in_time(reader.read(&mut read)).await.unwrap();
         }
         read
     }
@@ -519,7 +526,10 @@ mod tests {
         let options = ReaderOptions { stream: "work".to_owned(), start: Start::At(Sequence(1)), filters };
         let mut reader = Reader::open(&nats, &options).await.unwrap();
         let messages = read(&mut reader, 20).await;
-        assert_eq!(messages.iter().filter(|message| ["work.3", "work.7"].contains(&message.subject.as_str())).count(), 20);
+        assert_eq!(
+            messages.iter().filter(|message| ["work.3", "work.7"].contains(&message.subject.as_str())).count(),
+            20
+        );
         assert_eq!(Filters::new(Vec::new()), None);
     }
 
@@ -541,7 +551,9 @@ mod tests {
             let nats = server.connect().await;
             stream(&nats).await;
             let mut reader = open(&nats, 1).await;
-            reader.request = Bytes::from_static(br#"{"batch":1000,"max_bytes":8388608,"expires":1000000000,"idle_heartbeat":400000000}"#);
+            reader.request = Bytes::from_static(
+                br#"{"batch":1000,"max_bytes":8388608,"expires":1000000000,"idle_heartbeat":400000000}"#,
+            );
             tokio::spawn(async move {
                 // Both first requests and some more expire meanwhile.
                 sleep(Duration::from_millis(3500)).await;
@@ -563,7 +575,7 @@ mod tests {
                 let deletion = format!("{deletion}{consumer}");
                 let reading = tokio::spawn(async move { reader.read(&mut Vec::new()).await });
                 nats.api::<_, serde_json::Value>(&deletion, &NoArguments {}).await.unwrap();
-                assert_eq!(reading.await.unwrap(), Err(ReaderEnd::Deleted), "{release:?} {deletion}");
+                assert_eq!(in_time(reading).await.unwrap(), Err(ReaderEnd::Deleted), "{release:?} {deletion}");
             }
             let options = ReaderOptions { stream: "work".to_owned(), start: Start::At(Sequence(1)), filters: None };
             assert!(matches!(Reader::open(&nats, &options).await, Err(OpenReaderError::NoStream(_))));
@@ -572,20 +584,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_ends_at_a_gap_and_hands_out_what_came_before_it() {
-        let server = TestServer::start(Release::Newest).await;
-        let nats = server.connect().await;
-        stream(&nats).await;
-        let mut reader = open(&nats, 1).await;
-        for (delivery, body) in [(1, "a"), (2, "b"), (4, "d"), (5, "e")] {
-            let reply = format!("$JS.ACK._.hash.work.c.1.{}.{delivery}.1700000000000000000.9", delivery + 40);
-            nats.inner.client.publish_with_reply(reader.inbox.clone(), reply, body.into()).await.unwrap();
-        }
-        let messages = read(&mut reader, 2).await;
-        assert_eq!(messages.iter().map(|message| message.sequence.0).collect::<Vec<_>>(), [41, 42]);
-        assert_eq!(messages.first().unwrap().timestamp_ns, 1_700_000_000_000_000_000);
-        for _ in 0..2 {
-            let end = reader.read(&mut Vec::new()).await;
-            assert_eq!(end, Err(ReaderEnd::Gap { expected: 3, found: 4 }));
+        for release in Release::ALL {
+            let server = TestServer::start(release).await;
+            let nats = server.connect().await;
+            stream(&nats).await;
+            fill(&nats, 0..10, 10).await;
+            let mut reader = open(&nats, 1).await;
+            // Somebody else takes the third to fifth message from the same consumer.
+            reader.request = Bytes::from_static(br#"{"batch":2}"#);
+            reader.requested = BATCH - 1;
+            let mut messages = read(&mut reader, 2).await;
+            let (thief, inbox) = (&nats.inner.client, nats.inner.client.new_inbox());
+            let mut loot = thief.subscribe(inbox.clone()).await.unwrap();
+            let request = thief.publish_with_reply(reader.next_request_subject.clone(), inbox, "{\"batch\":3}".into());
+            request.await.unwrap();
+            in_time(futures::StreamExt::next(&mut loot)).await.unwrap();
+            reader.requested = 0;
+
+            let end = loop {
+                if let Err(end) = in_time(reader.read(&mut messages)).await {
+                    break end;
+                }
+            };
+            assert_eq!(end, ReaderEnd::Gap { expected: 3, found: 6 }, "{release:?}");
+            assert_eq!(messages.iter().map(|message| message.sequence.0).collect::<Vec<_>>(), [1, 2]);
+            assert_eq!(reader.read(&mut messages).await, Err(end));
         }
     }
 
@@ -597,12 +620,12 @@ mod tests {
         let mut reader = open(&nats, 1).await;
         let reading = tokio::spawn(async move { reader.read(&mut Vec::new()).await });
         server.kill();
-        assert_eq!(reading.await.unwrap(), Err(ReaderEnd::Disconnected));
+        assert_eq!(in_time(reading).await.unwrap(), Err(ReaderEnd::Disconnected));
 
         server.run().await;
         let mut reader = open(&nats, 1).await;
         server.freeze(true);
-        assert_eq!(reader.read(&mut Vec::new()).await, Err(ReaderEnd::Silent));
+        assert_eq!(in_time(reader.read(&mut Vec::new())).await, Err(ReaderEnd::Silent));
         server.freeze(false);
     }
 
@@ -612,7 +635,8 @@ mod tests {
             let server = TestServer::start(release).await;
             let nats = server.connect().await;
             stream(&nats).await;
-            let mut publisher = tokio::net::TcpStream::connect(server.url().trim_start_matches("nats://")).await.unwrap();
+            let mut publisher =
+                tokio::net::TcpStream::connect(server.url().trim_start_matches("nats://")).await.unwrap();
             let headers = "NATS/1.0 409 Consumer Deleted\r\nNats-Pending-Messages: 7\r\n\r\n";
             let publish = format!("HPUB work.1 {0} {0}\r\n{headers}\r\n", headers.len());
             let session = format!("CONNECT {{\"verbose\":false,\"headers\":true}}\r\n{publish}PING\r\n");
@@ -620,7 +644,7 @@ mod tests {
             let mut answer = [0; 4096];
             let mut said = String::new();
             while !said.contains("PONG") {
-                let bytes = publisher.read(&mut answer).await.unwrap();
+                let bytes = in_time(publisher.read(&mut answer)).await.unwrap();
                 said.push_str(std::str::from_utf8(&answer[..bytes]).unwrap());
             }
             fill(&nats, 0..1, 10).await;
@@ -637,9 +661,12 @@ mod tests {
         let reader = open(&nats, 1).await;
         assert_eq!(StreamInfo::of(&nats, "work").await.unwrap().consumers, 1);
         drop(reader);
-        while StreamInfo::of(&nats, "work").await.unwrap().consumers > 0 {
-            sleep(Duration::from_millis(10)).await;
-        }
+        in_time(async {
+            while StreamInfo::of(&nats, "work").await.unwrap().consumers > 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
     }
 
     #[test]
@@ -649,7 +676,14 @@ mod tests {
         for delivery in [old, new] {
             assert_eq!((delivery.sequence, delivery.number, delivery.pending), (48, 7, 3));
         }
-        for nonsense in ["", "$JS.ACK.", "$JS.ACK.a.b.1.2.3", "$JS.ACK.a.b.1.x.7.5.3", "$JS.ACK.a.b.1.-4.7.5.3", "_INBOX.a.b.1.48.7.5.3"] {
+        for nonsense in [
+            "",
+            "$JS.ACK.",
+            "$JS.ACK.a.b.1.2.3",
+            "$JS.ACK.a.b.1.x.7.5.3",
+            "$JS.ACK.a.b.1.-4.7.5.3",
+            "_INBOX.a.b.1.48.7.5.3",
+        ] {
             assert!(Delivery::parse(nonsense).is_none(), "{nonsense:?}");
         }
     }

@@ -224,7 +224,7 @@ impl From<Info> for StreamInfo {
 #[cfg(test)]
 mod tests {
     use super::super::publisher::{OutgoingMessage, Publisher};
-    use super::super::testing::{Release, TestServer};
+    use super::super::testing::{Release, TestServer, in_time};
     use super::*;
 
     fn new(name: &str) -> NewStream {
@@ -247,12 +247,13 @@ mod tests {
             let created = StreamInfo::create(&nats, &new("work")).await.unwrap();
             assert_eq!(created, StreamInfo::create(&nats, &new("work")).await.unwrap());
             assert_eq!((created.retention, created.duplicate_window), (Retention::WorkQueue, Duration::from_secs(90)));
-            let message = OutgoingMessage { subject: "work.a".into(), id: "1".into(), headers: Vec::new(), payload: "x".into() };
+            let message =
+                OutgoingMessage { subject: "work.a".into(), id: "1".into(), headers: Vec::new(), payload: "x".into() };
             Publisher::new(&nats, 1).send(message).await.published().await;
 
             server.kill();
             server.run().await;
-            nats.link().wait_for(|link| link.reconnects == 1 && link.connected).await.unwrap();
+            in_time(nats.link().wait_for(|link| link.reconnects == 1 && link.connected)).await.unwrap();
             let restarted = StreamInfo::of(&nats, "work").await.unwrap();
             assert_eq!(restarted.created, created.created);
             assert_eq!((restarted.first, restarted.last, restarted.messages), (Sequence(1), Sequence(1), 1));
@@ -272,7 +273,10 @@ mod tests {
             StreamInfo::create(&nats, &new(name)).await.unwrap();
         }
         let wrong = StreamInfo::of(&nats, "wrok").await.unwrap_err().to_string();
-        assert!(wrong.contains("Did you mean \"work\"?") && wrong.contains("orders") && !wrong.contains("KV_"), "{wrong}");
+        assert!(
+            wrong.contains("Did you mean \"work\"?") && wrong.contains("orders") && !wrong.contains("KV_"),
+            "{wrong}"
+        );
         assert!(StreamInfo::of(&nats, "no such name").await.is_err());
 
         let captured = StreamInfo::capturing(&nats, "orders.eu.1").await.unwrap();

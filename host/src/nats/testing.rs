@@ -25,7 +25,8 @@ impl Release {
             Self::Newest => "NATS_SERVER",
             Self::Oldest => "NATS_SERVER_2_10",
         };
-        std::env::var(variable).unwrap_or_else(|_| panic!("{variable} must name a nats-server binary; `make test` sets it"))
+        std::env::var(variable)
+            .unwrap_or_else(|_| panic!("{variable} must name a nats-server binary; `make test` sets it"))
     }
 }
 
@@ -70,7 +71,11 @@ impl TestServer {
             .unwrap();
         self.child = Some(child);
         let address = self.url().parse().unwrap();
-        let started = async { while greet(&address).await.is_err() { tokio::time::sleep(Duration::from_millis(10)).await } };
+        let started = async {
+            while greet(&address).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await
+            }
+        };
         if tokio::time::timeout(Duration::from_secs(30), started).await.is_err() {
             panic!("nats-server did not start: {}", self.log());
         }
@@ -117,6 +122,11 @@ impl Drop for TestServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Fails the test if this does not happen within a minute, whatever the machine has to do besides.
+pub(super) async fn in_time<T>(happens: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), happens).await.expect("what the test waits for does not happen")
 }
 
 /// How tests connect.

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Waits before a broken watch begins anew. There is one before the first attempt too: a fleet that re-watches in step has taken
-/// clusters down.
+/// Waits before a broken watch begins anew. There is one even before the first new attempt: a fleet that re-watches in step has
+/// taken clusters down.
 const RESTART: Backoff = Backoff { first: Duration::from_millis(200), cap: Duration::from_secs(4) };
 
 /// Events that may wait to be taken.

@@ -117,7 +117,8 @@ impl Control {
             if let Some(end) = self.carry_out().await {
                 return end;
             }
-            let deadline = self.coordinator.poll_timeout().map(|Now(at)| tokio::time::Instant::from_std(self.origin + at));
+            let deadline =
+                self.coordinator.poll_timeout().map(|Now(at)| tokio::time::Instant::from_std(self.origin + at));
             let wake = async {
                 match deadline {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -183,7 +184,9 @@ impl Control {
                     }
                     let kv = self.buckets.of(bucket).clone();
                     let ttl = self.lifetimes.of(lifetime);
-                    self.ask(op, KvOperation::Write, async move { Reply::Write(kv.write(&key, value.into(), expect, ttl).await) });
+                    self.ask(op, KvOperation::Write, async move {
+                        Reply::Write(kv.write(&key, value.into(), expect, ttl).await)
+                    });
                 }
                 Action::Delete { op, bucket, key, expect } => {
                     let kv = self.buckets.of(bucket).clone();
@@ -219,7 +222,9 @@ impl Control {
                     tracing::info!(workerId = %worker, claim = incarnation.claim, "Worker ID claimed");
                     match self.peers.answer(&incarnation).await {
                         Ok(probes) => self.probes = Some(probes),
-                        Err(error) => tracing::warn!(%error, "Probes cannot be answered; this worker is judged by its heartbeat alone"),
+                        Err(error) => {
+                            tracing::warn!(%error, "Probes cannot be answered; this worker is judged by its heartbeat alone")
+                        }
                     }
                     if let Some(intake) = &self.intake {
                         intake.identify(owner);
@@ -308,7 +313,9 @@ impl Control {
             let reply = work.await;
             let result = match &reply {
                 Reply::Write(WriteOutcome::Lost) => KvResult::Lost,
-                Reply::Write(WriteOutcome::Unknown) | Reply::Entry(Err(())) | Reply::Listing(Err(())) => KvResult::Unknown,
+                Reply::Write(WriteOutcome::Unknown) | Reply::Entry(Err(())) | Reply::Listing(Err(())) => {
+                    KvResult::Unknown
+                }
                 _ => KvResult::Ok,
             };
             metrics.kv_operations.observe((operation, result), begun.elapsed().as_secs_f64());
@@ -349,7 +356,9 @@ fn say(notice: &Notice) {
         Notice::Unreadable { bucket, key, why } => {
             tracing::error!(?bucket, key, why, "A value in a bucket is not of this protocol; it is ignored");
         }
-        Notice::SourceFailed(why) => tracing::error!(why, "The partitions cannot be listed; the last list stays in force"),
+        Notice::SourceFailed(why) => {
+            tracing::error!(why, "The partitions cannot be listed; the last list stays in force")
+        }
         Notice::WorkerDead { worker, incarnation, evidence } => {
             tracing::warn!(workerId = %worker, %incarnation, evidence, "Worker is dead");
         }
@@ -357,7 +366,11 @@ fn say(notice: &Notice) {
         Notice::WorkerJoined { worker } => tracing::info!(workerId = %worker, "Worker joined"),
         Notice::WorkerLeaving { worker } => tracing::info!(workerId = %worker, "Worker leaves"),
         Notice::Regression { key } => {
-            tracing::warn!(key, code = "ErrAssignmentVersionMismatch", "An older plan or assignment was seen and refused");
+            tracing::warn!(
+                key,
+                code = "ErrAssignmentVersionMismatch",
+                "An older plan or assignment was seen and refused"
+            );
         }
     }
 }

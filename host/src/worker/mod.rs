@@ -54,7 +54,11 @@ pub fn run(config: Config, label: WorkerLabel) -> Result<(), OperatorError> {
 
 fn runtime(name: &str, threads: usize) -> Result<Runtime, OperatorError> {
     Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build().map_err(|error| {
-        ErrorCode::Internal.error("the worker has no threads", error.to_string(), "raise the limit of threads (ulimit -u)")
+        ErrorCode::Internal.error(
+            "the worker has no threads",
+            error.to_string(),
+            "raise the limit of threads (ulimit -u)",
+        )
     })
 }
 
@@ -89,7 +93,11 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         let config = config.clone();
         let loaded = tokio::task::spawn_blocking(move || load_handler(&engine, &config)).await;
         loaded.map_err(|error| {
-            ErrorCode::Internal.error("the plugin could not be compiled", error.to_string(), "report this as a bug of parti")
+            ErrorCode::Internal.error(
+                "the plugin could not be compiled",
+                error.to_string(),
+                "report this as a bug of parti",
+            )
         })??
     };
     if let Some(plugin) = &plugin {
@@ -343,7 +351,10 @@ fn check_mode(mode: StreamMode, retention: Retention, name: &str) -> Result<(), 
         return Ok(());
     }
     Err(ErrorCode::StreamMode.error(
-        format!("stream {name:?} cannot be worked on in mode {}", if retention == Retention::Limits { "queue" } else { "log" }),
+        format!(
+            "stream {name:?} cannot be worked on in mode {}",
+            if retention == Retention::Limits { "queue" } else { "log" }
+        ),
         format!("its retention is {retention:?}; this version works on streams with retention limits, in mode log"),
         "use a stream with retention limits and stream.mode auto or log",
     ))

@@ -22,15 +22,7 @@ pub(super) struct Board {
 
 impl Board {
     pub(super) fn new() -> Self {
-        Self {
-            state: WorkerState::Init,
-            me: None,
-            leader: None,
-            is_leader: false,
-            assigned: None,
-            owned: 0,
-            lag: 0,
-        }
+        Self { state: WorkerState::Init, me: None, leader: None, is_leader: false, assigned: None, owned: 0, lag: 0 }
     }
 }
 

@@ -9,9 +9,8 @@ use crate::{Incarnation, Term, Version, WorkerId, WorkerState};
 pub(super) struct Acceptance {
     plan: Option<PlanRecord>,
     assignment: Option<AssignmentRecord>,
+    /// What the data path was last told of.
     accepted: Option<(Term, Version)>,
-    /// Plan and assignment that the data path was last told of.
-    announced: Option<(Term, Version, Version)>,
 }
 
 /// What the coordinator must do after an event.
@@ -35,7 +34,6 @@ impl Acceptance {
     pub(super) fn forget_assignment(&mut self) {
         self.assignment = None;
         self.accepted = None;
-        self.announced = None;
     }
 
     pub(super) fn watched(
@@ -76,16 +74,16 @@ impl Acceptance {
         // An assignment of another term is a leader's that the plan does not know, or knows no more. And a plan without us is
         // not meant for this run.
         let listed = plan.live.contains_key(me) || plan.leaving.contains_key(me);
-        if assignment.term != plan.term || assignment.version > plan.version || !listed {
+        // The plan arrives before the assignments that it changes.
+        let awaited = plan.changed.contains(me) && assignment.version < plan.version;
+        if assignment.term != plan.term || assignment.version > plan.version || awaited || !listed {
             return;
         }
-        // The plan arrives before the assignments it changes: each of the two is told of.
-        let rank = (plan.term, plan.version, assignment.version);
-        if ctx.state == WorkerState::Shutdown || self.announced == Some(rank) {
+        let rank = (plan.term, plan.version);
+        if ctx.state == WorkerState::Shutdown || self.accepted == Some(rank) {
             return;
         }
-        self.announced = Some(rank);
-        self.accepted = Some((plan.term, plan.version));
+        self.accepted = Some(rank);
         ctx.emit(Action::Assigned(Assigned {
             term: plan.term,
             version: plan.version,

@@ -192,7 +192,12 @@ impl Context {
     }
 
     /// A record from a bucket; what cannot be read is reported and ignored.
-    pub(super) fn decode<T: serde::de::DeserializeOwned>(&mut self, bucket: Bucket, key: &str, value: &[u8]) -> Option<T> {
+    pub(super) fn decode<T: serde::de::DeserializeOwned>(
+        &mut self,
+        bucket: Bucket,
+        key: &str,
+        value: &[u8],
+    ) -> Option<T> {
         match record::decode(value) {
             Ok(record) => Some(record),
             Err(e) => {

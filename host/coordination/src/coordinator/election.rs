@@ -28,15 +28,32 @@ pub(super) struct Election {
     seen_at: Now,
     /// The highest term seen anywhere.
     pub(super) highest: Term,
-    announced: Option<(WorkerId, Term)>,
+    /// Who was last said to lead, and whether that is us.
+    announced: (Option<(WorkerId, Term)>, bool),
 }
 
 enum Role {
     /// Somebody leads, or nobody is known to.
-    Follower { bid_at: Option<Now>, checking: Option<OpId> },
-    Gathering { plan: Option<OpId>, heartbeats: Option<OpId> },
-    Bidding { term: Term, sent_at: Now, write: FencedWrite },
-    Leading { term: Term, revision: u64, until: Now, renew_at: Now, write: Option<(FencedWrite, Now)> },
+    Follower {
+        bid_at: Option<Now>,
+        checking: Option<OpId>,
+    },
+    Gathering {
+        plan: Option<OpId>,
+        heartbeats: Option<OpId>,
+    },
+    Bidding {
+        term: Term,
+        sent_at: Now,
+        write: FencedWrite,
+    },
+    Leading {
+        term: Term,
+        revision: u64,
+        until: Now,
+        renew_at: Now,
+        write: Option<(FencedWrite, Now)>,
+    },
 }
 
 /// What the coordinator must do after an event.
@@ -58,7 +75,7 @@ impl Default for Election {
             known: false,
             seen_at: Now::default(),
             highest: Term::default(),
-            announced: None,
+            announced: (None, false),
         }
     }
 }
@@ -79,7 +96,7 @@ impl Election {
         self.highest = self.highest.max(term);
     }
 
-    /// A new watch begins: what is known may be stale.
+    /// The key has changed, or is told anew.
     pub(super) fn watched(&mut self, ctx: &mut Context, entry: &StoredEntry, me: Option<Incarnation>) -> Change {
         if entry.revision < self.revision && self.known {
             return Change::None;
@@ -118,9 +135,10 @@ impl Election {
 
     fn announce(&mut self, ctx: &mut Context) {
         let leader = self.lease.as_ref().map(|l| (l.worker.clone(), l.term));
-        if leader != self.announced {
-            let is_us = self.term().is_some() && self.lease.is_some();
-            self.announced.clone_from(&leader);
+        let news = (leader, self.term().is_some() && self.lease.is_some());
+        if news != self.announced {
+            self.announced.clone_from(&news);
+            let (leader, is_us) = news;
             ctx.emit(Action::LeaderChanged { leader, is_us });
         }
     }
@@ -222,19 +240,26 @@ impl Election {
         let term = self.highest.next();
         let value = Context::encode(&Self::record(me, term));
         let expect = if self.revision == 0 { Expect::Nothing } else { Expect::Revision(self.revision) };
-        let write =
-            FencedWrite::start(ctx, Part::Election, Bucket::Election, KEY, value, expect, Lifetime::Election);
+        let write = FencedWrite::start(ctx, Part::Election, Bucket::Election, KEY, value, expect, Lifetime::Election);
         self.role = Role::Bidding { term, sent_at: ctx.now, write };
     }
 
     fn step_down(&mut self, ctx: &mut Context) -> Change {
         self.follow(ctx);
-        self.announced = None;
         self.announce(ctx);
         Change::LostLead
     }
 
-    pub(super) fn tick(&mut self, ctx: &mut Context, me: (&WorkerId, Incarnation)) -> Change {
+    pub(super) fn tick(&mut self, ctx: &mut Context, me: (&WorkerId, Incarnation), connected: bool) -> Change {
+        if let Role::Leading { until, .. } = &self.role
+            && ctx.due(*until)
+        {
+            self.lease = None;
+            return self.step_down(ctx);
+        }
+        if !connected {
+            return Change::None;
+        }
         match &mut self.role {
             Role::Follower { .. } if !self.known => {}
             Role::Follower { bid_at, checking } => {
@@ -252,24 +277,17 @@ impl Election {
             }
             Role::Gathering { .. } => {}
             Role::Bidding { write, .. } => write.tick(ctx),
-            Role::Leading { term, revision, until, renew_at, write } => {
-                if ctx.due(*until) {
-                    self.lease = None;
-                    return self.step_down(ctx);
+            Role::Leading { term, revision, renew_at, write, .. } => match write {
+                Some((write, _)) => write.tick(ctx),
+                None if ctx.due(*renew_at) => {
+                    let value = Context::encode(&Self::record(me, *term));
+                    let expect = Expect::Revision(*revision);
+                    let (part, bucket) = (Part::Election, Bucket::Election);
+                    let fenced = FencedWrite::start(ctx, part, bucket, KEY, value, expect, Lifetime::Election);
+                    *write = Some((fenced, ctx.now));
                 }
-                match write {
-                    Some((write, _)) => write.tick(ctx),
-                    None if ctx.due(*renew_at) => {
-                        let value = Context::encode(&Self::record(me, *term));
-                        let expect = Expect::Revision(*revision);
-                        let (part, bucket) = (Part::Election, Bucket::Election);
-                        let fenced =
-                            FencedWrite::start(ctx, part, bucket, KEY, value, expect, Lifetime::Election);
-                        *write = Some((fenced, ctx.now));
-                    }
-                    None => {}
-                }
-            }
+                None => {}
+            },
         }
         Change::None
     }
@@ -280,6 +298,8 @@ impl Election {
         self.known = false;
         match role {
             Role::Leading { revision, .. } => {
+                self.lease = None;
+                self.announce(ctx);
                 Some(ctx.delete(Part::Election, Bucket::Election, KEY, Expect::Revision(revision)))
             }
             _ => None,

@@ -157,9 +157,7 @@ impl Identity {
             Reply::Entry(Ok(entry)) if op == survey.plan => {
                 survey.plan = None;
                 let value = entry.as_ref().and_then(|e| e.value.as_deref());
-                if let Some(plan) =
-                    value.and_then(|v| ctx.decode::<PlanRecord>(Bucket::Assignments, "plan", v))
-                {
+                if let Some(plan) = value.and_then(|v| ctx.decode::<PlanRecord>(Bucket::Assignments, "plan", v)) {
                     for (worker, incarnation) in plan.live.iter().chain(&plan.leaving) {
                         self.saw(worker, incarnation.claim);
                     }
@@ -212,7 +210,9 @@ impl Identity {
         if let Some(own) = range.clone().find(|n| holder(*n).is_some_and(|r| r.incarnation.uuid == uuid)) {
             return self.claim(ctx, found, own);
         }
-        if let Some(n) = self.prefer.filter(|n| range.contains(n) && !found.lost.contains(n) && !found.alive.contains(n)) {
+        if let Some(n) =
+            self.prefer.filter(|n| range.contains(n) && !found.lost.contains(n) && !found.alive.contains(n))
+        {
             if holder(n).is_none() {
                 return self.claim(ctx, found, n);
             }
@@ -233,10 +233,8 @@ impl Identity {
         }
         let holders = range
             .map(|n| {
-                let by = holder(n).map_or_else(
-                    || "unknown".to_owned(),
-                    |r| format!("{} pid {} ({})", r.host, r.pid, r.incarnation),
-                );
+                let by = holder(n)
+                    .map_or_else(|| "unknown".to_owned(), |r| format!("{} pid {} ({})", r.host, r.pid, r.incarnation));
                 (WorkerId::new(&ctx.settings.worker_id_prefix, n), by)
             })
             .collect();
@@ -251,18 +249,12 @@ impl Identity {
         let value = Self::value(ctx, incarnation);
         let expect = found.entries.get(&number).map_or(Expect::Nothing, |(_, revision)| Expect::Revision(*revision));
         let key = worker.as_str();
-        let write =
-            FencedWrite::start(ctx, Part::Identity, Bucket::StableIds, key, value, expect, Lifetime::WorkerId);
+        let write = FencedWrite::start(ctx, Part::Identity, Bucket::StableIds, key, value, expect, Lifetime::WorkerId);
         self.phase = Phase::Claiming { found, number, incarnation, write };
     }
 
     fn value(ctx: &Context, incarnation: Incarnation) -> String {
-        Context::encode(&ClaimRecord {
-            v: FORMAT,
-            incarnation,
-            host: ctx.settings.host.clone(),
-            pid: ctx.settings.pid,
-        })
+        Context::encode(&ClaimRecord { v: FORMAT, incarnation, host: ctx.settings.host.clone(), pid: ctx.settings.pid })
     }
 
     fn probe(&mut self, ctx: &mut Context, found: Found, numbers: Vec<u32>) {

@@ -41,7 +41,10 @@ pub struct Coordinator {
     planner: Planner,
     acceptance: Acceptance,
     connected: bool,
-    start_by: Option<Now>,
+    /// When the first event came: `startupTimeout` counts from there.
+    began: Option<Now>,
+    /// The start has succeeded or failed.
+    is_started: bool,
     heartbeat_at: Now,
     data_path: (usize, u64),
     settled: Option<(Term, Version)>,
@@ -52,14 +55,17 @@ pub struct Coordinator {
 enum Leaving {
     No,
     /// The data path hands over; a leader plans without itself.
-    Draining { drained: bool },
+    Draining {
+        drained: bool,
+    },
     /// Lease, ID and heartbeat are being deleted.
     Releasing(BTreeSet<OpId>),
     Gone,
 }
 
 impl Coordinator {
-    /// A worker that has not begun. The first event is [`Event::Connected`].
+    /// A worker that has not begun. `startupTimeout` counts from the first call: call [`Coordinator::handle_timeout`] before the
+    /// connection is there.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
@@ -70,7 +76,8 @@ impl Coordinator {
             planner: Planner::default(),
             acceptance: Acceptance::default(),
             connected: false,
-            start_by: None,
+            began: None,
+            is_started: false,
             heartbeat_at: Now::default(),
             data_path: (0, 0),
             settled: None,
@@ -142,7 +149,8 @@ impl Coordinator {
             Event::WatchReady { bucket } => match bucket {
                 Bucket::Election => self.election.ready(&mut self.ctx),
                 Bucket::Heartbeats => self.roster.ready(),
-                Bucket::StableIds | Bucket::Assignments => {}
+                Bucket::Assignments => self.planner.told(&self.ctx, None),
+                Bucket::StableIds => {}
             },
             Event::DataPath { owned, lag, settled } => {
                 self.data_path = (owned, lag);
@@ -171,7 +179,6 @@ impl Coordinator {
     fn connected(&mut self) {
         self.connected = true;
         if self.ctx.state == WorkerState::Init {
-            self.start_by = Some(self.ctx.now + self.ctx.settings.startup_timeout);
             self.ctx.enter(WorkerState::ClaimingId);
             self.identity.begin(&mut self.ctx);
         } else {
@@ -227,16 +234,27 @@ impl Coordinator {
                 self.lead_changed(change);
             }
             Bucket::Heartbeats => {
-                if let Some((worker, claim, term)) = self.roster.heartbeat(&mut self.ctx, key, entry) {
-                    self.identity.saw(&worker, claim);
-                    self.election.saw(term);
+                if let Some((worker, beat)) =
+                    self.roster.heartbeat(&mut self.ctx, key, entry, self.planner.published_dead())
+                {
+                    self.identity.saw(&worker, beat.incarnation.claim);
+                    self.election.saw(beat.term);
+                    // Who has seen a later plan than ours would refuse ours: lead above it or not at all.
+                    let ours = self.leading().map(|term| (term, self.planner.highest_version));
+                    self.planner.saw(beat.version);
+                    if ours.is_some_and(|ours| ours < (beat.term, beat.version)) {
+                        self.abdicate();
+                    }
                 }
             }
             Bucket::Assignments => {
                 let seen = self.acceptance.watched(&mut self.ctx, key, entry, (&worker, incarnation));
                 let (term, version) = self.acceptance.highest();
+                if key == "plan" {
+                    self.planner.told(&self.ctx, Some(entry.revision));
+                }
                 self.election.saw(term);
-                self.planner.highest_version = self.planner.highest_version.max(version);
+                self.planner.saw(version);
                 if seen == Seen::DeclaredDead && self.leaving == Leaving::No {
                     self.identity.fenced(&mut self.ctx, worker, None);
                     self.fenced();
@@ -260,8 +278,11 @@ impl Coordinator {
         self.acceptance.forget_assignment();
         self.settled = None;
         self.ctx.emit(Action::Unwatch { bucket: Bucket::Assignments });
-        self.ctx.enter(WorkerState::ClaimingId);
-        self.identity.begin(&mut self.ctx);
+        // Who leaves needs no new ID.
+        if self.leaving == Leaving::No {
+            self.ctx.enter(WorkerState::ClaimingId);
+            self.identity.begin(&mut self.ctx);
+        }
     }
 
     fn abdicate(&mut self) {
@@ -298,27 +319,35 @@ impl Coordinator {
         self.identity.tick(&mut self.ctx);
         if let Some((worker, incarnation)) = self.worker() {
             self.beat(&worker, incarnation);
-            if self.connected && !matches!(self.leaving, Leaving::Releasing(_) | Leaving::Gone) {
-                let change = self.election.tick(&mut self.ctx, (&worker, incarnation));
+            if !matches!(self.leaving, Leaving::Releasing(_) | Leaving::Gone) {
+                let change = self.election.tick(&mut self.ctx, (&worker, incarnation), self.connected);
                 self.lead_changed(change);
             }
-            if self.planner.plan().is_some() && self.connected {
-                let leaving = self.leaving != Leaving::No;
-                self.roster.include(&self.ctx, &worker, incarnation, leaving);
-                self.roster.tick(&mut self.ctx, &worker);
+            if self.connected {
+                if self.planner.plan().is_some() {
+                    let leaving = self.leaving != Leaving::No;
+                    self.roster.include(&self.ctx, &worker, incarnation, leaving);
+                    self.roster.tick(&mut self.ctx, &worker);
+                }
+                self.planner.tick(&mut self.ctx, &self.roster);
             }
-            self.planner.tick(&mut self.ctx, &self.roster);
         }
         self.settle();
         self.leave();
-        if let Some(by) = self.start_by {
-            if self.ctx.state.is_processing() || self.leaving != Leaving::No {
-                self.start_by = None;
-            } else if self.ctx.due(by) {
-                self.start_by = None;
-                let (state, waiting_for) = (self.ctx.state, self.waits_for());
-                self.ctx.emit(Action::Failed(StartFailure::TimedOut { state, waiting_for }));
-            }
+        self.judge_start();
+    }
+
+    fn judge_start(&mut self) {
+        let by = *self.began.get_or_insert(self.ctx.now) + self.ctx.settings.startup_timeout;
+        if self.is_started {
+            return;
+        }
+        if self.ctx.state.is_processing() || self.leaving != Leaving::No {
+            self.is_started = true;
+        } else if self.ctx.due(by) {
+            self.is_started = true;
+            let (state, waiting_for) = (self.ctx.state, self.waits_for());
+            self.ctx.emit(Action::Failed(StartFailure::TimedOut { state, waiting_for }));
         }
     }
 

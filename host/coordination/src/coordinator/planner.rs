@@ -19,6 +19,8 @@ const COLD_QUIET: Duration = Duration::from_secs(1);
 const COLD_JOIN_QUIET: Duration = Duration::from_secs(2);
 /// A planned window closes early after a fifth of it without a change.
 const QUIET_SHARE: u32 = 5;
+/// How long to wait before NATS is asked again after it did not answer.
+const RETRY: Duration = Duration::from_millis(250);
 /// First and longest wait before a failed source is asked again.
 const SOURCE_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -26,9 +28,12 @@ const SOURCE_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration
 pub(super) struct Planner {
     phase: Phase,
     term: Term,
-    /// The highest plan version seen anywhere.
+    /// The highest plan version seen anywhere or tried.
     pub(super) highest_version: Version,
     plan: Option<(PlanRecord, u64)>,
+    /// When to look whether the plan is still what we wrote, and the read that is looking.
+    check_at: Option<Now>,
+    checking: Option<OpId>,
     current: BTreeMap<WorkerId, (AssignmentRecord, u64)>,
     partitions: Option<Vec<Partition>>,
     listing: Option<OpId>,
@@ -47,8 +52,10 @@ pub(super) struct Planner {
 enum Phase {
     #[default]
     Off,
+    ReadAt(Now),
     Reading(OpId),
     Planting(FencedWrite, PlanRecord),
+    CollectAt(Now),
     Collecting(OpId),
     Ready,
 }
@@ -86,8 +93,26 @@ impl Planner {
         *self = Self { highest_version: self.highest_version, ..Self::default() };
     }
 
+    /// Remembers a plan version seen anywhere.
+    pub(super) fn saw(&mut self, version: Version) {
+        self.highest_version = self.highest_version.max(version);
+    }
+
     pub(super) fn plan(&self) -> Option<&PlanRecord> {
         self.plan.as_ref().map(|(plan, _)| plan)
+    }
+
+    /// Who is dead by the plan in force, or by the one that is being written.
+    pub(super) fn published_dead(&self) -> Option<&BTreeMap<WorkerId, u64>> {
+        let next = self.publication.as_ref().and_then(|p| p.plan.as_ref()).map(|(_, plan)| &plan.dead);
+        next.or(self.plan().map(|plan| &plan.dead))
+    }
+
+    /// The plan has been told with this revision, or may have been lost with its bucket: if it is not ours, find out.
+    pub(super) fn told(&mut self, ctx: &Context, revision: Option<u64>) {
+        if self.plan.as_ref().is_some_and(|(_, ours)| Some(*ours) != revision) {
+            self.check_at = Some(ctx.now);
+        }
     }
 
     /// Nothing is being written and nothing is left to hand over from this worker.
@@ -105,18 +130,24 @@ impl Planner {
             self.listed(ctx, reply);
             return Verdict::GoOn;
         }
+        if self.checking == Some(op) {
+            self.checking = None;
+            return match reply {
+                Reply::Entry(Ok(entry)) => self.checked(ctx, entry.as_ref()),
+                _ => {
+                    self.check_at = Some(ctx.now + RETRY);
+                    Verdict::GoOn
+                }
+            };
+        }
         match std::mem::take(&mut self.phase) {
             Phase::Reading(mine) if mine == op => match reply {
                 Reply::Entry(Ok(entry)) => return self.plant(ctx, entry.as_ref()),
-                _ => {
-                    let op = ctx.read(Part::Planner, Bucket::Assignments, "plan");
-                    self.phase = Phase::Reading(op);
-                }
+                _ => self.phase = Phase::ReadAt(ctx.now + RETRY),
             },
             Phase::Planting(mut write, plan) => match write.reply(ctx, op, reply) {
                 Progress::Pending => self.phase = Phase::Planting(write, plan),
                 Progress::Written { revision, .. } => {
-                    self.highest_version = self.highest_version.max(plan.version);
                     self.plan = Some((plan, revision));
                     self.phase = Phase::Collecting(ctx.list(Part::Planner, Bucket::Assignments));
                 }
@@ -124,7 +155,7 @@ impl Planner {
             },
             Phase::Collecting(mine) if mine == op => match reply {
                 Reply::Listing(Ok(list)) => self.collect(ctx, list),
-                _ => self.phase = Phase::Collecting(ctx.list(Part::Planner, Bucket::Assignments)),
+                _ => self.phase = Phase::CollectAt(ctx.now + RETRY),
             },
             phase => {
                 self.phase = phase;
@@ -134,7 +165,7 @@ impl Planner {
         Verdict::GoOn
     }
 
-    /// Writes our term into the plan, content unchanged. Who loses that is no leader.
+    /// Writes our term into the plan, content unchanged; every assignment follows. Who loses that is no leader.
     fn plant(&mut self, ctx: &mut Context, entry: Option<&StoredEntry>) -> Verdict {
         let value = entry.and_then(|e| e.value.as_deref());
         let found = value.and_then(|v| ctx.decode::<PlanRecord>(Bucket::Assignments, "plan", v));
@@ -142,9 +173,9 @@ impl Planner {
             if plan.term >= self.term {
                 return Verdict::Superseded(plan.term);
             }
-            self.highest_version = self.highest_version.max(plan.version);
+            self.saw(plan.version);
         }
-        let mut plan = found.unwrap_or_else(|| PlanRecord {
+        let mut plan = found.or_else(|| self.plan().cloned()).unwrap_or_else(|| PlanRecord {
             v: FORMAT,
             term: self.term,
             version: Version(0),
@@ -152,14 +183,30 @@ impl Planner {
             live: BTreeMap::new(),
             leaving: BTreeMap::new(),
             dead: BTreeMap::new(),
+            changed: BTreeSet::new(),
             partitions: 0,
             checksum: 0,
         });
         plan.term = self.term;
         plan.version = self.highest_version.next();
+        self.highest_version = plan.version;
+        plan.changed = plan.live.keys().cloned().collect();
         let expect = entry.map_or(Expect::Nothing, |e| Expect::Revision(e.revision));
         self.phase = Phase::Planting(Self::write_plan(ctx, &plan, expect), plan);
         Verdict::GoOn
+    }
+
+    fn checked(&mut self, ctx: &mut Context, entry: Option<&StoredEntry>) -> Verdict {
+        let ours = self.plan.as_ref().map(|(_, revision)| *revision);
+        if self.is_busy() || entry.map(|e| e.revision) == ours {
+            return Verdict::GoOn;
+        }
+        self.plant(ctx, entry)
+    }
+
+    /// The plan or assignments are being written: what is found then may be half of it.
+    fn is_busy(&self) -> bool {
+        self.publication.is_some() || !matches!(self.phase, Phase::Ready)
     }
 
     fn write_plan(ctx: &mut Context, plan: &PlanRecord, expect: Expect) -> FencedWrite {
@@ -167,7 +214,12 @@ impl Planner {
         FencedWrite::start(ctx, Part::Planner, Bucket::Assignments, "plan", value, expect, Lifetime::Forever)
     }
 
-    fn write_assignment(ctx: &mut Context, worker: &WorkerId, record: &AssignmentRecord, expect: Expect) -> FencedWrite {
+    fn write_assignment(
+        ctx: &mut Context,
+        worker: &WorkerId,
+        record: &AssignmentRecord,
+        expect: Expect,
+    ) -> FencedWrite {
         let key = format!("assignment.{worker}");
         let value = Context::encode(record);
         FencedWrite::start(ctx, Part::Planner, Bucket::Assignments, &key, value, expect, Lifetime::Assignment)
@@ -220,13 +272,23 @@ impl Planner {
         let Reply::Partitions(result) = reply else { return };
         match result {
             Ok(list) if list.is_empty() && self.partitions.as_ref().is_some_and(|old| !old.is_empty()) => {
-                ctx.notice(Notice::SourceFailed("the source lists no partitions any more; the last list stays in force".into()));
+                ctx.notice(Notice::SourceFailed(
+                    "the source lists no partitions any more; the last list stays in force".into(),
+                ));
             }
             Ok(list) => {
                 self.list_failures = 0;
                 let mut list = list.clone();
                 list.sort();
-                if self.partitions.as_ref() != Some(&list) {
+                let twice = list.windows(2).find_map(|pair| match pair {
+                    [a, b] if a.id() == b.id() => Some(a.id()),
+                    _ => None,
+                });
+                if let Some(id) = twice {
+                    ctx.notice(Notice::SourceFailed(format!(
+                        "the source lists partition {id} twice; the last list stays in force"
+                    )));
+                } else if self.partitions.as_ref() != Some(&list) {
                     self.list_changed = self.partitions.is_some();
                     self.partitions = Some(list);
                 }
@@ -249,7 +311,6 @@ impl Planner {
             match write.reply(ctx, op, reply) {
                 Progress::Pending => publication.plan = Some((write, plan)),
                 Progress::Written { revision, .. } => {
-                    self.highest_version = self.highest_version.max(plan.version);
                     self.plan = Some((plan, revision));
                     self.write_waiting(ctx);
                 }
@@ -323,8 +384,15 @@ impl Planner {
     }
 
     pub(super) fn tick(&mut self, ctx: &mut Context, roster: &Roster) {
-        if let Phase::Planting(write, _) = &mut self.phase {
-            write.tick(ctx);
+        match &mut self.phase {
+            Phase::ReadAt(at) if ctx.due(*at) => {
+                self.phase = Phase::Reading(ctx.read(Part::Planner, Bucket::Assignments, "plan"));
+            }
+            Phase::CollectAt(at) if ctx.due(*at) => {
+                self.phase = Phase::Collecting(ctx.list(Part::Planner, Bucket::Assignments));
+            }
+            Phase::Planting(write, _) => write.tick(ctx),
+            _ => {}
         }
         if let Some(publication) = &mut self.publication {
             if let Some((write, _)) = &mut publication.plan {
@@ -344,10 +412,17 @@ impl Planner {
             self.list_at = None;
             self.listing = Some(ctx.list_partitions(Part::Planner));
         }
-        if self.publication.is_none()
-            && let Some(lifecycle) = self.trigger(ctx, roster)
-        {
+        if self.is_busy() {
+            return;
+        }
+        if let Some(lifecycle) = self.trigger(ctx, roster) {
             self.publish(ctx, roster, lifecycle);
+        } else if let Some(at) = self.check_at
+            && self.checking.is_none()
+            && ctx.due(at)
+        {
+            self.check_at = None;
+            self.checking = Some(ctx.read(Part::Planner, Bucket::Assignments, "plan"));
         }
     }
 
@@ -362,7 +437,9 @@ impl Planner {
         let owned_by = |live: &dyn Fn(&WorkerId) -> bool| {
             self.current.iter().any(|(worker, (a, _))| !a.partitions.is_empty() && live(worker))
         };
-        let joined = roster.members().any(|(worker, m)| m.is_candidate() && !plan_live.contains_key(worker));
+        // A leader that died in between may have listed a worker and not written its assignment.
+        let is_served = |worker| plan_live.contains_key(worker) && self.current.contains_key(worker);
+        let joined = roster.members().any(|(worker, m)| m.is_candidate() && !is_served(worker));
         let cold = !owned_by(&|worker| roster.is_live(worker));
         if cold {
             let quiet = ctx.due(roster.changed_at.max(self.led_since) + COLD_QUIET);
@@ -373,7 +450,10 @@ impl Planner {
         if owned_by(&|worker| !roster.is_live(worker)) {
             return Some(Lifecycle::Emergency);
         }
-        if roster.members().any(|(worker, m)| m.leaving && self.current.get(worker).is_some_and(|(a, _)| !a.partitions.is_empty())) {
+        if roster
+            .members()
+            .any(|(worker, m)| m.leaving && self.current.get(worker).is_some_and(|(a, _)| !a.partitions.is_empty()))
+        {
             return Some(Lifecycle::PlannedScale);
         }
         let assigned: usize = self.current.values().map(|(a, _)| a.partitions.len()).sum();
@@ -485,22 +565,14 @@ impl Planner {
         for (worker, list) in &target {
             let same = self.current.get(worker).is_some_and(|(a, _)| a.partitions == *list);
             if !same {
-                let record = AssignmentRecord {
-                    v: FORMAT,
-                    term: self.term,
-                    version,
-                    lifecycle,
-                    partitions: list.clone(),
-                };
+                let record =
+                    AssignmentRecord { v: FORMAT, term: self.term, version, lifecycle, partitions: list.clone() };
                 waiting.insert(worker.clone(), record);
             }
         }
         let live: BTreeMap<_, _> = workers.iter().map(|(worker, m)| ((*worker).clone(), m.incarnation)).collect();
-        let leaving: BTreeMap<_, _> = roster
-            .members()
-            .filter(|(_, m)| m.leaving)
-            .map(|(worker, m)| (worker.clone(), m.incarnation))
-            .collect();
+        let leaving: BTreeMap<_, _> =
+            roster.members().filter(|(_, m)| m.leaving).map(|(worker, m)| (worker.clone(), m.incarnation)).collect();
         match lifecycle {
             Lifecycle::ColdStart => {
                 self.cold_until.get_or_insert(ctx.now + ctx.settings.cold_start_window);
@@ -516,6 +588,7 @@ impl Planner {
         if waiting.is_empty() && live == old_live {
             return;
         }
+        self.highest_version = version;
         let plan = PlanRecord {
             v: FORMAT,
             term: self.term,
@@ -524,6 +597,7 @@ impl Planner {
             live,
             leaving,
             dead: roster.dead.clone(),
+            changed: waiting.keys().cloned().collect(),
             partitions: partitions.len(),
             checksum: checksum(target.iter().flat_map(|(w, list)| list.iter().map(move |p| (w, p)))),
         };

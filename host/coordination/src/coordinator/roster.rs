@@ -6,7 +6,7 @@
 use super::context::{Context, Part};
 use super::io::{Bucket, Notice, OpId, ProbeAnswer, Reply, StoredEntry};
 use crate::record::{HeartbeatRecord, PlanRecord};
-use crate::{Incarnation, Now, Term, WorkerId, WorkerState};
+use crate::{Incarnation, Now, WorkerId, WorkerState};
 use std::collections::BTreeMap;
 
 #[derive(Default)]
@@ -20,6 +20,8 @@ pub(super) struct Roster {
     pub(super) changed_at: Now,
     probes: BTreeMap<OpId, WorkerId>,
     probe_at: Now,
+    /// When the signs were last looked at.
+    looked_at: Now,
     ready: bool,
 }
 
@@ -57,7 +59,8 @@ impl Roster {
 
     /// Begins to lead: everyone in the plan is presumed alive until the time for a sign has passed.
     pub(super) fn begin(&mut self, ctx: &Context, plan: Option<&PlanRecord>) {
-        *self = Self { judge_from: ctx.now, changed_at: ctx.now, probe_at: ctx.now, ..Self::default() };
+        *self =
+            Self { judge_from: ctx.now, changed_at: ctx.now, probe_at: ctx.now, looked_at: ctx.now, ..Self::default() };
         if let Some(plan) = plan {
             self.dead.clone_from(&plan.dead);
             for (worker, incarnation) in &plan.live {
@@ -110,8 +113,14 @@ impl Roster {
         }
     }
 
-    /// A heartbeat has changed. Returns the highest term it tells of.
-    pub(super) fn heartbeat(&mut self, ctx: &mut Context, key: &str, entry: &StoredEntry) -> Option<(WorkerId, u64, Term)> {
+    /// A heartbeat has changed. Returns what it says, whoever it is from. `published` are the verdicts that a plan has made known.
+    pub(super) fn heartbeat(
+        &mut self,
+        ctx: &mut Context,
+        key: &str,
+        entry: &StoredEntry,
+        published: Option<&BTreeMap<WorkerId, u64>>,
+    ) -> Option<(WorkerId, HeartbeatRecord)> {
         let worker = WorkerId::parse(key.strip_prefix("heartbeat.")?);
         let Some(value) = &entry.value else {
             // Deleted by a worker that has finished leaving; an expired one is judged by time.
@@ -125,19 +134,32 @@ impl Roster {
             return None;
         };
         let beat = ctx.decode::<HeartbeatRecord>(Bucket::Heartbeats, key, value)?;
-        let told = Some((worker.clone(), beat.incarnation.claim, beat.term));
-        if self.dead.get(&worker).is_some_and(|claim| beat.incarnation.claim <= *claim) {
-            return told;
+        let published = published.and_then(|dead| dead.get(&worker).copied());
+        let condemned = |dead: Option<u64>| dead.is_some_and(|claim| beat.incarnation.claim <= claim);
+        if condemned(self.dead.get(&worker).copied()) && !condemned(published) {
+            // Nobody has been told, this worker least of all: it never had anything to lose. The verdict is void.
+            match published {
+                Some(claim) => self.dead.insert(worker.clone(), claim),
+                None => self.dead.remove(&worker),
+            };
+        }
+        self.signed(ctx, &worker, &beat, entry.revision);
+        Some((worker, beat))
+    }
+
+    fn signed(&mut self, ctx: &mut Context, worker: &WorkerId, beat: &HeartbeatRecord, revision: u64) {
+        if self.dead.get(worker).is_some_and(|claim| beat.incarnation.claim <= *claim) {
+            return;
         }
         let leaving = beat.state == WorkerState::Shutdown;
         let now = ctx.now;
-        match self.members.get_mut(&worker) {
-            Some(member) if member.incarnation.claim > beat.incarnation.claim => return told,
+        match self.members.get_mut(worker) {
+            Some(member) if member.incarnation.claim > beat.incarnation.claim => {}
             Some(member) if member.incarnation == beat.incarnation => {
-                if entry.revision == member.revision {
-                    return told;
+                if revision == member.revision {
+                    return;
                 }
-                member.revision = entry.revision;
+                member.revision = revision;
                 member.heartbeat_at = now;
                 member.sign_at = now;
                 member.suspect_since = None;
@@ -147,20 +169,19 @@ impl Roster {
                 if leaving && !member.leaving {
                     member.leaving = true;
                     self.changed_at = now;
-                    ctx.notice(Notice::WorkerLeaving { worker });
+                    ctx.notice(Notice::WorkerLeaving { worker: worker.clone() });
                 }
             }
             _ => {
                 let mut member = Self::member(ctx, beat.incarnation, false);
-                member.revision = entry.revision;
+                member.revision = revision;
                 member.capacity = beat.capacity;
                 member.leaving = leaving;
                 self.members.insert(worker.clone(), member);
                 self.changed_at = now;
-                ctx.notice(Notice::WorkerJoined { worker });
+                ctx.notice(Notice::WorkerJoined { worker: worker.clone() });
             }
         }
-        told
     }
 
     pub(super) fn ready(&mut self) {
@@ -194,6 +215,11 @@ impl Roster {
 
     /// Probes whoever is due and judges. Returns whether somebody was found dead.
     pub(super) fn tick(&mut self, ctx: &mut Context, me: &WorkerId) -> bool {
+        // A judge that was stopped has not seen the signs that came meanwhile.
+        if ctx.now.since(self.looked_at) > ctx.settings.heartbeat_interval {
+            self.reconnected(ctx);
+        }
+        self.looked_at = ctx.now;
         if ctx.due(self.probe_at) {
             self.probe_at = ctx.now + ctx.settings.probe_interval;
             ctx.wake_at(self.probe_at);
@@ -231,7 +257,7 @@ impl Roster {
                 && ctx.due(since + grace)
             {
                 dead.push((worker.clone(), member.incarnation, "no process answers for it"));
-            } else if ctx.due(member.heartbeat_at + ttl + grace) {
+            } else if ctx.due(member.sign_at.max(member.heartbeat_at + ttl) + grace) {
                 dead.push((worker.clone(), member.incarnation, "its heartbeat has expired"));
             }
         }

@@ -54,22 +54,26 @@ impl FencedWrite {
         match (&self.step, reply) {
             (Step::Writing(mine), Reply::Write(outcome)) if *mine == op => match outcome {
                 WriteOutcome::Written(revision) => Progress::Written { revision: *revision, fresh: true },
-                WriteOutcome::Lost | WriteOutcome::Unknown => {
+                WriteOutcome::Lost => {
                     self.step = Step::Reading(ctx.read(self.part, self.bucket, &self.key));
                     Progress::Pending
                 }
+                // NATS may refuse writes and answer reads for long: no haste.
+                WriteOutcome::Unknown => self.read_later(ctx),
             },
             (Step::Reading(mine), Reply::Entry(entry)) if *mine == op => match entry {
-                Err(()) => {
-                    let at = ctx.now + RETRY;
-                    ctx.wake_at(at);
-                    self.step = Step::ReadAt(at);
-                    Progress::Pending
-                }
+                Err(()) => self.read_later(ctx),
                 Ok(entry) => self.judge(ctx, entry.clone()),
             },
             _ => Progress::Pending,
         }
+    }
+
+    fn read_later(&mut self, ctx: &mut Context) -> Progress {
+        let at = ctx.now + RETRY;
+        ctx.wake_at(at);
+        self.step = Step::ReadAt(at);
+        Progress::Pending
     }
 
     fn judge(&mut self, ctx: &mut Context, entry: Option<StoredEntry>) -> Progress {

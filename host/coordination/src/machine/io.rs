@@ -2,8 +2,8 @@
 
 use crate::record::Phase as RecordPhase;
 use crate::{
-    CloseReason, Epoch, Expect, Fleet, Generation, Incarnation, OpenReason, Outcome, Position, Sequence, Snapshot, StoredEntry,
-    WriteOutcome,
+    CloseReason, Epoch, Expect, Fleet, Generation, Incarnation, OpenReason, Outcome, Position, Sequence, Snapshot,
+    StoredEntry, WriteOutcome,
 };
 use std::sync::Arc;
 use std::time::Duration;

@@ -17,13 +17,13 @@ mod tests;
 mod work;
 
 pub use io::{
-    Batch, Command, Failure, Handled, Input, Limits, OnExhausted, Outgoing, Output, PartitionView, Phase, QueuedMessage,
-    Report,
+    Batch, Command, Failure, Handled, Input, Limits, OnExhausted, Outgoing, Output, PartitionView, Phase,
+    QueuedMessage, Report,
 };
 pub use taking::{TakeDecision, decide_take};
 
 use crate::record::{Attempts, Owner, OwnershipRecord, StreamIdentity};
-use crate::{CloseReason, Fleet, Now, OpenReason, PartitionId, Position, Sequence};
+use crate::{CloseReason, Epoch, Fleet, Now, OpenReason, PartitionId, Position, Sequence};
 use ownership::Purpose;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -54,8 +54,8 @@ pub struct PartitionMachine<M, O> {
     writing: Option<(OwnershipRecord, String, Purpose)>,
     reading: bool,
     read_at: Option<Now>,
-    /// Since when a live owner has been waited for.
-    waiting_since: Option<Now>,
+    /// Whose release has been waited for, by its epoch, and since when.
+    waiting: Option<(Option<Epoch>, Now)>,
 
     /// Every message above the committed position that was accepted, handled ones first.
     queue: VecDeque<QueuedMessage<M>>,
@@ -114,7 +114,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             writing: None,
             reading: false,
             read_at: None,
-            waiting_since: None,
+            waiting: None,
             queue: VecDeque::new(),
             queue_bytes: 0,
             handled: 0,
@@ -249,6 +249,10 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
 
     fn assigned(&mut self, fleet: Arc<Fleet>) {
         self.fleet = fleet;
+        if self.revoked == Some(CloseReason::Lost) {
+            // Fenced: whatever the plan gives this worker is for its next run.
+            return;
+        }
         self.revoked = None;
         if self.phase == Phase::Waiting {
             // Judge again at once: a new plan may have declared the owner dead.
@@ -275,7 +279,12 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                     self.advance();
                 }
             }
-            Phase::Opening | Phase::Running => self.work(),
+            Phase::Opening | Phase::Running => {
+                self.work();
+                if self.phase == Phase::Running && self.revoked.is_none() {
+                    self.want_reader();
+                }
+            }
             Phase::Releasing => self.release(),
             Phase::Taking | Phase::Gone => {}
         }

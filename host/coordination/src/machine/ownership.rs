@@ -13,7 +13,9 @@ const READ_RETRY: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Become the owner; whether a live or dead owner is overruled.
-    Take { seize: bool },
+    Take {
+        seize: bool,
+    },
     Commit,
     Release,
 }
@@ -63,7 +65,10 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             TakeDecision::Create | TakeDecision::Take => self.take(found, expect, false),
             TakeDecision::Seize => self.take(found, expect, true),
             TakeDecision::Wait => {
-                let since = *self.waiting_since.get_or_insert(self.now);
+                // Another owner than before gets the full time again.
+                let epoch = found.as_ref().map(|record| record.epoch);
+                let since = self.waiting.filter(|(of, _)| *of == epoch).map_or(self.now, |(_, since)| since);
+                self.waiting = Some((epoch, since));
                 if self.now.since(since) >= self.limits.handover_timeout {
                     self.take(found, expect, true);
                 } else {
@@ -119,7 +124,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         match outcome {
             WriteOutcome::Written(revision) => self.landed(revision),
             // A question, not a verdict.
-            WriteOutcome::Lost | WriteOutcome::Unknown => self.read_at = Some(self.now),
+            WriteOutcome::Lost => self.read_at = Some(self.now),
+            // NATS may refuse writes and answer reads for long: no haste.
+            WriteOutcome::Unknown => self.read_at = Some(self.now + READ_RETRY),
         }
     }
 
@@ -231,7 +238,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             self.end();
         } else {
             // Given back while it was being released, or taken from us while the plan still names us.
-            self.waiting_since = None;
+            self.waiting = None;
             self.read_at = Some(self.now + self.limits.poll_interval);
         }
     }

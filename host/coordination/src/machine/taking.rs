@@ -20,11 +20,7 @@ pub enum TakeDecision {
 
 /// Decides what to do about a partition that this worker is assigned.
 #[must_use]
-pub fn decide_take(
-    record: Option<&OwnershipRecord>,
-    me: (&WorkerId, Incarnation),
-    fleet: &Fleet,
-) -> TakeDecision {
+pub fn decide_take(record: Option<&OwnershipRecord>, me: (&WorkerId, Incarnation), fleet: &Fleet) -> TakeDecision {
     let Some(record) = record else { return TakeDecision::Create };
     let owner = &record.owner;
     if owner.worker == *me.0 && owner.incarnation.claim > me.1.claim {

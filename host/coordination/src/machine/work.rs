@@ -2,8 +2,9 @@
 
 use super::{Batch, Command, Failure, Handled, OnExhausted, Outgoing, PartitionMachine, Phase, QueuedMessage, Report};
 use crate::record::Attempts;
-use crate::{CloseReason, Completed, Now, OpenReason, Sequence, Snapshot};
+use crate::{CloseReason, Completed, Generation, Now, OpenReason, Sequence, Snapshot};
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 /// An idle partition's position is written this often, so that it does not drag a reader back.
@@ -82,6 +83,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             if self.revoked.is_some() && pending.send_at.is_some() {
                 // It cannot be confirmed now: the next owner repeats the batch, under the same IDs.
                 self.pending = None;
+                self.forgive_attempt();
                 self.lose_instance(OpenReason::Recovered);
                 return self.work();
             }
@@ -102,7 +104,6 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return self.open(why);
         }
         self.phase = Phase::Running;
-        self.want_reader();
         if self.writing.is_none() && self.commit_is_due() {
             return self.ask_snapshot();
         }
@@ -117,9 +118,12 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         if self.handled >= self.limits.max_uncommitted || self.commit_wanted || !written_down {
             return;
         }
-        // What comes before a message that has trapped is committed first, so that passing over it loses nothing else.
+        // What comes before a message that has trapped is committed first, so that passing over it loses nothing else; and so
+        // is the number of its tries.
         let next = self.queue.get(self.handled).map(|m| m.sequence);
-        if self.handled > 0 && next.is_some() && self.traps.map(|(sequence, _)| sequence) == next {
+        let trapped = next.is_some() && self.traps.map(|(sequence, _)| sequence) == next;
+        let written = self.record.as_ref().and_then(|(record, _)| record.attempts);
+        if trapped && (self.handled > 0 || written != self.attempts) {
             self.commit_wanted = true;
             return self.work();
         }
@@ -173,8 +177,10 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     fn open_failed(&mut self, why: String) {
         self.report(Report::OpenFailed(why.clone()));
         self.trouble = Some(why);
-        self.pause_until = Some(self.now + self.backoff(self.open_failures));
+        let at = self.now + self.backoff(self.open_failures);
+        self.pause_until = Some(at);
         self.open_failures = self.open_failures.saturating_add(1);
+        self.due(at);
     }
 
     fn backoff(&self, failures: u32) -> Duration {
@@ -183,8 +189,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     }
 
     /// Asks for a reader at the start, and again once a parked partition has worked off half of what it may hold.
-    fn want_reader(&mut self) {
-        let room = self.queue.len() <= self.limits.queue_messages / 2 && self.queue_bytes <= self.limits.queue_bytes / 2;
+    pub(super) fn want_reader(&mut self) {
+        let room =
+            self.queue.len() <= self.limits.queue_messages / 2 && self.queue_bytes <= self.limits.queue_bytes / 2;
         if self.reader.is_none() && !self.wanted && room {
             self.wanted = true;
             self.command(Command::WantReader(self.mark));
@@ -253,46 +260,44 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         {
             // The state holds what came after the message that must block: go back and come to it alone.
             self.one_by_one = self.one_by_one.max(last);
+            self.attempts = None;
             return self.lose_instance(OpenReason::Recovered);
         }
-        let Some(generation) = self.record.as_ref().map(|(record, _)| record.generation) else { return };
-        let prefix = format!(
-            "{}/{}@{}/{}/{generation}",
-            self.group,
-            self.stream.name,
-            self.stream.created,
-            self.id.record_key()
-        );
         let done: Vec<QueuedMessage<M>> =
             self.queue.iter().skip(self.handled).take(outcome.done.len().min(messages)).cloned().collect();
+        let mut count = done.len();
+        let mut letters = Vec::new();
+        for (message, completed) in done.iter().zip(&outcome.done) {
+            let Completed::Reject(reason) = completed else { continue };
+            let attempts = self.attempts.filter(|a| a.sequence == message.sequence).map_or(1, |a| a.count);
+            match self.give_up(message.clone(), reason, attempts) {
+                GiveUp::Pass => {}
+                GiveUp::Send(letter) => letters.push(letter),
+                GiveUp::Wait => count = 0,
+            }
+        }
+        let blocked = count < done.len();
         let mut outgoing = Vec::new();
         let mut places: HashMap<Sequence, u32> = HashMap::new();
         for output in outputs {
             // What a message outside the completed prefix has published comes again with it.
-            if done.iter().any(|m| m.sequence == output.cause) {
+            if done.iter().take(count).any(|m| m.sequence == output.cause) {
                 let place = places.entry(output.cause).or_default();
-                let id = format!("{prefix}:{}:{place}", output.cause);
+                outgoing.push(Outgoing::Publish { id: self.message_id(output.cause, &*place), body: output.body });
                 *place += 1;
-                outgoing.push(Outgoing::Publish { id, body: output.body });
             }
         }
-        let mut count = done.len();
-        for (message, completed) in done.into_iter().zip(&outcome.done) {
-            let Completed::Reject(reason) = completed else { continue };
-            let attempts = self.attempts.filter(|a| a.sequence == message.sequence).map_or(1, |a| a.count);
-            match self.give_up(message, reason, attempts, &prefix) {
-                GiveUp::Pass => {}
-                GiveUp::Send(letter) => outgoing.push(letter),
-                GiveUp::Wait => count = 0,
-            }
-        }
-        let mut retry = outcome.retry;
+        outgoing.append(&mut letters);
+        // A handler that gets nowhere would be called again and again: that is a retry.
+        let nowhere = outcome.done.is_empty() && outcome.retry.is_none();
+        let mut retry = if nowhere { Some(None) } else { outcome.retry };
         if let (Some(_), Some(message)) = (retry, self.queue.get(self.handled + count).cloned())
             && count < messages
+            && !blocked
         {
             let attempts = self.attempts.filter(|a| a.sequence == message.sequence).map_or(1, |a| a.count);
             if attempts >= self.limits.max_attempts {
-                match self.give_up(message, "retries are exhausted", attempts, &prefix) {
+                match self.give_up(message, "retries are exhausted", attempts) {
                     GiveUp::Pass => count += 1,
                     GiveUp::Send(letter) => {
                         outgoing.push(letter);
@@ -312,8 +317,15 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.send();
     }
 
+    /// The ID under which the output at this place of a message is published, now and whenever it is published again.
+    fn message_id(&self, sequence: Sequence, place: &dyn Display) -> String {
+        let generation = self.record.as_ref().map_or_else(Generation::default, |(record, _)| record.generation);
+        let (group, stream, key) = (&self.group, &self.stream, self.id.record_key());
+        format!("{group}/{}@{}/{key}/{generation}:{sequence}:{place}", stream.name, stream.created)
+    }
+
     /// What to do about a message that cannot be handled.
-    fn give_up(&mut self, message: QueuedMessage<M>, reason: &str, attempts: u32, prefix: &str) -> GiveUp<M, O> {
+    fn give_up(&mut self, message: QueuedMessage<M>, reason: &str, attempts: u32) -> GiveUp<M, O> {
         let sequence = message.sequence;
         let reason = reason.to_owned();
         match self.limits.on_exhausted {
@@ -323,7 +335,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             }
             OnExhausted::DeadLetter => {
                 self.report(Report::Exhausted { sequence, reason: reason.clone() });
-                let id = format!("{prefix}:{sequence}:dead-letter");
+                let id = self.message_id(sequence, &"dead-letter");
                 GiveUp::Send(Outgoing::DeadLetter { id, message, reason, attempts })
             }
             OnExhausted::Block => {
@@ -377,7 +389,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             self.handled = (self.handled + pending.done).min(self.queue.len());
             self.handled_since.get_or_insert(self.now);
             let next = self.queue.get(self.handled).map(|m| m.sequence);
-            self.attempts = self.attempts.filter(|a| Some(a.sequence) == next);
+            let trapped = self.traps.map(|(sequence, count)| Attempts { sequence, count });
+            self.attempts = [self.attempts, trapped].into_iter().flatten().find(|a| Some(a.sequence) == next);
         }
         if let Some(delay) = pending.retry {
             let failures = self.attempts.map_or(0, |a| a.count.saturating_sub(1));
@@ -405,31 +418,28 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                 self.attempts = None;
             }
         } else {
-            // The host's doing never counts against a message.
-            self.attempts = self.attempts.map(|a| Attempts { count: a.count.saturating_sub(1), ..a }).filter(|a| a.count > 0);
+            self.forgive_attempt();
             self.pause_until = Some(self.now + self.backoff(0));
         }
         self.lose_instance(OpenReason::Recovered);
     }
 
+    /// The host's doing never counts against a message.
+    fn forgive_attempt(&mut self) {
+        self.attempts =
+            self.attempts.map(|a| Attempts { count: a.count.saturating_sub(1), ..a }).filter(|a| a.count > 0);
+    }
+
     /// A message that has trapped too often. Returns whether it is on its way to be passed over.
     fn poison(&mut self, sequence: Sequence, why: &str) -> bool {
         let Some(message) = self.queue.iter().find(|m| m.sequence == sequence).cloned() else { return false };
-        let Some(generation) = self.record.as_ref().map(|(record, _)| record.generation) else { return false };
-        let prefix = format!(
-            "{}/{}@{}/{}/{generation}",
-            self.group,
-            self.stream.name,
-            self.stream.created,
-            self.id.record_key()
-        );
         let attempts = self.attempts.map_or(1, |a| a.count);
         // The instance is gone and with it what it did since the last commit: those messages come again first, and only
         // then may the poisonous one be passed over.
         if self.handled > 0 {
             return false;
         }
-        let letter = match self.give_up(message, &format!("the handler trapped: {why}"), attempts, &prefix) {
+        let letter = match self.give_up(message, &format!("the handler trapped: {why}"), attempts) {
             GiveUp::Pass => Vec::new(),
             GiveUp::Send(letter) => vec![letter],
             GiveUp::Wait => return false,

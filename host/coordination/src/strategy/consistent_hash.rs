@@ -4,6 +4,10 @@
 //! bound on each worker's load and let a partition walk on to the next worker that has room. Here a partition first
 //! stays where it is as long as its owner is within the bound, so that a change of the fleet moves little more than it
 //! must.
+//!
+//! Where all weights and all capacities are equal, the bound is exact: `P mod W` workers carry one partition more than the
+//! others. Then a join displaces exactly what the joiner takes, and a leave displaces only what the leaver had; any looser
+//! bound lets partitions move between workers that both stay.
 
 use super::{Request, Strategy};
 use crate::Partition;
@@ -53,33 +57,65 @@ impl ConsistentHash {
         ring
     }
 
-    /// What each worker may carry: its share by capacity times the bound, and at least what whole partitions of equal
-    /// weight make necessary.
-    fn bounds(&self, request: &Request<'_>) -> Vec<u128> {
-        let total: u128 = request.partitions.iter().map(|p| load(p)).sum();
-        let capacity: u128 = request.workers.iter().map(|c| u128::from(c.capacity.max(1))).sum();
-        let lightest = request.partitions.iter().map(|p| load(p)).min().unwrap_or(1);
+    fn room(&self, request: &Request<'_>) -> Room {
+        let loads = || request.partitions.iter().map(|p| load(p));
+        let capacities = || request.workers.iter().map(|c| u128::from(c.capacity.max(1)));
+        let (total, capacity): (u128, u128) = (loads().sum(), capacities().sum());
+        let lightest = loads().min().unwrap_or(1);
+        let equal = loads().all(|l| l == lightest) && capacities().min() == capacities().max();
+        let carried = vec![0; request.workers.len()];
+        if equal {
+            let workers = request.workers.len().max(1) as u128;
+            let units = total / lightest;
+            let most = vec![units / workers * lightest; request.workers.len()];
+            return Room { carried, most, extra: units % workers, unit: lightest };
+        }
         // In thousandths, so that the sum of huge weights stays exact.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the bound is a small factor >= 1")]
         let bound = (self.load_bound.max(1.0) * 1000.0).min(1e9) as u128;
-        request
-            .workers
-            .iter()
-            .map(|candidate| {
-                let share = total.saturating_mul(u128::from(candidate.capacity.max(1)));
+        let most = capacities()
+            .map(|own| {
+                let share = total.saturating_mul(own);
                 let bounded = share.saturating_mul(bound) / capacity.max(1) / 1000;
                 let whole = share.div_ceil(capacity.max(1)).div_ceil(lightest) * lightest;
                 bounded.max(whole)
             })
-            .collect()
+            .collect();
+        Room { carried, most, extra: 0, unit: 0 }
+    }
+}
+
+/// What each worker carries and may carry.
+struct Room {
+    carried: Vec<u128>,
+    most: Vec<u128>,
+    /// How many workers may carry one unit more than `most`.
+    extra: u128,
+    unit: u128,
+}
+
+impl Room {
+    /// Puts a load on a worker, if it has room or must take it.
+    fn take(&mut self, worker: usize, load: u128, force: bool) -> bool {
+        let (Some(carried), Some(most)) = (self.carried.get_mut(worker), self.most.get(worker)) else { return false };
+        let after = *carried + load;
+        if after > *most && !force {
+            if self.extra > 0 && after == *most + self.unit {
+                self.extra -= 1;
+            } else if *carried > 0 || self.unit > 0 {
+                // What is heavier than the bound still needs a place: only an empty worker takes it.
+                return false;
+            }
+        }
+        *carried = after;
+        true
     }
 }
 
 impl Strategy for ConsistentHash {
     fn assign(&self, request: Request<'_>) -> Vec<usize> {
         let ring = self.ring(&request);
-        let bounds = self.bounds(&request);
-        let mut loads = vec![0u128; request.workers.len()];
+        let mut room = self.room(&request);
         let mut owners: Vec<Option<usize>> = vec![None; request.partitions.len()];
 
         struct Place {
@@ -105,22 +141,15 @@ impl Strategy for ConsistentHash {
         places.sort_by(|a, b| key(a).cmp(&key(b)));
 
         let mut take = |owners: &mut Vec<Option<usize>>, partition: usize, worker: usize, force: bool| {
-            let (Some(p), Some(carried), Some(bound)) =
-                (request.partitions.get(partition), loads.get_mut(worker), bounds.get(worker))
-            else {
-                return false;
-            };
-            let after = *carried + load(p);
-            // What is heavier than the bound still needs a place: an empty worker takes it.
-            if !force && after > *bound && *carried > 0 {
-                return false;
-            }
-            *carried = after;
-            if let Some(slot) = owners.get_mut(partition) {
+            let fits = request.partitions.get(partition).is_some_and(|p| room.take(worker, load(p), force));
+            if fits && let Some(slot) = owners.get_mut(partition) {
                 *slot = Some(worker);
             }
-            true
+            fits
         };
+
+        let veterans: std::collections::HashSet<usize> = request.previous.iter().copied().flatten().collect();
+        let is_new = |worker: &usize| !veterans.contains(worker);
 
         // Stay first; those that the ring puts here before those that only overflow put here.
         let previous = |place: &Place| request.previous.get(place.partition).copied().flatten();
@@ -137,10 +166,16 @@ impl Strategy for ConsistentHash {
             if owners.get(place.partition).copied().flatten().is_some() {
                 continue;
             }
-            let found = (0..ring.len())
-                .filter_map(|step| ring.get((place.start + step) % ring.len()).map(|(_, worker)| *worker))
-                .find(|worker| take(&mut owners, place.partition, *worker, false));
-            if found.is_none() {
+            let walk = || {
+                (0..ring.len())
+                    .filter_map(|step| ring.get((place.start + step) % ring.len()).map(|(_, worker)| *worker))
+            };
+            // What a lower bound displaces belongs to the workers that lowered it: nothing moves between those that stay.
+            let displaced = previous(place).is_some();
+            let found = (displaced
+                && walk().filter(is_new).any(|worker| take(&mut owners, place.partition, worker, false)))
+                || walk().any(|worker| take(&mut owners, place.partition, worker, false));
+            if !found {
                 // Weights do not fit under the bound: the home takes it.
                 take(&mut owners, place.partition, place.home, true);
             }
@@ -153,8 +188,8 @@ impl Strategy for ConsistentHash {
 mod tests {
     use super::*;
     use crate::WorkerId;
-    use crate::strategy::Candidate;
-    use proptest::prelude::*;
+    use crate::strategy::{Candidate, Strategy};
+    use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
 
     fn workers(n: u32) -> Vec<Candidate> {
         (0..n).map(|i| Candidate { worker: WorkerId::new("worker", i), capacity: 1 }).collect()
@@ -194,8 +229,11 @@ mod tests {
 
     #[test]
     fn a_weight_heavier_than_all_others_together_finds_a_place() {
-        let list: Vec<Partition> =
-            [u64::MAX, 1, 0, 1].iter().enumerate().map(|(i, w)| Partition::new(vec![format!("{i}")], *w).unwrap()).collect();
+        let list: Vec<Partition> = [u64::MAX, 1, 0, 1]
+            .iter()
+            .enumerate()
+            .map(|(i, w)| Partition::new(vec![format!("{i}")], *w).unwrap())
+            .collect();
         assert_eq!(assign(&workers(2), &list, &[None; 4]).len(), 4);
     }
 

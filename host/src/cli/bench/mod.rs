@@ -56,7 +56,8 @@ pub(super) struct BenchArgs {
 
 pub(super) fn run(args: &BenchArgs) -> Result<(), OperatorError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| failed("there are no threads", error.to_string(), "raise the limit (ulimit -u)"))?;
+    let runtime =
+        runtime.map_err(|error| failed("there are no threads", error.to_string(), "raise the limit (ulimit -u)"))?;
     runtime.block_on(Box::pin(measure(args)))
 }
 
@@ -74,7 +75,8 @@ async fn measure(args: &BenchArgs) -> Result<(), OperatorError> {
         let mut bare = Vec::new();
         for way in BareWay::ALL {
             let rate = bare_rate(&nats, STREAM, args.messages, way).await;
-            let rate = rate.map_err(|error| failed("the bare client cannot read", error.to_string(), "run it again"))?;
+            let rate =
+                rate.map_err(|error| failed("the bare client cannot read", error.to_string(), "run it again"))?;
             bare.push((way, rate));
         }
         let worker = bench.rate(&leash, number, args.messages).await?;
@@ -103,7 +105,9 @@ async fn connect(url: &str) -> Result<Nats, OperatorError> {
         operation_timeout: Duration::from_secs(10),
     };
     let connected = Nats::connect(options).await;
-    connected.map_err(|error| failed("the nats-server cannot be used", error.to_string(), "set NATS_SERVER to 2.10 or later"))
+    connected.map_err(|error| {
+        failed("the nats-server cannot be used", error.to_string(), "set NATS_SERVER to 2.10 or later")
+    })
 }
 
 /// Publishes the messages, spread evenly over the partitions.

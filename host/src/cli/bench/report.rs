@@ -23,7 +23,11 @@ impl Round {
 
     pub(super) fn line(&self, number: u32) -> String {
         let (way, rate) = self.baseline();
-        format!("round {number}: worker {:>9.0}/s   bare {rate:>9.0}/s ({way})   ratio {:.2}", self.worker, self.ratio())
+        format!(
+            "round {number}: worker {:>9.0}/s   bare {rate:>9.0}/s ({way})   ratio {:.2}",
+            self.worker,
+            self.ratio()
+        )
     }
 }
 

@@ -24,15 +24,14 @@ pub(super) struct Bench {
 
 impl Bench {
     /// Writes the worker's configuration.
-    pub(super) fn prepare(
-        directory: &Path,
-        url: &str,
-        stream: &str,
-        args: &BenchArgs,
-    ) -> Result<Self, OperatorError> {
+    pub(super) fn prepare(directory: &Path, url: &str, stream: &str, args: &BenchArgs) -> Result<Self, OperatorError> {
         let plugins = fs::canonicalize(&args.plugin_dir).map_err(|error| {
             let why = format!("{}: {error}", args.plugin_dir.display());
-            failed("there are no plugins to measure with", why, "run `make plugins`, or name their directory with --plugin-dir")
+            failed(
+                "there are no plugins to measure with",
+                why,
+                "run `make plugins`, or name their directory with --plugin-dir",
+            )
         })?;
         let mut partitions = String::new();
         for number in 0..args.partitions {

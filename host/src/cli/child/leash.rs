@@ -26,7 +26,8 @@ impl Leash {
     /// # Errors
     /// There is no shell.
     pub(in crate::cli) fn new() -> Result<Self, OperatorError> {
-        let no_shell = |why: String| failed("the child processes cannot be supervised", why, "make `sh` available on the PATH");
+        let no_shell =
+            |why: String| failed("the child processes cannot be supervised", why, "make `sh` available on the PATH");
         let shell = Command::new("sh")
             .args(["-c", WAIT_THEN_KILL])
             .stdin(Stdio::piped())
@@ -36,7 +37,10 @@ impl Leash {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| no_shell(format!("`sh` does not start: {error}")))?;
-        let group = shell.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(|| no_shell("`sh` ended at once".to_owned()))?;
+        let group = shell
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .ok_or_else(|| no_shell("`sh` ended at once".to_owned()))?;
         Ok(Self { group, _shell: shell })
     }
 

@@ -38,7 +38,6 @@ pub(in crate::cli) fn last_lines(log: &Path, count: usize) -> String {
 /// # Errors
 /// The system has none.
 pub(in crate::cli) fn free_addresses(count: u32) -> io::Result<Vec<SocketAddr>> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
     listeners.iter().map(TcpListener::local_addr).collect()
 }

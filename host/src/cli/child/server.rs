@@ -82,7 +82,9 @@ impl Server {
             }
             let why = match child.try_wait() {
                 Ok(Some(status)) => format!("it ended ({status}): {}", super::last_lines(&log, 2)),
-                _ if Instant::now() > deadline => format!("it does not listen after {START:?}: {}", super::last_lines(&log, 2)),
+                _ if Instant::now() > deadline => {
+                    format!("it does not listen after {START:?}: {}", super::last_lines(&log, 2))
+                }
                 _ => {
                     sleep(Duration::from_millis(20)).await;
                     continue;

@@ -59,7 +59,9 @@ async fn get(address: SocketAddr, path: &str) -> io::Result<String> {
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();
     stream.take(MAX_ANSWER).read_to_string(&mut answer).await?;
-    body(&answer).map(str::to_owned).ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "not a successful HTTP answer"))
+    body(&answer)
+        .map(str::to_owned)
+        .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "not a successful HTTP answer"))
 }
 
 fn body(answer: &str) -> Option<&str> {
@@ -97,6 +99,9 @@ mod tests {
                        parti_messages_total{verdict=\"ack\",worker_id=\"worker-0\"} 48211\n";
         assert_eq!(counter(metrics, "parti_messages_total", r#"verdict="ack""#), Some(48_211));
         assert_eq!(counter(metrics, "parti_messages_total", r#"verdict="retry""#), None);
-        assert_eq!(counter("parti_messages_total{verdict=\"ack\"} NaN", "parti_messages_total", r#"verdict="ack""#), None);
+        assert_eq!(
+            counter("parti_messages_total{verdict=\"ack\"} NaN", "parti_messages_total", r#"verdict="ack""#),
+            None
+        );
     }
 }
