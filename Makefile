@@ -14,6 +14,10 @@ export PARTI_BIN := $(CARGO_TARGET_DIR)/release/parti
 GUESTS := plugins/Cargo.toml $(wildcard tests/components/Cargo.toml)
 HOSTS := Cargo.toml guest-sdk/rust/Cargo.toml scripts/componentize/Cargo.toml
 
+# The tests run against the newest server that Parti knows and against the oldest that it supports.
+NEWEST := 2.15.1
+OLDEST := 2.10.26
+
 # Targets set up tools and run cargo, which serialises itself; one at a time keeps the output readable.
 .NOTPARALLEL:
 .PHONY: help demo test check build plugins test-components setup-test fmt bench setup clean
@@ -36,7 +40,8 @@ demo: setup plugins build ## See a fleet at work: nats-server, a producer, three
 test: setup fmt plugins test-components build setup-test ## Run every test
 	$(CARGO) test --release --workspace --locked --manifest-path guest-sdk/rust/Cargo.toml
 	$(CARGO) test --release --workspace --locked --manifest-path plugins/Cargo.toml
-	@NATS_SERVER="$$(scripts/nats-server)" && export NATS_SERVER && $(CARGO) test --release --workspace --locked
+	@NATS_SERVER="$$(scripts/nats-server $(NEWEST))" && NATS_SERVER_2_10="$$(scripts/nats-server $(OLDEST))" && \
+	  export NATS_SERVER NATS_SERVER_2_10 && $(CARGO) test --release --workspace --locked
 	@echo "make test: every test passed"
 
 check: fmt ## Check formatting and lints

@@ -1,1 +1,28 @@
-//! x
+//! The harness of the end-to-end tests: a nats-server, worker processes, streams, and ways to look at them from outside.
+//!
+//! A crate of its own because the tests know nothing of the host but what a user knows: the binary, its configuration,
+//! its exit statuses, its HTTP answers, and what it leaves in NATS. Whatever does not come true within [`DEADLINE`] is
+//! a panic; a panicking test prints the logs of everything that it had started.
+
+mod artifacts;
+mod command;
+mod fleet;
+mod http;
+mod port;
+mod process;
+mod producer;
+mod records;
+mod server;
+mod stream;
+mod wait;
+
+pub use artifacts::{copy_plugin, plugin_folder};
+pub use command::{Ended, parti};
+pub use fleet::{Fleet, Status, Worker, config, partition, subject};
+pub use http::{Answer, get};
+pub use port::free_port;
+pub use producer::Producer;
+pub use records::{OwnershipNotes, Records};
+pub use server::NatsServer;
+pub use stream::{Stored, assert_relayed, consumers, create_stream, messages, read_stream};
+pub use wait::{DEADLINE, eventually, eventually_is};

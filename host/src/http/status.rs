@@ -97,4 +97,8 @@ pub struct PartitionStatus {
     pub queue: usize,
     /// Deliveries that have begun of the message after the position.
     pub attempts: u32,
+    /// Where it stands: `waiting`, `taking`, `opening`, `running`, `releasing`, `gone`.
+    pub phase: &'static str,
+    /// Why it does not go on, if it does not.
+    pub problem: Option<String>,
 }

@@ -23,7 +23,16 @@ impl StatusSource for Worker {
 
     fn partitions(&self) -> Vec<PartitionStatus> {
         let id = PartitionId::from_keys(&["tool-07", "chamber 2"]).unwrap();
-        vec![PartitionStatus { id, epoch: Epoch(7), position: Position(48_211), lag: 12, queue: 3, attempts: 1 }]
+        vec![PartitionStatus {
+            id,
+            epoch: Epoch(7),
+            position: Position(48_211),
+            lag: 12,
+            queue: 3,
+            attempts: 1,
+            phase: "running",
+            problem: None,
+        }]
     }
 }
 

@@ -9,8 +9,8 @@ use crate::plugin::HandlerPlugin;
 use crate::telemetry::{Counter, Metrics};
 use parti_coordination::record::{Owner, StreamIdentity};
 use parti_coordination::{
-    Assigned, CloseReason, Fleet, Incarnation, Input, Limits, Partition, PartitionId, PartitionView, Phase, Position,
-    Term, Version,
+    Assigned, CloseReason, Fleet, Incarnation, Input, Limits, Now, Partition, PartitionId, PartitionView, Phase,
+    Position, Term, Version,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
@@ -156,6 +156,7 @@ impl Intake {
             wish_inbox,
         ));
         let views = Arc::default();
+        let log_lines_dropped = options.metrics.plugin_log_lines_dropped.series([options.plugin.name()]);
         let manager = Manager {
             shared: Arc::new(Shared {
                 records: options.records,
@@ -185,6 +186,7 @@ impl Intake {
             rank: None,
             leaving: None,
             told: None,
+            log_lines_dropped,
             tell,
         };
         tokio::spawn(manager.run(order_inbox, event_inbox));
@@ -238,6 +240,7 @@ struct Manager {
     rank: Option<(Term, Version)>,
     leaving: Option<CloseReason>,
     told: Option<IntakeEvent>,
+    log_lines_dropped: Counter,
     tell: mpsc::UnboundedSender<IntakeEvent>,
 }
 
@@ -348,13 +351,20 @@ impl Manager {
             return;
         }
         let (mut owned, mut queued, mut settled) = (0, 0, self.tasks.len() == self.assigned.len());
+        let (mut longest, mut oldest) = (0, None);
         for task in self.tasks.values() {
             let view = task.view.lock().unwrap_or_else(PoisonError::into_inner);
             let holds = matches!(view.phase, Phase::Opening | Phase::Running);
             owned += usize::from(holds || view.phase == Phase::Releasing);
             settled &= holds && !task.ending;
             queued += view.queued as u64;
+            longest = longest.max(view.queued as u64);
+            oldest = oldest.into_iter().chain(view.uncommitted_since).min();
         }
+        self.shared.metrics.lag_max.set(longest);
+        self.shared.metrics.commit_lag.set(oldest.map(|Now(since)| self.shared.origin + since));
+        let dropped = self.shared.plugin.stats().log_lines_dropped;
+        self.log_lines_dropped.inc_by(dropped.saturating_sub(self.log_lines_dropped.get()));
         let pending = if owned == 0 { 0 } else { self.feed_state.pending.load(Ordering::Relaxed) };
         self.shared.metrics.queue_depth.set(queued);
         self.shared.metrics.owned_partitions.set(owned as u64);

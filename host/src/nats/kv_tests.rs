@@ -362,12 +362,12 @@ async fn every_operation_ends_in_time_when_the_server_stands_still() {
     let options = ConnectOptions { operation_timeout: Duration::from_millis(300), ..options(&server.url()) };
     let nats = Nats::connect(options).await.unwrap();
     let store = open(&nats, KeyLifetime::Forever).await;
-    server.freeze(true);
+    server.freeze(true).await;
     assert_eq!(put(&store, "a", "1", Expect::Anything).await, WriteOutcome::Unknown);
     assert_eq!(store.read("a").await, Err(ApiError::TimedOut));
     assert_eq!(store.list(None).await, Err(ApiError::TimedOut));
     assert!(matches!(Store::open(&nats, spec(KeyLifetime::Forever)).await, Err(OpenBucketError::Failed { .. })));
-    server.freeze(false);
+    server.freeze(false).await;
 }
 
 #[tokio::test]

@@ -220,7 +220,7 @@ mod tests {
         let options = ConnectOptions { operation_timeout: Duration::from_secs(600), ..options(&server.url()) };
         let nats = Nats::connect(options).await.unwrap();
         stream(&nats, json!({})).await;
-        server.freeze(true);
+        server.freeze(true).await;
         let receipt = Publisher::new(&nats, 10).send(message("out.a", "1")).await;
         server.kill();
         assert_eq!(in_time(receipt.published()).await, Published::Unknown);

@@ -95,11 +95,21 @@ impl TestServer {
         std::fs::remove_dir_all(self.directory.path().join("data")).unwrap();
     }
 
-    /// Stops it from running, or lets it run on.
-    pub(super) fn freeze(&self, frozen: bool) {
+    /// Stops it from running, or lets it run on. A signal is on its way for a while: returns when it has arrived.
+    pub(super) async fn freeze(&self, frozen: bool) {
         let pid = self.child.as_ref().unwrap().id().to_string();
         let signal = if frozen { "-STOP" } else { "-CONT" };
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let is_frozen = || {
+            let state = Command::new("ps").args(["-o", "stat=", "-p", &pid]).output().unwrap();
+            state.stdout.starts_with(b"T")
+        };
+        in_time(async {
+            while is_frozen() != frozen {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
     }
 
     /// Where it listens.

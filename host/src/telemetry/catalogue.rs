@@ -155,8 +155,6 @@ catalogue! {
             "Messages read from the stream that wait in this worker for their handler.";
         dead_letters: Counter = "parti_dead_letters_total" [] =>
             "Messages that went to the dead-letter subject, confirmed.";
-        messages_expired: Counter = "parti_messages_expired_total" [] =>
-            "Messages that the stream's limits removed before they were handled: at most this many, as removed numbers of other partitions cannot be told apart.";
     }
     "Plugins" {
         plugin_info: GaugeWith<3> = "parti_plugin_info" ["plugin", "digest", "kind"] =>

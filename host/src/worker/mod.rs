@@ -169,7 +169,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         receiver
     });
     let control = Control {
-        coordinator: Coordinator::new(settings::coordinator(&config, plugin.as_deref())),
+        coordinator: Coordinator::new(settings::coordinator(&config, plugin.as_deref(), Arc::clone(&metrics))),
         nats: nats.clone(),
         buckets: buckets.0,
         lifetimes: Lifetimes {

@@ -8,10 +8,11 @@ use crate::nats::{
     Retention, Storage as StreamStorage, StreamError, StreamInfo, Tls,
 };
 use crate::plugin::{Catalog, CatalogError, HandlerPlugin, Limits as PluginLimits, PluginEngine};
-use parti_coordination::strategy::ConsistentHash;
+use crate::telemetry::Metrics;
+use parti_coordination::strategy::{ConsistentHash, Request, Strategy as Assigns};
 use parti_coordination::{Limits, OnExhausted, Settings};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// Most bytes of messages in flight on a worker: enough to keep every partition fed, small against the memory that a
@@ -31,7 +32,7 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// Room that a record needs besides its snapshot, which is in base64.
 const RECORD_OVERHEAD: usize = 8 << 10;
 
-pub(super) fn coordinator(config: &Config, plugin: Option<&HandlerPlugin>) -> Settings {
+pub(super) fn coordinator(config: &Config, plugin: Option<&HandlerPlugin>, metrics: Arc<Metrics>) -> Settings {
     let Strategy::ConsistentHash(hash) = &config.strategy;
     Settings {
         worker_id_prefix: config.worker_id_prefix.clone(),
@@ -56,11 +57,29 @@ pub(super) fn coordinator(config: &Config, plugin: Option<&HandlerPlugin>) -> Se
         uuid: Uuid::new_v4(),
         host: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
         pid: std::process::id(),
-        strategy: Arc::new(ConsistentHash {
-            virtual_nodes: hash.virtual_nodes,
-            hash_seed: hash.hash_seed,
-            load_bound: hash.load_bound,
+        strategy: Arc::new(Timed {
+            strategy: ConsistentHash {
+                virtual_nodes: hash.virtual_nodes,
+                hash_seed: hash.hash_seed,
+                load_bound: hash.load_bound,
+            },
+            metrics,
         }),
+    }
+}
+
+/// A strategy whose calculations are timed: the core has no clock.
+struct Timed<S> {
+    strategy: S,
+    metrics: Arc<Metrics>,
+}
+
+impl<S: Assigns> Assigns for Timed<S> {
+    fn assign(&self, request: Request<'_>) -> Vec<usize> {
+        let begun = Instant::now();
+        let answer = self.strategy.assign(request);
+        self.metrics.assignment_calculation.observe(begun.elapsed().as_secs_f64());
+        answer
     }
 }
 

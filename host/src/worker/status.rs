@@ -82,6 +82,8 @@ impl StatusSource for WorkerStatus {
                 lag: report.view.queued as u64,
                 queue: report.view.queued,
                 attempts: report.view.attempts,
+                phase: report.view.phase.as_str(),
+                problem: report.view.trouble,
             })
             .collect()
     }

@@ -2,7 +2,7 @@
 
 use crate::record::Phase as RecordPhase;
 use crate::{
-    CloseReason, Epoch, Expect, Fleet, Generation, Incarnation, OpenReason, Outcome, Position, Sequence, Snapshot,
+    CloseReason, Epoch, Expect, Fleet, Generation, Incarnation, Now, OpenReason, Outcome, Position, Sequence, Snapshot,
     StoredEntry, WriteOutcome,
 };
 use std::sync::Arc;
@@ -302,6 +302,21 @@ pub enum Phase {
     Gone,
 }
 
+impl Phase {
+    /// The name, as shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Phase::Waiting => "waiting",
+            Phase::Taking => "taking",
+            Phase::Opening => "opening",
+            Phase::Running => "running",
+            Phase::Releasing => "releasing",
+            Phase::Gone => "gone",
+        }
+    }
+}
+
 /// What can be said of a partition at a glance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionView {
@@ -321,6 +336,8 @@ pub struct PartitionView {
     pub attempts: u32,
     /// Phase of the record as last known.
     pub record: Option<RecordPhase>,
+    /// Since when there is handled work that is not committed.
+    pub uncommitted_since: Option<Now>,
     /// Why it does not go on, if it does not.
     pub trouble: Option<String>,
 }

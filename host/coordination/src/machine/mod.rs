@@ -199,6 +199,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             queued: self.queue.len() - self.handled,
             attempts: self.attempts.map_or(0, |a| a.count),
             record: record.map(|r| r.phase),
+            uncommitted_since: self.handled_since,
             trouble: self.trouble.clone(),
         }
     }

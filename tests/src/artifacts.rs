@@ -1,0 +1,38 @@
+//! Where the things under test are: from the environment that `make test` sets, else where the Makefile puts them.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+fn find(variable: &str, default: &str) -> PathBuf {
+    let path = env::var_os(variable).map_or_else(|| workspace().join(default), PathBuf::from);
+    assert!(path.exists(), "{} does not exist: run `make test`, which makes it and sets {variable}", path.display());
+    path
+}
+
+pub(crate) fn nats_server() -> PathBuf {
+    find("NATS_SERVER", ".tools/bin/nats-server")
+}
+
+pub(crate) fn parti_binary() -> PathBuf {
+    find("PARTI_BIN", "target/release/parti")
+}
+
+/// The folder that has this component: the plugins of the project or the hostile ones of the tests.
+#[must_use]
+pub fn plugin_folder(name: &str) -> PathBuf {
+    let folders = [find("PARTI_PLUGINS", "target/plugins"), find("PARTI_TEST_COMPONENTS", "target/test-components")];
+    let has = |folder: &PathBuf| folder.join(name).with_extension("wasm").exists();
+    let found = folders.iter().find(|folder| has(folder)).cloned();
+    found.unwrap_or_else(|| panic!("neither of {folders:?} has {name}.wasm: run `make test`, which builds it"))
+}
+
+/// The bytes of a component, to be spoiled.
+#[must_use]
+pub fn copy_plugin(name: &str) -> Vec<u8> {
+    let path = plugin_folder(name).join(name).with_extension("wasm");
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}

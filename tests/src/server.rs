@@ -1,0 +1,96 @@
+//! A nats-server of a test's own.
+
+use crate::artifacts::nats_server;
+use crate::port::free_port;
+use crate::process::Process;
+use crate::wait::eventually;
+use async_nats::jetstream::{self, Context};
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+
+/// How long a client of a test waits for one answer before it asks again.
+const REQUEST: Duration = Duration::from_secs(5);
+
+/// A nats-server on a free port with a folder of its own; both are gone when it is dropped.
+pub struct NatsServer {
+    port: u16,
+    process: Process,
+    folder: TempDir,
+}
+
+impl NatsServer {
+    /// With JetStream, which keeps its data in files.
+    pub async fn start() -> Self {
+        Self::with_config("jetstream {}").await
+    }
+
+    /// With these lines of configuration.
+    pub async fn with_config(config: &str) -> Self {
+        let (port, folder) = (free_port(), tempfile::tempdir().expect("a folder"));
+        let listen = format!("listen: \"127.0.0.1:{port}\"\n{config}\n");
+        fs::write(folder.path().join("nats.conf"), listen).expect("a configuration file");
+        let process = Self::spawn(&folder);
+        let server = Self { port, process, folder };
+        server.greets().await;
+        server
+    }
+
+    fn spawn(folder: &TempDir) -> Process {
+        let mut command = Command::new(nats_server());
+        command.arg("--config").arg(folder.path().join("nats.conf"));
+        command.arg("--store_dir").arg(folder.path().join("data"));
+        Process::start("nats-server", folder.path(), &mut command)
+    }
+
+    async fn greets(&self) {
+        eventually("nats-server greets", async || {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.map_err(|error| error.to_string())?;
+            let mut greeting = [0; 4];
+            stream.read_exact(&mut greeting).await.map_err(|error| error.to_string())?;
+            if &greeting == b"INFO" { Ok(()) } else { Err(format!("{greeting:?}")) }
+        })
+        .await;
+    }
+
+    /// Kills it. Its data stay.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again after a kill, on the same port and with its data.
+    pub async fn restart(&mut self) {
+        self.process = Self::spawn(&self.folder);
+        self.greets().await;
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// A connection to it, for a server that asks for no login. It lasts through a restart.
+    pub async fn jetstream(&self) -> Context {
+        let options = async_nats::ConnectOptions::new().request_timeout(Some(REQUEST));
+        let client = options.connect(self.url()).await.expect("a connection");
+        let mut context = jetstream::new(client);
+        context.set_timeout(REQUEST);
+        eventually("JetStream answers", async || context.query_account().await.map_err(|error| error.to_string()))
+            .await;
+        context
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.process.signal(rustix::process::Signal::QUIT);
+            std::thread::sleep(Duration::from_secs(1));
+            std::fs::write(format!("/tmp/e2e-dump-{}", self.port), self.process.log()).unwrap();
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Processes that die under load: nothing is lost, doubled or reordered, and state is right.
+
+use control_chart_math::{Chart, Settings};
+use parti_tests::{
+    Fleet, NatsServer, Producer, Records, assert_relayed, create_stream, partition, read_stream, subject,
+};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const PARTITIONS: usize = 30;
+
+/// Which worker dies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Leader,
+    Follower,
+}
+
+async fn kill_under_load(victim: Victim) {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    create_stream(&context, "work", "work.>").await;
+    create_stream(&context, "out", "out.>").await;
+    let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
+    fleet.start_settled(3).await;
+    let (leader, follower) = fleet.leader_and_follower().await;
+
+    let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
+    let producer = Producer::start(&context, &subjects, 1000, 6000, |n| n.to_string());
+    producer.reach(2000).await;
+    fleet.workers[if victim == Victim::Leader { leader } else { follower }].kill();
+    producer.finish().await;
+
+    assert_relayed(&context, "work", "out", &subjects).await;
+    let shares: Vec<_> = fleet.settled().await.iter().map(|status| status.partition_count).collect();
+    assert_eq!(shares, [15, 15]);
+}
+
+#[tokio::test]
+async fn a_sigkilled_follower_loses_nothing() {
+    kill_under_load(Victim::Follower).await;
+}
+
+#[tokio::test]
+async fn a_sigkilled_leader_loses_nothing() {
+    kill_under_load(Victim::Leader).await;
+}
+
+#[tokio::test]
+async fn state_is_exactly_once_when_every_worker_is_killed_in_turn() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    create_stream(&context, "work", "work.>").await;
+    create_stream(&context, "alarms", "alarms.>").await;
+    let mut fleet = Fleet::new(&server, PARTITIONS, "control-chart");
+    fleet.start_settled(3).await;
+
+    let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
+    // Every partition has an outlier now and then, so that there are alarms to compare.
+    let payload =
+        |n: u64| json!({ "value": if n % 997 == 0 { 900.0 } else { ((n * 7919) % 101) as f64 / 8.0 } }).to_string();
+    let producer = Producer::start(&context, &subjects, 1000, 9000, payload);
+    for (victim, at) in [(0, 1500), (1, 4500)] {
+        producer.reach(at).await;
+        fleet.workers[victim].kill();
+        fleet.start();
+        fleet.settled().await;
+    }
+    producer.finish().await;
+
+    let mut charts: BTreeMap<String, Chart> = BTreeMap::new();
+    let mut alarms = Vec::new();
+    for message in read_stream(&context, "work").await {
+        let reading: Value = serde_json::from_slice(&message.payload).expect("JSON");
+        let chart = charts.entry(message.subject.clone()).or_default();
+        let value = reading["value"].as_f64().expect("a number");
+        if chart.add(&Settings::default(), message.sequence, value).expect("a finite reading").is_some() {
+            alarms.push(message.sequence);
+        }
+    }
+    let records = Records::open(&context).await;
+    for n in 0..PARTITIONS {
+        let expected = charts[&subject(n)];
+        let record = records.committed(&partition(n), expected.last_sequence).await;
+        let snapshot = record.snapshot.expect("a snapshot").load().expect("base64");
+        let found: Chart = serde_json::from_slice(&snapshot.data).expect("a chart");
+        assert_eq!(found, expected, "the state of {}", partition(n));
+    }
+    let published = read_stream(&context, "alarms").await;
+    let mut published: Vec<_> = published
+        .iter()
+        .map(|alarm| {
+            serde_json::from_slice::<Value>(&alarm.payload).expect("JSON")["sequence"].as_u64().expect("a number")
+        })
+        .collect();
+    published.sort_unstable();
+    assert!(!alarms.is_empty(), "the readings have outliers");
+    assert_eq!(published, alarms, "every alarm once");
+}
+
+#[tokio::test]
+async fn a_worker_that_is_back_within_the_grace_period_keeps_its_partitions() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    create_stream(&context, "work", "work.>").await;
+    create_stream(&context, "out", "out.>").await;
+    // Long enough for a process to start on a busy machine.
+    let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(json!({ "emergencyGracePeriod": "6s" }));
+    for number in 0..3 {
+        fleet.start_as(Some(number));
+    }
+    fleet.settled().await;
+    let (_, follower) = fleet.leader_and_follower().await;
+    let records = Records::open(&context).await;
+    let before = records.plan().await;
+    let version = fleet.workers[follower].status().await.expect("a status").assignment_version;
+
+    let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
+    let producer = Producer::start(&context, &subjects, 1000, 5000, |n| n.to_string());
+    producer.reach(1000).await;
+    fleet.workers[follower].kill();
+    let number = u32::try_from(follower).expect("a small number");
+    fleet.start_as(Some(number)).ready().await;
+    producer.finish().await;
+    assert_relayed(&context, "work", "out", &subjects).await;
+
+    let statuses = fleet.settled().await;
+    let back = statuses.last().expect("three workers");
+    assert_eq!((back.id(), back.partition_count), (format!("worker-{follower}").as_str(), 10));
+    assert_eq!(back.assignment_version, version, "no plan was made");
+    assert_eq!(records.plan().await, before);
+    for n in 0..PARTITIONS {
+        let name = partition(n);
+        let epoch = records.ownership(&name).await.expect("a record").epoch.0;
+        let taken = if before[&name] == back.id() { 2 } else { 1 };
+        assert_eq!(epoch, taken, "{name} was taken {epoch} times");
+    }
+}

@@ -1,0 +1,11 @@
+//! What Parti promises, proven on real processes: each module is a subject, each test is named after the promise it holds.
+
+mod bad_components;
+mod command_line;
+mod connecting;
+mod crashes;
+mod foreign;
+mod handlers;
+mod leaving;
+mod nats_restart;
+mod sharing;
