@@ -165,7 +165,8 @@ fn the_status_has_the_fields_of_the_guides_and_the_present_time() {
 fn partitions_are_listed_by_the_id_that_all_commands_take() {
     let listed = served().get("/api/v1/partitions").json();
     let expected = serde_json::json!([
-        {"id": "tool-07.chamber%202", "epoch": 7, "position": 48_211, "lag": 12, "queue": 3, "attempts": 1}
+        {"id": "tool-07.chamber%202", "epoch": 7, "position": 48_211, "lag": 12, "queue": 3, "attempts": 1,
+         "phase": "running", "problem": null}
     ]);
     assert_eq!(listed, expected);
 }
