@@ -43,6 +43,12 @@ pub fn config(url: &str, partitions: usize, plugin: &str) -> Value {
     })
 }
 
+/// Keys of the configuration that make leases as short as it allows, so that a test can outlast them all.
+#[must_use]
+pub fn short_leases() -> Value {
+    json!({ "workerIdTtl": "3s", "heartbeatInterval": "500ms", "heartbeatTtl": "2s", "electionTimeout": "2s" })
+}
+
 /// The workers of a test, all with the same configuration. They are killed when it is dropped.
 pub struct Fleet {
     config: Value,

@@ -18,7 +18,7 @@ mod wait;
 
 pub use artifacts::{copy_plugin, plugin_folder};
 pub use command::{Ended, parti};
-pub use fleet::{Fleet, Status, Worker, config, partition, subject};
+pub use fleet::{Fleet, Status, Worker, config, partition, short_leases, subject};
 pub use http::{Answer, get};
 pub use port::free_port;
 pub use producer::Producer;

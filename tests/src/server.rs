@@ -84,13 +84,3 @@ impl NatsServer {
         context
     }
 }
-
-impl Drop for NatsServer {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.process.signal(rustix::process::Signal::QUIT);
-            std::thread::sleep(Duration::from_secs(1));
-            std::fs::write(format!("/tmp/e2e-dump-{}", self.port), self.process.log()).unwrap();
-        }
-    }
-}

@@ -2,21 +2,16 @@
 
 use control_chart_math::{Chart, Settings};
 use parti_tests::{
-    Fleet, NatsServer, Producer, Records, assert_relayed, create_stream, partition, read_stream, subject,
+    Fleet, NatsServer, Producer, Records, Status, assert_relayed, create_stream, eventually_is, partition, read_stream,
+    short_leases, subject,
 };
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const PARTITIONS: usize = 30;
 
-/// Which worker dies.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Victim {
-    Leader,
-    Follower,
-}
-
-async fn kill_under_load(victim: Victim) {
+/// Kills some of three workers in the middle of the flow: the leader, a follower, or both.
+async fn kill_under_load(kill_leader: bool, kill_follower: bool) {
     let server = NatsServer::start().await;
     let context = server.jetstream().await;
     create_stream(&context, "work", "work.>").await;
@@ -28,22 +23,80 @@ async fn kill_under_load(victim: Victim) {
     let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
     let producer = Producer::start(&context, &subjects, 1000, 6000, |n| n.to_string());
     producer.reach(2000).await;
-    fleet.workers[if victim == Victim::Leader { leader } else { follower }].kill();
+    for (dies, worker) in [(kill_leader, leader), (kill_follower, follower)] {
+        if dies {
+            fleet.workers[worker].kill();
+        }
+    }
     producer.finish().await;
 
     assert_relayed(&context, "work", "out", &subjects).await;
     let shares: Vec<_> = fleet.settled().await.iter().map(|status| status.partition_count).collect();
-    assert_eq!(shares, [15, 15]);
+    assert_eq!(shares, vec![PARTITIONS / shares.len(); shares.len()]);
 }
 
 #[tokio::test]
 async fn a_sigkilled_follower_loses_nothing() {
-    kill_under_load(Victim::Follower).await;
+    kill_under_load(false, true).await;
 }
 
 #[tokio::test]
 async fn a_sigkilled_leader_loses_nothing() {
-    kill_under_load(Victim::Leader).await;
+    kill_under_load(true, false).await;
+}
+
+#[tokio::test]
+async fn leader_and_follower_killed_at_once_lose_nothing() {
+    kill_under_load(true, true).await;
+}
+
+/// Freezes a follower for longer than every lease, and lets it run on, with or without a new process in its place.
+async fn freeze_under_load(replace: bool) {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    create_stream(&context, "work", "work.>").await;
+    create_stream(&context, "out", "out.>").await;
+    let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(short_leases());
+    fleet.start_settled(3).await;
+    let (_, follower) = fleet.leader_and_follower().await;
+    let frozen = fleet.workers[follower].status().await.expect("a status");
+    let records = Records::open(&context).await;
+
+    let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
+    let producer = Producer::start(&context, &subjects, 1000, 8000, |n| n.to_string());
+    producer.reach(1000).await;
+    fleet.workers[follower].freeze();
+    eventually_is("its ID has expired", false, async || records.is_claimed(frozen.id()).await).await;
+    eventually_is("nothing is left to it", false, async || records.plan().await.values().any(|id| id == frozen.id()))
+        .await;
+    if replace {
+        let number = frozen.id().rsplit('-').next().and_then(|number| number.parse().ok());
+        fleet.start_as(number);
+        eventually_is("its ID is another's", true, async || records.is_claimed(frozen.id()).await).await;
+    }
+    fleet.workers[follower].thaw();
+    producer.finish().await;
+    assert_relayed(&context, "work", "out", &subjects).await;
+
+    let statuses = fleet.settled().await;
+    let ids: BTreeSet<_> = statuses.iter().map(Status::id).collect();
+    assert_eq!(ids.len(), if replace { 4 } else { 3 }, "every process has an ID of its own");
+    assert_eq!(statuses[follower].id() == frozen.id(), !replace, "it is {}", statuses[follower].id());
+    let plan = records.plan().await;
+    for (name, worker) in plan {
+        let owner = records.ownership(&name).await.expect("a record").owner.worker;
+        assert_eq!(owner.as_str(), worker, "the owner of {name}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_frozen_for_longer_than_every_lease_does_no_harm_and_joins_again() {
+    freeze_under_load(false).await;
+}
+
+#[tokio::test]
+async fn a_frozen_worker_whose_id_was_taken_does_no_harm_and_gets_another() {
+    freeze_under_load(true).await;
 }
 
 #[tokio::test]
@@ -58,7 +111,7 @@ async fn state_is_exactly_once_when_every_worker_is_killed_in_turn() {
     let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
     // Every partition has an outlier now and then, so that there are alarms to compare.
     let payload =
-        |n: u64| json!({ "value": if n % 997 == 0 { 900.0 } else { ((n * 7919) % 101) as f64 / 8.0 } }).to_string();
+        |n: u64| json!({ "value": if n % 97 == 0 { 900.0 } else { ((n * 7919) % 101) as f64 / 8.0 } }).to_string();
     let producer = Producer::start(&context, &subjects, 1000, 9000, payload);
     for (victim, at) in [(0, 1500), (1, 4500)] {
         producer.reach(at).await;

@@ -2,6 +2,7 @@
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::kv::Store;
+use futures::TryStreamExt as _;
 use parti_tests::{
     Answer, Fleet, NatsServer, Producer, Records, assert_relayed, create_stream, messages, partition, read_stream,
     subject,
@@ -108,6 +109,79 @@ async fn a_partition_with_an_unreadable_record_waits_and_says_so_and_the_others_
     records.ownership.purge(partition(3)).await.expect("a purge");
     assert_relayed(&context, "work", "out", &subjects).await;
     fleet.settled().await;
+}
+
+#[tokio::test]
+async fn consumers_deleted_from_outside_are_made_anew() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    create_stream(&context, "work", "work.>").await;
+    create_stream(&context, "out", "out.>").await;
+    let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
+    fleet.start_settled(2).await;
+
+    let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
+    let producer = Producer::start(&context, &subjects, 500, 3000, |n| n.to_string());
+    for count in [500, 1500] {
+        producer.reach(count).await;
+        let stream = context.get_stream("work").await.expect("the stream");
+        let names: Vec<String> = stream.consumer_names().try_collect().await.expect("names");
+        assert!(!names.is_empty());
+        for name in names {
+            // The worker may have given it up itself meanwhile.
+            let _ = stream.delete_consumer(&name).await;
+        }
+    }
+    producer.finish().await;
+    assert_relayed(&context, "work", "out", &subjects).await;
+    assert_eq!(fleet.sum(r#"parti_messages_total{verdict="ack"}"#).await, 3000, "nothing is handled again");
+}
+
+#[tokio::test]
+async fn ownership_records_deleted_from_outside_are_written_back() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    create_stream(&context, "work", "work.>").await;
+    create_stream(&context, "out", "out.>").await;
+    let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
+    fleet.start_settled(2).await;
+    let records = Records::open(&context).await;
+
+    let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
+    let producer = Producer::start(&context, &subjects, 500, 3000, |n| n.to_string());
+    producer.reach(1000).await;
+    for n in 0..PARTITIONS {
+        records.ownership.purge(partition(n)).await.expect("a purge");
+    }
+    producer.finish().await;
+    assert_relayed(&context, "work", "out", &subjects).await;
+    let messages = read_stream(&context, "work").await;
+    for n in 0..PARTITIONS {
+        let last = messages.iter().rev().find(|message| message.subject == subject(n)).expect("a message").sequence;
+        records.committed(&partition(n), last).await;
+    }
+    assert_eq!(fleet.sum(r#"parti_messages_total{verdict="ack"}"#).await, 3000, "nothing is handled again");
+}
+
+#[tokio::test]
+async fn a_stream_made_anew_while_no_worker_runs_is_read_from_its_beginning() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    create_stream(&context, "work", "work.>").await;
+    create_stream(&context, "out", "out.>").await;
+    let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
+    let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
+    for total in [1200, 600] {
+        fleet.start_settled(1).await;
+        Producer::start(&context, &subjects, 1000, total, |n| n.to_string()).finish().await;
+        assert_relayed(&context, "work", "out", &subjects).await;
+        let worker = fleet.workers.last_mut().expect("the worker");
+        worker.terminate();
+        assert_eq!(worker.exit().await, Some(0));
+        context.delete_stream("work").await.expect("a deletion");
+        create_stream(&context, "work", "work.>").await;
+        context.get_stream("out").await.expect("the stream").purge().await.expect("a purge");
+    }
 }
 
 #[tokio::test]

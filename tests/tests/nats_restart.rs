@@ -1,7 +1,8 @@
 //! The server goes away under load and comes back with its data.
 
-use parti_tests::{Fleet, NatsServer, Producer, Records, assert_relayed, create_stream, partition, subject};
-use serde_json::json;
+use parti_tests::{
+    Fleet, NatsServer, Producer, Records, assert_relayed, create_stream, partition, short_leases, subject,
+};
 use std::time::Duration;
 
 const PARTITIONS: usize = 30;
@@ -35,10 +36,7 @@ async fn an_outage_longer_than_every_lease_moves_nothing() {
     let context = server.jetstream().await;
     create_stream(&context, "work", "work.>").await;
     create_stream(&context, "out", "out.>").await;
-    // Leases as short as the configuration allows, so that the outage may be short.
-    let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(json!({
-        "workerIdTtl": "3s", "heartbeatInterval": "500ms", "heartbeatTtl": "2s", "electionTimeout": "2s",
-    }));
+    let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(short_leases());
     fleet.start_settled(3).await;
     let records = Records::open(&context).await;
     let before = records.plan().await;

@@ -70,6 +70,8 @@ struct Feed {
     alive: bool,
     /// The next sequence that the current reader has not passed.
     next: Sequence,
+    /// The furthest that any reader has come.
+    furthest: Sequence,
     /// The lowest sequence that somebody wants and the current reader has passed.
     wanted: Option<Sequence>,
     restart_at: Option<Instant>,
@@ -95,6 +97,7 @@ pub(super) async fn run(
         number: 0,
         alive: false,
         next: Sequence(0),
+        furthest: Sequence(0),
         wanted: None,
         restart_at: None,
     };
@@ -163,6 +166,10 @@ impl Feed {
     async fn open(&mut self, wishes: &mut mpsc::UnboundedReceiver<Wish>) -> Option<Reader> {
         let mut wait = RETRY.0;
         loop {
+            if self.slots.is_empty() {
+                self.wanted = None;
+                return None;
+            }
             let from = self.wanted?;
             let options = ReaderOptions { stream: self.stream.clone(), start: Start::At(from), filters: None };
             match Reader::open(&self.nats, &options).await {
@@ -187,9 +194,6 @@ impl Feed {
                         self.wish(wish);
                     }
                     wait = (wait * 2).min(RETRY.1);
-                    if self.slots.is_empty() {
-                        return None;
-                    }
                 }
             }
         }
@@ -202,7 +206,10 @@ impl Feed {
         let mut tick = interval(PROGRESS);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let restart_at = self.restart_at.map(|at| at.max(born + MIN_LIFE));
+            // A reader that was sent back first comes as far as the one before: otherwise a partition that cannot keep up would
+            // hold all others back for ever.
+            let caught_up = self.next >= self.furthest || reader.pending() == 0;
+            let restart_at = self.restart_at.filter(|_| caught_up).map(|at| at.max(born + MIN_LIFE));
             let restart = async {
                 match restart_at {
                     Some(at) => sleep_until(at).await,
@@ -267,6 +274,7 @@ impl Feed {
             let body = Arc::new(self.budget.hold(message, bytes));
             slot.chunk.push(QueuedMessage { sequence, bytes, body });
         }
+        self.furthest = self.furthest.max(self.next);
         for index in touched {
             if let Some(slot) = self.slots.get_mut(index) {
                 let messages = std::mem::take(&mut slot.chunk);

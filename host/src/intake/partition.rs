@@ -69,7 +69,17 @@ impl PartitionTask {
             view: Arc::clone(&view),
             gone: false,
         };
-        tokio::spawn(task.run().instrument(span));
+        let (events, wishes) = (task.shared.events.clone(), task.shared.wishes.clone());
+        let (id, subject) = (task.partition.id().clone(), task.subject.clone());
+        let run = tokio::spawn(task.run().instrument(span));
+        tokio::spawn(async move {
+            if let Err(error) = run.await {
+                // A bug, or a panic in a library: the next task takes the partition from its last commit.
+                tracing::error!(partition = %id, %error, "The partition's task failed; starting another");
+                let _ = wishes.send(Wish::Leave { subject });
+                let _ = events.send(TaskEvent::Gone(id));
+            }
+        });
         view
     }
 
@@ -110,6 +120,11 @@ impl PartitionTask {
     async fn carry_out(&mut self) {
         while let Some(command) = self.machine.poll_command() {
             self.execute(command).await;
+            // A call may have taken long, and the next one follows at once while messages wait: what has come meanwhile, a
+            // revocation above all, must not wait for the whole queue.
+            while let Ok(input) = self.inbox.try_recv() {
+                self.tell(input);
+            }
         }
         let view = self.machine.view();
         let mut seen = self.view.lock().unwrap_or_else(PoisonError::into_inner);
@@ -303,7 +318,9 @@ impl PartitionTask {
 /// Publishes everything and waits for every confirmation.
 async fn send(shared: &Shared, partition: &str, outgoing: Vec<Outgoing<Arc<Held>, Publish>>) -> Result<(), String> {
     // Sent one after the other, so that a subject's outputs are stored in order; confirmed together.
-    let mut receipts = Vec::with_capacity(outgoing.len());
+    let count = outgoing.len();
+    let mut receipts = Vec::with_capacity(count);
+    let mut first = None;
     for outgoing in outgoing {
         let dead_letter = matches!(outgoing, Outgoing::DeadLetter { .. });
         let message = match outgoing {
@@ -328,11 +345,21 @@ async fn send(shared: &Shared, partition: &str, outgoing: Vec<Outgoing<Arc<Held>
             }
         };
         let subject = message.subject.clone();
-        receipts.push((subject, dead_letter, shared.publisher.send(message).await));
+        let receipt = shared.publisher.send(message).await;
+        let connection = receipt.connection();
+        receipts.push((subject, dead_letter, receipt));
+        // Nothing may overtake what was not sent, or was sent over a connection that is gone: everything is sent again.
+        if connection.is_none() || *first.get_or_insert(connection) != connection {
+            break;
+        }
     }
-    let mut result = Ok(());
-    for (subject, dead_letter, receipt) in receipts {
-        match receipt.published().await {
+    let complete = receipts.len() == count;
+    let confirmed = receipts
+        .into_iter()
+        .map(|(subject, dead_letter, receipt)| async move { (subject, dead_letter, receipt.published().await) });
+    let mut result = if complete { Ok(()) } else { Err("the connection to NATS was lost".to_owned()) };
+    for (subject, dead_letter, published) in futures::future::join_all(confirmed).await {
+        match published {
             Published::Confirmed { .. } => {
                 shared.metrics.publishes_confirmed.inc();
                 if dead_letter {

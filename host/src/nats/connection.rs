@@ -214,7 +214,9 @@ impl Nats {
 
 fn parse_servers(urls: &[String]) -> Result<Vec<ServerAddr>, ConnectError> {
     let parse = |url: &String| {
-        let bad = |why: String| ConnectError::BadUrl { url: url.clone(), why };
+        // What stands before the host may be a login.
+        let shown = url.rsplit_once('@').map_or_else(|| url.clone(), |(_, host)| format!("[hidden]@{host}"));
+        let bad = |why: String| ConnectError::BadUrl { url: shown.clone(), why };
         let server: ServerAddr = url.parse().map_err(|error: std::io::Error| bad(error.to_string()))?;
         if server.is_websocket() {
             return Err(bad("websockets are not supported".to_owned()));

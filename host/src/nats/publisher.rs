@@ -94,6 +94,12 @@ impl Publisher {
 }
 
 impl Receipt {
+    /// Number of the connection over which the message went; `None` if it was not sent at all.
+    #[must_use]
+    pub fn connection(&self) -> Option<u64> {
+        self.sent.as_ref().ok().map(|(_, reconnects)| *reconnects)
+    }
+
     /// Waits until it is known what became of the message, at most for the operation timeout.
     pub async fn published(self) -> Published {
         let (ack, reconnects) = match self.sent {

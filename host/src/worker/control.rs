@@ -1,18 +1,20 @@
 //! Runs the coordinator against NATS: carries out its actions, brings back what became of them, keeps its clock.
 
 use crate::intake::{Intake, IntakeEvent};
-use crate::nats::{Filters, KvEvent, Nats, Peers, Responder, Store};
+use crate::nats::{Filters, KvEvent, Nats, Peers, Store};
 use crate::source::Source;
 use crate::telemetry::{KvOperation, KvResult, Metrics, WorkerLabel};
 use parti_coordination::record::Owner;
 use parti_coordination::{
-    Action, Bucket, Coordinator, Event, Lifetime, Notice, Now, OpId, PartitionList, Reply, StartFailure, WriteOutcome,
+    Action, Bucket, Coordinator, Event, Incarnation, Lifetime, Notice, Now, OpId, PartitionList, Reply, StartFailure,
+    WriteOutcome,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::status::Board;
 
@@ -82,7 +84,7 @@ pub(super) struct Control {
     pub(super) origin: Instant,
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) watches: BTreeMap<Bucket, AbortHandle>,
-    pub(super) probes: Option<Responder>,
+    pub(super) probes: Option<AbortOnDropHandle<()>>,
     pub(super) heartbeats: std::collections::BTreeSet<OpId>,
 }
 
@@ -115,7 +117,8 @@ impl Control {
                 self.handle(Event::Shutdown);
             }
             if let Some(end) = self.carry_out().await {
-                return end;
+                // Who was told to stop has not failed to start.
+                return if leaving { End::Finished } else { end };
             }
             let deadline =
                 self.coordinator.poll_timeout().map(|Now(at)| tokio::time::Instant::from_std(self.origin + at));
@@ -220,12 +223,7 @@ impl Control {
                     let owner = Owner { worker: worker.clone(), incarnation };
                     self.board().me = Some(owner.clone());
                     tracing::info!(workerId = %worker, claim = incarnation.claim, "Worker ID claimed");
-                    match self.peers.answer(&incarnation).await {
-                        Ok(probes) => self.probes = Some(probes),
-                        Err(error) => {
-                            tracing::warn!(%error, "Probes cannot be answered; this worker is judged by its heartbeat alone")
-                        }
-                    }
+                    self.probes = Some(answer_probes(self.peers.clone(), incarnation));
                     if let Some(intake) = &self.intake {
                         intake.identify(owner);
                     }
@@ -349,6 +347,19 @@ impl Control {
             let _ = events.send(Event::Reply { op, reply: Reply::Partitions(listed) });
         });
     }
+}
+
+/// Answers probes of this incarnation until the handle is dropped. Setting that up waits for NATS, which the control loop must
+/// not.
+fn answer_probes(peers: Peers, incarnation: Incarnation) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        match peers.answer(&incarnation).await {
+            Ok(_responder) => std::future::pending().await,
+            Err(error) => {
+                tracing::warn!(%error, "Probes cannot be answered; this worker is judged by its heartbeat alone");
+            }
+        }
+    }))
 }
 
 fn say(notice: &Notice) {

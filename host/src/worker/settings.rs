@@ -19,6 +19,9 @@ use uuid::Uuid;
 /// worker has (`handler.maxUncommitted` bounds one partition).
 pub(super) const MEMORY: usize = 256 << 20;
 
+/// Bytes of messages that every partition may hold, however many there are.
+const MIN_QUEUE: usize = 16 << 10;
+
 /// How long a live owner may take to release a partition. Longer than a call may take, so that a handler in the middle of
 /// a batch is waited for.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,14 +87,17 @@ impl<S: Assigns> Assigns for Timed<S> {
 }
 
 /// Bounds and policies of a partition. A record, with its snapshot, must fit into one message of the server.
-pub(super) fn limits(handler: &Handler, max_payload: usize) -> Limits {
+pub(super) fn limits(handler: &Handler, max_payload: usize, partitions: usize) -> Limits {
     let uncommitted = &handler.max_uncommitted;
     let messages = usize::try_from(uncommitted.messages).unwrap_or(usize::MAX);
     Limits {
         batch_messages: usize::try_from(handler.batch_size).unwrap_or(usize::MAX),
         batch_bytes: usize::try_from(handler.limits.batch_bytes.0).unwrap_or(usize::MAX),
         queue_messages: messages,
-        queue_bytes: usize::try_from(uncommitted.bytes.0).unwrap_or(usize::MAX),
+        // However many partitions are stuck with full queues, half of the memory is left for the others.
+        queue_bytes: usize::try_from(uncommitted.bytes.0)
+            .unwrap_or(usize::MAX)
+            .min((MEMORY / 2 / partitions.max(1)).max(MIN_QUEUE)),
         commit_interval: handler.commit_interval,
         max_uncommitted: messages,
         max_attempts: handler.max_attempts,
@@ -177,10 +183,15 @@ pub(super) fn connect_error(error: &ConnectError) -> OperatorError {
     from_sentence(code, &error.to_string())
 }
 
-/// The adapters say what and why in one sentence and what to do in the next.
+/// The adapters say what and why in a sentence or two and what to do in the last.
 fn from_sentence(code: ErrorCode, text: &str) -> OperatorError {
     let (said, todo) = text.rsplit_once(". ").unwrap_or((text, code.help()));
-    let (what, why) = said.split_once(": ").or_else(|| said.split_once("; ")).unwrap_or((said, code.help()));
+    let split = [". ", ": ", "; "].iter().find_map(|mark| said.split_once(mark));
+    let (what, why) = split.unwrap_or((said, code.help()));
+    let mut todo = todo.to_owned();
+    if let Some(first) = todo.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
     code.error(what, why, todo)
 }
 

@@ -46,6 +46,8 @@ pub struct Coordinator {
     /// The start has succeeded or failed.
     is_started: bool,
     heartbeat_at: Now,
+    /// A heartbeat is on its way: the next one waits, so that an older one cannot overwrite it.
+    beating: bool,
     data_path: (usize, u64),
     settled: Option<(Term, Version)>,
     leaving: Leaving,
@@ -79,6 +81,7 @@ impl Coordinator {
             began: None,
             is_started: false,
             heartbeat_at: Now::default(),
+            beating: false,
             data_path: (0, 0),
             settled: None,
             leaving: Leaving::No,
@@ -204,7 +207,7 @@ impl Coordinator {
                     _ => {}
                 }
             }
-            Part::Heartbeat => {}
+            Part::Heartbeat => self.beating = false,
             Part::Election => {
                 let Some((worker, incarnation)) = self.worker() else { return };
                 let change = self.election.reply(&mut self.ctx, op, reply, (&worker, incarnation));
@@ -373,7 +376,10 @@ impl Coordinator {
     }
 
     fn beat(&mut self, worker: &WorkerId, incarnation: Incarnation) {
-        if matches!(self.leaving, Leaving::Releasing(_) | Leaving::Gone) || !self.ctx.due(self.heartbeat_at) {
+        if self.beating
+            || matches!(self.leaving, Leaving::Releasing(_) | Leaving::Gone)
+            || !self.ctx.due(self.heartbeat_at)
+        {
             return;
         }
         self.heartbeat_at = self.ctx.now + self.ctx.settings.heartbeat_interval;
@@ -393,12 +399,14 @@ impl Coordinator {
         };
         let value = Context::encode(&record);
         let key = format!("heartbeat.{worker}");
+        self.beating = true;
         self.ctx.write(Part::Heartbeat, Bucket::Heartbeats, &key, &value, Expect::Anything, Lifetime::Heartbeat);
     }
 
     fn leave(&mut self) {
         match &self.leaving {
-            Leaving::Draining { drained: true } => {
+            // A heartbeat that lands after its deletion would haunt the leader until it expires.
+            Leaving::Draining { drained: true } if !self.beating => {
                 let worker = self.worker();
                 let leads_others = self.leading().is_some() && self.roster.members().any(|(_, m)| m.is_candidate());
                 if leads_others && !worker.as_ref().is_none_or(|(w, _)| self.planner.is_at_rest(w)) {

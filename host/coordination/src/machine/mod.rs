@@ -72,6 +72,8 @@ pub struct PartitionMachine<M, O> {
     needs_open: Option<OpenReason>,
     open_failures: u32,
     pending: Option<Pending<M, O>>,
+    /// An answer to [`Command::Send`] is outstanding, whatever became of what it was for.
+    sending: bool,
     attempts: Option<Attempts>,
     traps: Option<(Sequence, u32)>,
     /// After a lost instance, messages up to here are handed over one per call.
@@ -128,6 +130,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             needs_open: None,
             open_failures: 0,
             pending: None,
+            sending: false,
             attempts: None,
             traps: None,
             one_by_one: Sequence(0),

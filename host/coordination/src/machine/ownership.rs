@@ -54,6 +54,11 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     }
 
     fn judge(&mut self, entry: Option<StoredEntry>) {
+        if self.sending {
+            // The answer to what an earlier ownership sent must not be taken for that of a later one.
+            self.read_at = Some(self.now + self.limits.poll_interval);
+            return;
+        }
         let Ok(found) = self.understand(entry.as_ref()) else {
             self.read_at = Some(self.now + self.limits.handover_timeout);
             return;

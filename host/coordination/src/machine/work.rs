@@ -47,9 +47,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             self.reader = Some(reader);
             self.wanted = false;
         } else {
+            // Asked for again as soon as there is room.
             self.reader = None;
-            self.wanted = true;
-            self.command(Command::WantReader(self.mark));
+            self.wanted = false;
         }
     }
 
@@ -354,10 +354,12 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return self.complete();
         }
         let outgoing = pending.outgoing.clone();
+        self.sending = true;
         self.command(Command::Send(outgoing));
     }
 
     pub(super) fn sent(&mut self, result: Result<(), String>) {
+        self.sending = false;
         let failures = match &mut self.pending {
             None => return,
             Some(pending) => {
