@@ -42,7 +42,7 @@ pub enum CatalogError {
     },
     /// No such plugin.
     #[error(
-        "there is no plugin `{name}` in {}. {}. Copy {name}.wasm there, or correct the name",
+        "there is no plugin `{name}` in {}. {}. Copy {name}.wasm there, or correct handler.plugin or plugins.directory",
         directory.display(), available(names, nearest.as_deref())
     )]
     Missing {
