@@ -91,12 +91,12 @@ async fn freeze_under_load(replace: bool) {
 
 #[tokio::test]
 async fn a_worker_frozen_for_longer_than_every_lease_does_no_harm_and_joins_again() {
-    freeze_under_load(false).await;
+    Box::pin(freeze_under_load(false)).await;
 }
 
 #[tokio::test]
 async fn a_frozen_worker_whose_id_was_taken_does_no_harm_and_gets_another() {
-    freeze_under_load(true).await;
+    Box::pin(freeze_under_load(true)).await;
 }
 
 #[tokio::test]
@@ -110,8 +110,9 @@ async fn state_is_exactly_once_when_every_worker_is_killed_in_turn() {
 
     let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
     // Every partition has an outlier now and then, so that there are alarms to compare.
-    let payload =
-        |n: u64| json!({ "value": if n % 97 == 0 { 900.0 } else { ((n * 7919) % 101) as f64 / 8.0 } }).to_string();
+    let payload = |n: u64| {
+        json!({ "value": if n.is_multiple_of(97) { 900.0 } else { ((n * 7919) % 101) as f64 / 8.0 } }).to_string()
+    };
     let producer = Producer::start(&context, &subjects, 1000, 9000, payload);
     for (victim, at) in [(0, 1500), (1, 4500)] {
         producer.reach(at).await;

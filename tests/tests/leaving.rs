@@ -58,12 +58,12 @@ async fn leave_under_load(leader_leaves: bool) {
 
 #[tokio::test]
 async fn a_worker_that_leaves_gracefully_hands_over() {
-    leave_under_load(false).await;
+    Box::pin(leave_under_load(false)).await;
 }
 
 #[tokio::test]
 async fn a_leader_that_leaves_gracefully_hands_over() {
-    leave_under_load(true).await;
+    Box::pin(leave_under_load(true)).await;
 }
 
 #[tokio::test]

@@ -18,6 +18,8 @@ mod partition;
 pub mod record;
 mod state;
 pub mod strategy;
+#[cfg(test)]
+mod testing;
 mod time;
 
 pub use coordinator::{

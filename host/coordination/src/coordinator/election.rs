@@ -92,6 +92,13 @@ impl Election {
         }
     }
 
+    pub(super) fn is_writing(&self) -> bool {
+        match &self.role {
+            Role::Leading { write: Some((write, _)), .. } | Role::Bidding { write, .. } => write.is_in_flight(),
+            _ => false,
+        }
+    }
+
     pub(super) fn saw(&mut self, term: Term) {
         self.highest = self.highest.max(term);
     }

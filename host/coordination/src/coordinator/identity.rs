@@ -76,6 +76,10 @@ impl Identity {
         }
     }
 
+    pub(super) fn is_writing(&self) -> bool {
+        matches!(&self.phase, Phase::Held(Held { write: Some(write), .. }) if write.is_in_flight())
+    }
+
     /// Remembers a claim seen anywhere.
     pub(super) fn saw(&mut self, worker: &WorkerId, claim: u64) {
         let highest = self.highest.entry(worker.clone()).or_default();
@@ -98,10 +102,8 @@ impl Identity {
         match std::mem::take(&mut self.phase) {
             Phase::Surveying(survey) => self.survey_reply(ctx, survey, op, reply),
             Phase::Probing { found, asked, round, mut open, mut silent, next_round } => {
-                if let (Some(number), Reply::Probe(answer)) = (open.remove(&op), reply) {
-                    if *answer == ProbeAnswer::NoResponders {
-                        silent.insert(number);
-                    }
+                if let (Some(number), Reply::Probe(ProbeAnswer::NoResponders)) = (open.remove(&op), reply) {
+                    silent.insert(number);
                 }
                 self.phase = Phase::Probing { found, asked, round, open, silent, next_round };
                 self.probing(ctx);
@@ -332,7 +334,9 @@ impl Identity {
                             Lifetime::WorkerId,
                         ));
                     }
-                    Some(Ok(record)) => return self.fenced(ctx, held.worker, Some(record.incarnation)),
+                    Some(Ok(record)) => {
+                        return self.fenced(ctx, held.worker, Some(record.incarnation));
+                    }
                     Some(Err(_)) => return self.fenced(ctx, held.worker, None),
                 }
             }
@@ -382,10 +386,9 @@ impl Identity {
         }
     }
 
-    /// Gives the ID back; the reply is of no consequence, because the key expires by itself.
+    /// Gives the ID back. If another process has it by now, the revision says so.
     pub(super) fn release(&mut self, ctx: &mut Context) -> Option<OpId> {
         let Phase::Held(held) = std::mem::take(&mut self.phase) else { return None };
-        // A renewal under way could land after the deletion and would block the ID until it expires; the revision decides.
         Some(ctx.delete(Part::Identity, Bucket::StableIds, held.worker.as_str(), Expect::Revision(held.revision)))
     }
 }

@@ -405,8 +405,10 @@ impl Coordinator {
 
     fn leave(&mut self) {
         match &self.leaving {
-            // A heartbeat that lands after its deletion would haunt the leader until it expires.
-            Leaving::Draining { drained: true } if !self.beating => {
+            // What is on its way would land after its deletion and haunt the others until it expires, or move the revision under it.
+            Leaving::Draining { drained: true }
+                if !(self.beating || self.identity.is_writing() || self.election.is_writing()) =>
+            {
                 let worker = self.worker();
                 let leads_others = self.leading().is_some() && self.roster.members().any(|(_, m)| m.is_candidate());
                 if leads_others && !worker.as_ref().is_none_or(|(w, _)| self.planner.is_at_rest(w)) {

@@ -241,8 +241,13 @@ impl Roster {
             (ctx.settings.emergency_grace_period, ctx.settings.heartbeat_ttl, ctx.settings.heartbeat_interval);
         let others = self.members.keys().filter(|w| *w != me).count();
         let suspects = self.members.values().filter(|m| m.suspect_since.is_some()).count();
-        // Many at once are a server being rolled, not many deaths: then only heartbeats count.
-        let probes_count = suspects <= 1 || suspects * 3 <= others + 1;
+        // Many at once are a server being rolled, not many deaths: then only heartbeats count, and who is still away when the
+        // others are back gets the full time.
+        if suspects > 1 && suspects * 3 > others + 1 {
+            for member in self.members.values_mut().filter(|m| m.suspect_since.is_some()) {
+                member.suspect_since = Some(ctx.now);
+            }
+        }
         let mut dead = Vec::new();
         for (worker, member) in &mut self.members {
             if worker == me {
@@ -253,7 +258,6 @@ impl Roster {
                 ctx.notice(Notice::HeartbeatMissed { worker: worker.clone() });
             }
             if let Some(since) = member.suspect_since
-                && probes_count
                 && ctx.due(since + grace)
             {
                 dead.push((worker.clone(), member.incarnation, "no process answers for it"));

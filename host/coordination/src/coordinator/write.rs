@@ -50,6 +50,11 @@ impl FencedWrite {
         Self { part, bucket, key: key.to_owned(), value, expect, lifetime, step: Step::Writing(op) }
     }
 
+    /// A write is on its way; its answer, whatever it is, will come.
+    pub(super) fn is_in_flight(&self) -> bool {
+        matches!(self.step, Step::Writing(_))
+    }
+
     pub(super) fn reply(&mut self, ctx: &mut Context, op: OpId, reply: &Reply) -> Progress {
         match (&self.step, reply) {
             (Step::Writing(mine), Reply::Write(outcome)) if *mine == op => match outcome {

@@ -7,9 +7,10 @@
 //! * A commit is of one instant: position, attempts and snapshot together, at a batch boundary with nothing unconfirmed.
 //! * Messages are kept until they are committed, so that a lost instance can go back to its last commit.
 //!
-//! `ownership` holds the record's side, `work` the handler's.
+//! `ownership` holds the record's side, `work` and `outcome` the handler's.
 
 mod io;
+mod outcome;
 mod ownership;
 mod taking;
 #[cfg(test)]
@@ -24,10 +25,11 @@ pub use taking::{TakeDecision, decide_take};
 
 use crate::record::{Attempts, Owner, OwnershipRecord, StreamIdentity};
 use crate::{CloseReason, Epoch, Fleet, Now, OpenReason, PartitionId, Position, Sequence};
+use outcome::Pending;
 use ownership::Purpose;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use work::{Call, Pending};
+use work::Call;
 
 /// The machine of one partition. `M` is a message's body, `O` an output's.
 pub struct PartitionMachine<M, O> {
@@ -245,7 +247,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     fn position(&self) -> Position {
         let handled = self.handled.checked_sub(1).and_then(|last| self.queue.get(last)).map(|m| m.sequence);
         let done = handled.map(Position::from).unwrap_or_default().max(self.committed());
-        if self.handled == self.queue.len() && self.pending.is_none() {
+        if self.handled == self.queue.len() {
             return done.max(self.passed.into());
         }
         done

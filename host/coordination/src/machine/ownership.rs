@@ -39,7 +39,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     fn understand(&mut self, entry: Option<&StoredEntry>) -> Result<Option<OwnershipRecord>, ()> {
         let Some(value) = entry.and_then(|e| e.value.as_deref()) else { return Ok(None) };
         let why = match record::decode::<OwnershipRecord>(value) {
-            Ok(record) if record.group != self.group => format!("the record belongs to group {:?}", record.group),
+            Ok(record) if record.group != self.group => {
+                format!("the record belongs to group {:?}", record.group)
+            }
             Ok(record) if record.stream.name != self.stream.name => {
                 format!("the record holds a position of stream {:?}", record.stream.name)
             }

@@ -1,10 +1,8 @@
-//! The handler's side of a partition: accept messages, open, call, judge the outcome, publish, ask for the state.
+//! The handler's side of a partition: accept messages, open, call, ask for the state.
 
-use super::{Batch, Command, Failure, Handled, OnExhausted, Outgoing, PartitionMachine, Phase, QueuedMessage, Report};
+use super::{Batch, Command, Failure, PartitionMachine, Phase, QueuedMessage, Report};
 use crate::record::Attempts;
-use crate::{CloseReason, Completed, Generation, Now, OpenReason, Sequence, Snapshot};
-use std::collections::HashMap;
-use std::fmt::Display;
+use crate::{CloseReason, OpenReason, Sequence, Snapshot};
 use std::time::Duration;
 
 /// An idle partition's position is written this often, so that it does not drag a reader back.
@@ -17,15 +15,6 @@ pub(super) enum Call {
     Handle { first: Sequence, last: Sequence, messages: usize },
     Snapshot,
     Close,
-}
-
-/// Messages that are done as soon as what they sent is confirmed.
-pub(super) struct Pending<M, O> {
-    outgoing: Vec<Outgoing<M, O>>,
-    done: usize,
-    retry: Option<Option<Duration>>,
-    tries: u32,
-    send_at: Option<Now>,
 }
 
 impl<M: Clone, O: Clone> PartitionMachine<M, O> {
@@ -183,7 +172,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.due(at);
     }
 
-    fn backoff(&self, failures: u32) -> Duration {
+    pub(super) fn backoff(&self, failures: u32) -> Duration {
         let (first, longest) = self.limits.backoff;
         first.saturating_mul(2u32.saturating_pow(failures.min(20))).min(longest)
     }
@@ -242,225 +231,6 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.command(Command::Handle(Batch { messages, first_attempt }));
     }
 
-    pub(super) fn call_returned(&mut self, result: Result<Handled<O>, Failure>) {
-        let Some(Call::Handle { first, last, messages }) = self.call.clone() else { return };
-        self.call = None;
-        match result {
-            Ok(handled) => self.judge_outcome(handled, last, messages),
-            Err(failure) => self.lost_call(&failure, first, last, messages),
-        }
-    }
-
-    fn judge_outcome(&mut self, handled: Handled<O>, last: Sequence, messages: usize) {
-        let Handled { outcome, outputs } = handled;
-        let first_reject = outcome.done.iter().position(|c| matches!(c, Completed::Reject(_)));
-        if self.limits.on_exhausted == OnExhausted::Block
-            && let Some(at) = first_reject
-            && (at + 1 < outcome.done.len() || at > 0)
-        {
-            // The state holds what came after the message that must block: go back and come to it alone.
-            self.one_by_one = self.one_by_one.max(last);
-            self.attempts = None;
-            return self.lose_instance(OpenReason::Recovered);
-        }
-        let done: Vec<QueuedMessage<M>> =
-            self.queue.iter().skip(self.handled).take(outcome.done.len().min(messages)).cloned().collect();
-        let mut count = done.len();
-        let mut letters = Vec::new();
-        for (message, completed) in done.iter().zip(&outcome.done) {
-            let Completed::Reject(reason) = completed else { continue };
-            let attempts = self.attempts.filter(|a| a.sequence == message.sequence).map_or(1, |a| a.count);
-            match self.give_up(message.clone(), reason, attempts) {
-                GiveUp::Pass => {}
-                GiveUp::Send(letter) => letters.push(letter),
-                GiveUp::Wait => count = 0,
-            }
-        }
-        let blocked = count < done.len();
-        let mut outgoing = Vec::new();
-        let mut places: HashMap<Sequence, u32> = HashMap::new();
-        for output in outputs {
-            // What a message outside the completed prefix has published comes again with it.
-            if done.iter().take(count).any(|m| m.sequence == output.cause) {
-                let place = places.entry(output.cause).or_default();
-                outgoing.push(Outgoing::Publish { id: self.message_id(output.cause, &*place), body: output.body });
-                *place += 1;
-            }
-        }
-        outgoing.append(&mut letters);
-        // A handler that gets nowhere would be called again and again: that is a retry.
-        let nowhere = outcome.done.is_empty() && outcome.retry.is_none();
-        let mut retry = if nowhere { Some(None) } else { outcome.retry };
-        if let (Some(_), Some(message)) = (retry, self.queue.get(self.handled + count).cloned())
-            && count < messages
-            && !blocked
-        {
-            let attempts = self.attempts.filter(|a| a.sequence == message.sequence).map_or(1, |a| a.count);
-            if attempts >= self.limits.max_attempts {
-                match self.give_up(message, "retries are exhausted", attempts) {
-                    GiveUp::Pass => count += 1,
-                    GiveUp::Send(letter) => {
-                        outgoing.push(letter);
-                        count += 1;
-                    }
-                    GiveUp::Wait => {}
-                }
-                retry = None;
-            } else {
-                self.attempts = Some(Attempts { sequence: message.sequence, count: attempts });
-                self.report(Report::Retrying { sequence: message.sequence, attempts });
-            }
-        } else {
-            retry = None;
-        }
-        self.pending = Some(Pending { outgoing, done: count, retry, tries: 0, send_at: None });
-        self.send();
-    }
-
-    /// The ID under which the output at this place of a message is published, now and whenever it is published again.
-    fn message_id(&self, sequence: Sequence, place: &dyn Display) -> String {
-        let generation = self.record.as_ref().map_or_else(Generation::default, |(record, _)| record.generation);
-        let (group, stream, key) = (&self.group, &self.stream, self.id.record_key());
-        format!("{group}/{}@{}/{key}/{generation}:{sequence}:{place}", stream.name, stream.created)
-    }
-
-    /// What to do about a message that cannot be handled.
-    fn give_up(&mut self, message: QueuedMessage<M>, reason: &str, attempts: u32) -> GiveUp<M, O> {
-        let sequence = message.sequence;
-        let reason = reason.to_owned();
-        match self.limits.on_exhausted {
-            OnExhausted::Drop => {
-                self.report(Report::Exhausted { sequence, reason });
-                GiveUp::Pass
-            }
-            OnExhausted::DeadLetter => {
-                self.report(Report::Exhausted { sequence, reason: reason.clone() });
-                let id = self.message_id(sequence, &"dead-letter");
-                GiveUp::Send(Outgoing::DeadLetter { id, message, reason, attempts })
-            }
-            OnExhausted::Block => {
-                self.trouble = Some(format!("message {sequence} blocks the partition: {reason}"));
-                self.report(Report::Blocked { sequence, reason });
-                self.pause_until = Some(self.now + self.limits.backoff.1);
-                GiveUp::Wait
-            }
-        }
-    }
-
-    fn send(&mut self) {
-        let Some(pending) = &mut self.pending else { return };
-        pending.send_at = None;
-        if pending.outgoing.is_empty() {
-            return self.complete();
-        }
-        let outgoing = pending.outgoing.clone();
-        self.sending = true;
-        self.command(Command::Send(outgoing));
-    }
-
-    pub(super) fn sent(&mut self, result: Result<(), String>) {
-        self.sending = false;
-        let failures = match &mut self.pending {
-            None => return,
-            Some(pending) => {
-                pending.tries = pending.tries.saturating_add(1);
-                pending.tries - 1
-            }
-        };
-        match result {
-            Ok(()) => self.complete(),
-            Err(why) => {
-                let wait = self.backoff(failures);
-                let at = self.now + wait;
-                if let Some(pending) = &mut self.pending {
-                    pending.send_at = Some(at);
-                }
-                self.trouble = Some(format!("output is not confirmed: {why}"));
-                self.report(Report::Unconfirmed(why));
-            }
-        }
-    }
-
-    /// Everything the pending messages sent is confirmed: they have taken effect.
-    fn complete(&mut self) {
-        let Some(pending) = self.pending.take() else { return };
-        if pending.tries > 0 || pending.done > 0 {
-            self.trouble = self.trouble.take().filter(|_| self.pause_until.is_some());
-        }
-        if pending.done > 0 {
-            self.handled = (self.handled + pending.done).min(self.queue.len());
-            self.handled_since.get_or_insert(self.now);
-            let next = self.queue.get(self.handled).map(|m| m.sequence);
-            let trapped = self.traps.map(|(sequence, count)| Attempts { sequence, count });
-            self.attempts = [self.attempts, trapped].into_iter().flatten().find(|a| Some(a.sequence) == next);
-        }
-        if let Some(delay) = pending.retry {
-            let failures = self.attempts.map_or(0, |a| a.count.saturating_sub(1));
-            let wait = delay.unwrap_or_else(|| self.backoff(failures));
-            self.pause_until = Some(self.now + wait);
-            // The number of attempts must survive this process, so that a message which kills hosts does not kill them all.
-            self.commit_wanted = true;
-        }
-    }
-
-    fn lost_call(&mut self, failure: &Failure, first: Sequence, last: Sequence, messages: usize) {
-        let alone = messages == 1;
-        if let Failure::Guest(why) | Failure::Refused(why) = failure {
-            self.report(Report::Trapped { sequence: first, messages, why: why.clone() });
-            self.one_by_one = self.one_by_one.max(last);
-            // Only a message alone in its call can be blamed.
-            let traps = self.traps.filter(|(sequence, _)| alone && *sequence == first).map_or(0, |(_, n)| n);
-            if alone {
-                self.traps = Some((first, traps + 1));
-                if traps + 1 >= self.limits.max_traps && self.poison(first, why) {
-                    return;
-                }
-                self.pause_until = Some(self.now + self.backoff(traps));
-            } else {
-                self.attempts = None;
-            }
-        } else {
-            self.forgive_attempt();
-            self.pause_until = Some(self.now + self.backoff(0));
-        }
-        self.lose_instance(OpenReason::Recovered);
-    }
-
-    /// The host's doing never counts against a message.
-    fn forgive_attempt(&mut self) {
-        self.attempts =
-            self.attempts.map(|a| Attempts { count: a.count.saturating_sub(1), ..a }).filter(|a| a.count > 0);
-    }
-
-    /// A message that has trapped too often. Returns whether it is on its way to be passed over.
-    fn poison(&mut self, sequence: Sequence, why: &str) -> bool {
-        let Some(message) = self.queue.iter().find(|m| m.sequence == sequence).cloned() else { return false };
-        let attempts = self.attempts.map_or(1, |a| a.count);
-        // The instance is gone and with it what it did since the last commit: those messages come again first, and only
-        // then may the poisonous one be passed over.
-        if self.handled > 0 {
-            return false;
-        }
-        let letter = match self.give_up(message, &format!("the handler trapped: {why}"), attempts) {
-            GiveUp::Pass => Vec::new(),
-            GiveUp::Send(letter) => vec![letter],
-            GiveUp::Wait => return false,
-        };
-        self.lose_instance(OpenReason::Recovered);
-        self.commit_wanted = true;
-        self.pending = Some(Pending { outgoing: letter, done: 1, retry: None, tries: 0, send_at: None });
-        self.send();
-        true
-    }
-
-    /// The instance is gone: back to the last commit, with a fresh one.
-    fn lose_instance(&mut self, why: OpenReason) {
-        self.is_open = false;
-        self.handled = 0;
-        self.handled_since = None;
-        self.needs_open = Some(why);
-    }
-
     pub(super) fn ask_snapshot(&mut self) {
         self.call = Some(Call::Snapshot);
         self.command(Command::Snapshot);
@@ -499,10 +269,4 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             }
         }
     }
-}
-
-enum GiveUp<M, O> {
-    Pass,
-    Send(Outgoing<M, O>),
-    Wait,
 }

@@ -4,80 +4,19 @@
 //! replies that come late or never although the write landed, watches that lag and are told anew, processes that die, stop
 //! or lose their connection. Everything random comes from one seed. A failing test prints its seed and the trace.
 
-use super::super::*;
-use crate::record::{PlanRecord, decode};
+mod look;
+mod nats;
+
+use crate::Partition;
+use crate::coordinator::*;
+use crate::record::PlanRecord;
 use crate::strategy::ConsistentHash;
-use crate::{Partition, PartitionId};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use crate::testing::{Random, ms, secs};
+use nats::{Store, Watch, failed};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
-
-pub(super) const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-pub(super) const fn secs(n: u64) -> Duration {
-    Duration::from_secs(n)
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % n.max(1)
-    }
-
-    pub(super) fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    pub(super) fn between(&mut self, least: u64, most: u64) -> Duration {
-        ms(least + self.below(most - least + 1))
-    }
-}
-
-/// One KV bucket.
-#[derive(Default)]
-struct Store {
-    last: u64,
-    keys: BTreeMap<String, StoredEntry>,
-}
-
-impl Store {
-    fn put(&mut self, key: &str, value: Option<Vec<u8>>, expect: Expect) -> WriteOutcome {
-        let found = self.keys.get(key).map_or(0, |e| e.revision);
-        let holds = match expect {
-            Expect::Anything => true,
-            Expect::Nothing => found == 0,
-            Expect::Revision(revision) => found == revision,
-        };
-        if !holds {
-            return WriteOutcome::Lost;
-        }
-        self.last += 1;
-        self.keys.insert(key.to_owned(), StoredEntry { value, revision: self.last });
-        WriteOutcome::Written(self.last)
-    }
-}
-
-struct Watch {
-    id: u64,
-    keys: Vec<String>,
-    /// Nothing overtakes what was told before.
-    told_at: Duration,
-}
-
-impl Watch {
-    fn covers(&self, key: &str) -> bool {
-        self.keys.iter().any(|k| k.strip_suffix('*').map_or(k == key, |prefix| key.starts_with(prefix)))
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
@@ -96,6 +35,10 @@ pub(super) struct Process {
     pub(super) assigned: Option<Assigned>,
     pub(super) failure: Option<StartFailure>,
     pub(super) fenced: usize,
+    /// Whether it was last told that it leads.
+    pub(super) leads: bool,
+    /// Requests sent.
+    pub(super) sent: usize,
     preferred: Option<u32>,
     /// Which start of this process it is: what was meant for an earlier one is dropped.
     life: u64,
@@ -152,7 +95,11 @@ pub(super) struct Fleet {
     /// NATS answers nobody, although connections stand.
     pub(super) mute: bool,
     pub(super) refuse_heartbeats: bool,
+    /// A process that may not listen to probes.
+    pub(super) deaf: Option<usize>,
     pub(super) lease: Duration,
+    /// Least and most milliseconds that a data path takes to hand everything over.
+    pub(super) drain_time: (u64, u64),
     /// Every plan that ever was in the bucket, in that order.
     pub(super) plans: Vec<PlanRecord>,
     pub(super) notices: Vec<(usize, Notice)>,
@@ -164,6 +111,7 @@ pub(super) struct Fleet {
     queue: BTreeMap<(Duration, u64), Happening>,
     order: u64,
     seed: u64,
+    /// The last of what happened, for a test that fails.
     trace: VecDeque<String>,
 }
 
@@ -178,28 +126,6 @@ impl Drop for Fleet {
     }
 }
 
-fn reply_of(event: &Event) -> Option<Reply> {
-    let Event::Reply { reply, .. } = event else { return None };
-    Some(match reply {
-        Reply::Write(_) => Reply::Write(WriteOutcome::Unknown),
-        Reply::Entry(_) => Reply::Entry(Err(())),
-        Reply::Listing(_) => Reply::Listing(Err(())),
-        Reply::Probe(_) => Reply::Probe(ProbeAnswer::TimedOut),
-        Reply::Partitions(answer) => Reply::Partitions(answer.clone()),
-    })
-}
-
-fn no_answer(request: &Action) -> Option<(OpId, Reply)> {
-    Some(match request {
-        Action::Write { op, .. } | Action::Delete { op, .. } => (*op, Reply::Write(WriteOutcome::Unknown)),
-        Action::Read { op, .. } => (*op, Reply::Entry(Err(()))),
-        Action::List { op, .. } => (*op, Reply::Listing(Err(()))),
-        Action::Probe { op, .. } => (*op, Reply::Probe(ProbeAnswer::TimedOut)),
-        Action::ListPartitions { op } => (*op, Reply::Partitions(Err("no answer".into()))),
-        _ => return None,
-    })
-}
-
 impl Fleet {
     pub(super) fn new(seed: u64, partitions: usize) -> Self {
         Self {
@@ -211,7 +137,9 @@ impl Fleet {
             trouble: Trouble::default(),
             mute: false,
             refuse_heartbeats: false,
+            deaf: None,
             lease: secs(5),
+            drain_time: (1, 300),
             plans: Vec::new(),
             notices: Vec::new(),
             moved: 0,
@@ -280,6 +208,8 @@ impl Fleet {
             assigned: None,
             failure: None,
             fenced: 0,
+            leads: false,
+            sent: 0,
             preferred,
             life: 0,
             watches: BTreeMap::new(),
@@ -317,6 +247,7 @@ impl Fleet {
         process.connected = true;
         process.assigned = None;
         process.failure = None;
+        process.leads = false;
         process.answers = None;
         process.watches.clear();
         self.give(at, Event::Connected);
@@ -365,72 +296,6 @@ impl Fleet {
     pub(super) fn leave(&mut self, at: usize) {
         self.note(format!("leave #{at}"));
         self.give(at, Event::Shutdown);
-    }
-
-    // Looking.
-
-    pub(super) fn live(&self) -> Vec<usize> {
-        (0..self.processes.len()).filter(|at| self.processes[*at].status == Status::Running).collect()
-    }
-
-    pub(super) fn id(&self, at: usize) -> String {
-        self.processes[at].coordinator.worker().map_or_else(|| "-".into(), |(worker, _)| worker.to_string())
-    }
-
-    pub(super) fn leader(&self) -> usize {
-        self.live().into_iter().find(|at| self.processes[*at].coordinator.leading().is_some()).expect("a leader")
-    }
-
-    pub(super) fn follower(&self) -> usize {
-        self.live().into_iter().find(|at| self.processes[*at].coordinator.leading().is_none()).expect("a follower")
-    }
-
-    pub(super) fn term(&self) -> Term {
-        self.plans.last().map_or(Term(0), |p| p.term)
-    }
-
-    pub(super) fn has(&self, at: usize) -> BTreeSet<PartitionId> {
-        self.processes[at].assigned.iter().flat_map(|a| &a.partitions).map(|p| p.id().clone()).collect()
-    }
-
-    /// Who has what, over all live processes.
-    pub(super) fn owners(&self) -> BTreeMap<PartitionId, usize> {
-        self.live().into_iter().flat_map(|at| self.has(at).into_iter().map(move |p| (p, at))).collect()
-    }
-
-    pub(super) fn stored(&self, bucket: Bucket, key: &str) -> Option<Vec<u8>> {
-        self.stores.get(&bucket)?.keys.get(key)?.value.clone()
-    }
-
-    /// Why the fleet is not settled, if it is not: one leader whom everybody knows, everyone stable, each partition in exactly
-    /// one live worker's assignment.
-    pub(super) fn unsettled(&self) -> Option<String> {
-        let live = self.live();
-        let leaders: Vec<_> = live.iter().filter(|at| self.processes[**at].coordinator.leading().is_some()).collect();
-        if leaders.len() != 1 {
-            return Some(format!("{} leaders", leaders.len()));
-        }
-        let leader = self.id(*leaders[0]);
-        for at in &live {
-            let coordinator = &self.processes[*at].coordinator;
-            if coordinator.leader().map(WorkerId::as_str) != Some(&leader) {
-                return Some(format!("#{at} follows {:?}, not {leader}", coordinator.leader()));
-            }
-            if coordinator.state() != WorkerState::Stable {
-                return Some(format!("#{at} is {}", coordinator.state()));
-            }
-        }
-        let ids: BTreeSet<_> = live.iter().map(|at| self.id(*at)).collect();
-        if ids.len() != live.len() {
-            return Some(format!("{} live workers have {} IDs", live.len(), ids.len()));
-        }
-        let given: usize = live.iter().map(|at| self.has(*at).len()).sum();
-        let listed: BTreeSet<_> = self.partitions.iter().map(|p| p.id().clone()).collect();
-        let owners = self.owners();
-        if given != listed.len() || !owners.keys().eq(listed.iter()) {
-            return Some(format!("{given} partitions given, {} of {} covered", owners.len(), listed.len()));
-        }
-        None
     }
 
     // Time.
@@ -492,12 +357,9 @@ impl Fleet {
                 if process.life != life || dropped {
                     return;
                 }
-                let event = match (event, process.connected) {
-                    (Event::Reply { op, reply }, false) => {
-                        let event = Event::Reply { op, reply };
-                        reply_of(&event).map_or(event, |reply| Event::Reply { op, reply })
-                    }
-                    (event, _) => event,
+                let event = match event {
+                    Event::Reply { op, reply } if !process.connected => Event::Reply { op, reply: failed(reply) },
+                    event => event,
                 };
                 self.give(to, event);
             }
@@ -575,7 +437,9 @@ impl Fleet {
             Action::Unwatch { bucket } => {
                 self.processes[at].watches.remove(&bucket);
             }
-            Action::Claimed { incarnation, .. } => self.processes[at].answers = Some(incarnation),
+            Action::Claimed { incarnation, .. } => {
+                self.processes[at].answers = Some(incarnation).filter(|_| self.deaf != Some(at));
+            }
             Action::Fenced { .. } => {
                 let process = &mut self.processes[at];
                 process.assigned = None;
@@ -589,7 +453,7 @@ impl Fleet {
                 self.after(time, Happening::Settle { at, life, settled });
             }
             Action::Drain => {
-                let time = self.random.between(20, 300);
+                let time = self.random.between(self.drain_time.0, self.drain_time.1);
                 self.after(time, Happening::Tell { to: at, life, watch: None, event: Event::Drained });
             }
             Action::PlanPublished { moved, .. } => self.moved += moved,
@@ -602,180 +466,12 @@ impl Fleet {
                 self.processes[at].status = Status::Ended;
             }
             Action::Notice(notice) => self.notices.push((at, notice)),
-            Action::StateChanged { from, to } => assert!(from.may_become(to), "#{at}: {from} to {to}"),
-            Action::LeaderChanged { .. } => {}
+            Action::StateChanged { from, to } => {
+                assert!(from.may_become(to), "#{at}: {from} to {to}")
+            }
+            Action::LeaderChanged { is_us, .. } => self.processes[at].leads = is_us,
             request => self.send(at, request),
         }
-    }
-
-    fn send(&mut self, from: usize, request: Action) {
-        let life = self.processes[from].life;
-        let Some((op, failed)) = no_answer(&request) else { return };
-        let time = self.random.between(1, 15);
-        let trouble = self.trouble;
-        let lost = self.mute || self.random.chance(trouble.lost_requests);
-        let late = !lost && self.random.chance(trouble.late_requests);
-        let reply_lost = late || self.random.chance(trouble.lost_replies);
-        let connected = self.processes[from].connected;
-        if !connected || lost || reply_lost {
-            let wait = if connected { secs(2) } else { ms(50) };
-            let event = Event::Reply { op, reply: failed };
-            self.after(wait, Happening::Tell { to: from, life, watch: None, event });
-        }
-        if connected && !lost {
-            let time = if late { secs(2) + time } else { time };
-            self.after(time, Happening::Serve { from, life, request, reply_lost });
-        }
-    }
-
-    // The side of NATS.
-
-    fn serve(&mut self, from: usize, life: u64, request: Action, reply_lost: bool) {
-        if self.processes[from].life == life && self.processes[from].status == Status::Paused && self.random.chance(50)
-        {
-            return self.processes[from].outbox.push(request);
-        }
-        let Some((op, _)) = no_answer(&request) else { return };
-        let reply = match request {
-            Action::Write { bucket: Bucket::Heartbeats, .. } if self.refuse_heartbeats => {
-                Reply::Write(WriteOutcome::Unknown)
-            }
-            Action::Write { bucket, key, value, expect, lifetime, .. } => {
-                Reply::Write(self.put(bucket, &key, Some(value.into_bytes()), expect, lifetime))
-            }
-            Action::Delete { bucket, key, expect, .. } => {
-                Reply::Write(self.put(bucket, &key, None, expect, Lifetime::Forever))
-            }
-            Action::Read { bucket, key, .. } => {
-                Reply::Entry(Ok(self.stores.get(&bucket).and_then(|s| s.keys.get(&key)).cloned()))
-            }
-            Action::List { bucket, .. } => Reply::Listing(Ok(self
-                .stores
-                .get(&bucket)
-                .map(|s| s.keys.iter().map(|(k, e)| (k.clone(), e.clone())).collect())
-                .unwrap_or_default())),
-            Action::Probe { incarnation, .. } => Reply::Probe(self.probe(incarnation)),
-            Action::ListPartitions { .. } if self.source_fails => Reply::Partitions(Err("no database".into())),
-            Action::ListPartitions { .. } => Reply::Partitions(Ok(self.partitions.clone())),
-            _ => return,
-        };
-        let time = match reply {
-            Reply::Probe(ProbeAnswer::TimedOut) => ms(500),
-            _ => self.random.between(1, 15),
-        };
-        if !reply_lost {
-            self.after(time, Happening::Tell { to: from, life, watch: None, event: Event::Reply { op, reply } });
-        }
-    }
-
-    fn probe(&self, incarnation: Incarnation) -> ProbeAnswer {
-        match self.processes.iter().find(|p| p.answers == Some(incarnation)) {
-            Some(p) if !p.connected => ProbeAnswer::NoResponders,
-            Some(p) if p.status == Status::Paused => ProbeAnswer::TimedOut,
-            Some(_) => ProbeAnswer::Answered,
-            None => ProbeAnswer::NoResponders,
-        }
-    }
-
-    pub(super) fn put(
-        &mut self,
-        bucket: Bucket,
-        key: &str,
-        value: Option<Vec<u8>>,
-        expect: Expect,
-        lifetime: Lifetime,
-    ) -> WriteOutcome {
-        *self.writes.entry(bucket).or_default() += 1;
-        let outcome = self.stores.entry(bucket).or_default().put(key, value, expect);
-        let WriteOutcome::Written(revision) = outcome else { return outcome };
-        let lives = match lifetime {
-            Lifetime::Forever | Lifetime::Assignment => None,
-            Lifetime::WorkerId => Some(secs(30)),
-            Lifetime::Heartbeat => Some(secs(6)),
-            Lifetime::Election => Some(self.lease),
-        };
-        if let Some(lives) = lives {
-            let time = lives + self.random.between(0, 250);
-            self.after(time, Happening::Expire { bucket, key: key.to_owned(), revision });
-        }
-        if bucket == Bucket::Assignments && key == "plan" {
-            self.check_plan();
-        }
-        self.changed(bucket, key);
-        outcome
-    }
-
-    /// What must hold of any two plans that ever were in force.
-    fn check_plan(&mut self) {
-        let Some(value) = self.stored(Bucket::Assignments, "plan") else { return };
-        let Ok(plan) = decode::<PlanRecord>(&value) else { return };
-        if let Some(last) = self.plans.last() {
-            assert!(
-                (plan.term, plan.version) > (last.term, last.version) && plan.version > last.version,
-                "plan {}/{} follows {}/{}",
-                plan.term,
-                plan.version,
-                last.term,
-                last.version
-            );
-        }
-        self.plans.push(plan);
-    }
-
-    /// Loses a bucket with everything in it; it is made anew, its revisions begin again.
-    pub(super) fn lose_bucket(&mut self, bucket: Bucket) {
-        self.note(format!("{bucket:?} is lost"));
-        self.stores.insert(bucket, Store::default());
-        if bucket == Bucket::Assignments {
-            self.plans.clear();
-        }
-        for at in 0..self.processes.len() {
-            if let Some(watch) = self.processes[at].watches.get(&bucket) {
-                let keys = watch.keys.clone();
-                self.watch(at, bucket, keys);
-            }
-        }
-    }
-
-    fn changed(&mut self, bucket: Bucket, key: &str) {
-        for at in 0..self.processes.len() {
-            self.tell(at, bucket, Some(key));
-        }
-    }
-
-    fn watch(&mut self, at: usize, bucket: Bucket, keys: Vec<String>) {
-        self.order += 1;
-        let watch = Watch { id: self.order, keys, told_at: self.now };
-        self.processes[at].watches.insert(bucket, watch);
-        if !self.processes[at].connected {
-            return;
-        }
-        let mut all: Vec<_> =
-            self.stores.entry(bucket).or_default().keys.iter().map(|(k, e)| (e.revision, k.clone())).collect();
-        all.sort();
-        for (_, key) in all {
-            self.tell(at, bucket, Some(&key));
-        }
-        self.tell(at, bucket, None);
-    }
-
-    /// Sends a key's latest revision to a watcher, or that everything has been told.
-    fn tell(&mut self, at: usize, bucket: Bucket, key: Option<&str>) {
-        let delay = self.random.between(1, 40);
-        let now = self.now;
-        let process = &mut self.processes[at];
-        let Some(watch) = process.watches.get_mut(&bucket) else { return };
-        let event = match key {
-            None => Event::WatchReady { bucket },
-            Some(key) if !watch.covers(key) => return,
-            Some(key) => {
-                let Some(entry) = self.stores.get(&bucket).and_then(|s| s.keys.get(key)) else { return };
-                Event::Watched { bucket, key: key.to_owned(), entry: entry.clone() }
-            }
-        };
-        watch.told_at = watch.told_at.max(now + delay);
-        let (time, watch, life) = (watch.told_at - now, Some((bucket, watch.id)), process.life);
-        self.after(time, Happening::Tell { to: at, life, watch, event });
     }
 }
 

@@ -5,33 +5,21 @@
 //! dead letters. Every write of the record is checked when it lands: one owner per epoch, positions only grow, and the
 //! snapshot is exactly the partition's messages up to the position. Everything random comes from one seed.
 
-use super::super::*;
-use crate::record::{OwnershipRecord, Phase as RecordPhase, decode};
-use crate::{Completed, Expect, Incarnation, Outcome, Snapshot, StoredEntry, WorkerId, WriteOutcome};
+mod handler;
+mod record;
+mod stream;
+
+use crate::machine::*;
+use crate::record::{OwnershipRecord, decode};
+use crate::testing::{Random, ms};
+use crate::{Expect, Incarnation, StoredEntry, WorkerId, WriteOutcome};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use uuid::Uuid;
 
-pub(super) const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
+pub(super) use handler::{Fate, applied, snapshot};
 
 pub(super) type Machine = PartitionMachine<Fate, String>;
-
-/// What the handler does with a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Applies it.
-    Fine,
-    /// Refuses it for good.
-    Reject,
-    /// Traps.
-    Poison,
-    /// Asks for it again, for ever.
-    Stubborn,
-    /// Asks for it again, this often.
-    Shy(u32),
-}
 
 pub(super) fn limits() -> Limits {
     Limits {
@@ -60,22 +48,6 @@ pub(super) fn machine(me: Owner, limits: Limits) -> Machine {
     let stream = StreamIdentity { name: "work".into(), created: "2026-01-01".into() };
     let id = PartitionId::from_keys(&["p"]).expect("a key");
     PartitionMachine::new(id, "g".into(), stream, me, "digest".into(), Position(0), limits)
-}
-
-/// The applied sequences as a snapshot, and back.
-pub(super) fn snapshot(applied: &[u64]) -> Snapshot {
-    let data = applied.iter().map(u64::to_string).collect::<Vec<_>>().join(",").into_bytes();
-    Snapshot { format: "list".into(), data }
-}
-
-pub(super) fn applied(snapshot: Option<&Snapshot>) -> Vec<u64> {
-    let text = snapshot.map(|s| String::from_utf8_lossy(&s.data).into_owned()).unwrap_or_default();
-    text.split(',').filter(|t| !t.is_empty()).map(|t| t.parse().expect("a number")).collect()
-}
-
-/// What a fine message publishes.
-fn outputs(sequence: u64) -> impl Iterator<Item = String> {
-    (0..sequence % 3).map(move |n| format!("{sequence}:{n}"))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,7 +138,7 @@ pub(super) struct World {
     readers: u64,
     queue: BTreeMap<(Duration, u64), Happening>,
     order: u64,
-    random: u64,
+    pub(super) random: Random,
     seed: u64,
     trace: VecDeque<String>,
 }
@@ -201,7 +173,7 @@ impl World {
             readers: 0,
             queue: BTreeMap::new(),
             order: 0,
-            random: seed,
+            random: Random(seed),
             seed,
             trace: VecDeque::new(),
         };
@@ -220,22 +192,6 @@ impl World {
         }
         world.assign(0);
         world
-    }
-
-    pub(super) fn below(&mut self, n: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % n.max(1)
-    }
-
-    pub(super) fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    pub(super) fn between(&mut self, least: u64, most: u64) -> Duration {
-        ms(least + self.below(most - least + 1))
     }
 
     fn note(&mut self, line: String) {
@@ -265,10 +221,10 @@ impl World {
         let from = std::mem::replace(&mut self.assigned, to);
         if from != to {
             self.moves += 1;
-            let time = self.between(1, 200);
+            let time = self.random.between(1, 200);
             self.tell(from, time, Input::Revoked(CloseReason::Revoked));
         }
-        let time = self.between(1, 200);
+        let time = self.random.between(1, 200);
         let fleet = Arc::new(self.fleet.clone());
         self.tell(to, time, Input::Assigned(fleet));
     }
@@ -276,7 +232,7 @@ impl World {
     fn give_up_on(&mut self, worker: usize) {
         let others: Vec<_> =
             (0..self.workers.len()).filter(|w| *w != worker && self.workers[*w].status == Status::Running).collect();
-        let to = if others.is_empty() { worker } else { others[self.below(others.len() as u64) as usize] };
+        let to = if others.is_empty() { worker } else { others[self.random.below(others.len() as u64) as usize] };
         let to = if self.assigned == worker { to } else { self.assigned };
         self.assign(to);
     }
@@ -290,7 +246,7 @@ impl World {
         worker.status = Status::Dead;
         self.forget(at);
         let claim = self.workers[at].claim;
-        let time = self.between(1500, 3000);
+        let time = self.random.between(1500, 3000);
         self.after(time, Happening::Condemn { worker: at, claim });
     }
 
@@ -324,14 +280,14 @@ impl World {
         self.faults += 1;
         self.workers[at].status = Status::Paused;
         let claim = self.workers[at].claim;
-        let time = self.between(4000, 7500);
+        let time = self.random.between(4000, 7500);
         self.after(time, Happening::Condemn { worker: at, claim });
     }
 
     pub(super) fn resume(&mut self, at: usize) {
         self.note(format!("resume #{at}"));
         self.workers[at].status = Status::Running;
-        if self.chance(50) {
+        if self.random.chance(50) {
             self.tick(at);
         }
         for input in std::mem::take(&mut self.workers[at].inbox) {
@@ -340,61 +296,8 @@ impl World {
         let me = owner(u32::try_from(at).expect("few"), self.workers[at].claim);
         if self.fleet.is_dead(&me.worker, &me.incarnation) {
             // It reads the plan some time after it has gone on working.
-            let (time, claim) = (self.between(1, 2000), self.workers[at].claim);
+            let (time, claim) = (self.random.between(1, 2000), self.workers[at].claim);
             self.after(time, Happening::Fence { worker: at, claim });
-        }
-    }
-
-    // Messages.
-
-    pub(super) fn publish(&mut self, fate: Fate) -> u64 {
-        self.head += 1 + self.below(4);
-        self.messages.insert(self.head, fate);
-        self.note(format!("message {} is {fate:?}", self.head));
-        self.head
-    }
-
-    /// A reader that starts over, as after a gap or a reconnect.
-    pub(super) fn restart_reader(&mut self, at: usize) {
-        if let (Some(machine), Some(_)) = (&self.workers[at].machine, self.workers[at].reader) {
-            let mark = machine.mark();
-            self.start_reader(at, mark);
-        }
-    }
-
-    fn start_reader(&mut self, at: usize, mark: Sequence) {
-        self.readers += 1;
-        let (reader, run) = (self.readers, self.workers[at].run);
-        let from = (mark.0 + 1).saturating_sub(self.below(4)).max(1);
-        // The old one may still deliver something.
-        self.workers[at].reader = Some((reader, from));
-        self.tell(at, ms(3), Input::Reader { reader, from: Sequence(from) });
-        self.after(ms(4), Happening::Pump { to: at, run, reader });
-    }
-
-    fn pump(&mut self, at: usize, run: u64, reader: u64) {
-        let Some((number, from)) = self.workers[at].reader else { return };
-        if self.workers[at].run != run || number != reader {
-            return;
-        }
-        let to = (from + self.below(25)).min(self.head);
-        if to >= from {
-            let messages = self
-                .messages
-                .range(from..=to)
-                .map(|(sequence, fate)| QueuedMessage { sequence: Sequence(*sequence), bytes: 10, body: *fate })
-                .collect();
-            self.workers[at].reader = Some((reader, to + 1));
-            self.tell(at, ms(1), Input::Messages { reader, messages });
-            if self.chance(50) {
-                self.tell(at, ms(1), Input::Passed { reader, sequence: Sequence(to) });
-            }
-        }
-        let time = self.between(5, 60);
-        self.after(time, Happening::Pump { to: at, run, reader });
-        let readers = self.trouble.readers;
-        if self.chance(readers) {
-            self.restart_reader(at);
         }
     }
 
@@ -460,14 +363,16 @@ impl World {
                 }
             }
             Happening::Return { to, run, call, command } => {
-                if self.workers[to].run == run && self.workers[to].call == call {
+                // A close cuts off a call of the handler, not what has been handed to NATS.
+                let is_send = matches!(command, Command::Send(_));
+                if self.workers[to].run == run && (is_send || self.workers[to].call == call) {
                     self.answer(to, command);
                 }
             }
             Happening::Land { from, run, value, expect, answer } => {
                 let outcome = self.land(from, value, expect);
                 if answer {
-                    let time = self.between(1, 10);
+                    let time = self.random.between(1, 10);
                     self.after(time, Happening::Tell { to: from, run, input: Input::Written(outcome) });
                 }
             }
@@ -532,13 +437,13 @@ impl World {
         let (run, trouble) = (self.workers[at].run, self.trouble);
         match command {
             Command::Read => {
-                let answer = if self.chance(trouble.reads) { Err(()) } else { Ok(self.record.clone()) };
-                let time = self.between(2, 20);
+                let answer = if self.random.chance(trouble.reads) { Err(()) } else { Ok(self.record.clone()) };
+                let time = self.random.between(2, 20);
                 self.tell(at, time, Input::Record(answer));
             }
             Command::Write { value, expect } => {
-                let time = self.between(1, 10);
-                let wrong = self.chance(trouble.writes).then(|| self.below(3));
+                let time = self.random.between(1, 10);
+                let wrong = self.random.chance(trouble.writes).then(|| self.random.below(3));
                 if wrong.is_some() {
                     self.tell(at, ms(1000), Input::Written(WriteOutcome::Unknown));
                 }
@@ -549,18 +454,18 @@ impl World {
                 }
             }
             Command::Open { .. } | Command::Handle(_) | Command::Snapshot | Command::Send(_) => {
-                let (time, call) = (self.between(1, 60), self.workers[at].call);
+                let (time, call) = (self.random.between(1, 60), self.workers[at].call);
                 self.after(time, Happening::Return { to: at, run, call, command });
             }
             Command::Close(_) => {
                 self.workers[at].instance = None;
                 self.workers[at].call += 1;
-                let time = self.between(1, 20);
+                let time = self.random.between(1, 20);
                 self.tell(at, time, Input::Closed);
             }
             Command::WantReader(mark) => self.start_reader(at, mark),
             Command::Released => {
-                let (to, time) = (self.assigned, self.between(1, 30));
+                let (to, time) = (self.assigned, self.random.between(1, 30));
                 self.tell(to, time, Input::Hint);
             }
             Command::Gone => {
@@ -573,168 +478,5 @@ impl World {
             }
             Command::Report(_) => {}
         }
-    }
-
-    // The handler.
-
-    fn answer(&mut self, at: usize, command: Command<Fate, String>) {
-        let trouble = self.trouble;
-        let input = match command {
-            Command::Open { snapshot, .. } => {
-                if self.chance(trouble.opens) {
-                    self.workers[at].instance = None;
-                    Input::Opened(Err(Failure::Guest("no".into())))
-                } else {
-                    self.workers[at].instance = Some(applied(snapshot.as_ref()));
-                    Input::Opened(Ok(()))
-                }
-            }
-            Command::Handle(batch) => {
-                let result = self.handle(at, &batch);
-                if result.is_err() {
-                    self.workers[at].instance = None;
-                }
-                Input::Handled(result)
-            }
-            Command::Snapshot => {
-                let state = self.workers[at].instance.clone().expect("an instance");
-                match self.chance(trouble.snapshots).then(|| self.below(2)) {
-                    None => Input::Snapshot(Ok(Some(snapshot(&state)))),
-                    Some(0) => Input::Snapshot(Err(Failure::Refused("not now".into()))),
-                    Some(_) => {
-                        self.workers[at].instance = None;
-                        Input::Snapshot(Err(Failure::Guest("trap".into())))
-                    }
-                }
-            }
-            Command::Send(outgoing) => {
-                // What fails has got somewhere.
-                let fails = self.chance(trouble.sends);
-                let sent = if fails { self.below(outgoing.len() as u64 + 1) as usize } else { outgoing.len() };
-                for one in outgoing.into_iter().take(sent) {
-                    self.send(one);
-                }
-                Input::Sent(if fails { Err("no answer".into()) } else { Ok(()) })
-            }
-            _ => return,
-        };
-        self.give(at, input);
-    }
-
-    fn handle(&mut self, at: usize, batch: &Batch<Fate>) -> Result<Handled<String>, Failure> {
-        let trouble = self.trouble;
-        let mut state = self.workers[at].instance.clone().expect("an instance");
-        let sequences: Vec<u64> = batch.messages.iter().map(|m| m.sequence.0).collect();
-        let (first, last) = (sequences[0], sequences[sequences.len() - 1]);
-        assert!(state.last().is_none_or(|done| *done < first), "{first} comes after {:?}", state.last());
-        assert!(self.messages.range(first..=last).map(|(s, _)| *s).eq(sequences), "the batch has a gap");
-        assert!(batch.first_attempt <= self.limits.max_attempts + 2, "attempt {}", batch.first_attempt);
-        if self.chance(trouble.traps) {
-            return Err(Failure::Guest("flaky".into()));
-        }
-        if self.chance(trouble.host) {
-            return Err(Failure::Host("blocked".into()));
-        }
-        let all = batch.messages.len() as u64;
-        let cut = if self.chance(30) { 1 + self.below(all) } else { all };
-        let mut handled = Handled { outcome: Outcome::default(), outputs: Vec::new() };
-        for message in batch.messages.iter().take(cut as usize) {
-            let sequence = message.sequence.0;
-            let again = match message.body {
-                Fate::Shy(times) => {
-                    let tries = self.tries.entry(sequence).or_default();
-                    *tries += 1;
-                    *tries <= times
-                }
-                fate => fate == Fate::Stubborn,
-            };
-            if again {
-                handled.outputs.push(Output { cause: message.sequence, body: "a draft".into() });
-                handled.outcome.retry = Some(self.chance(50).then_some(ms(70)));
-                break;
-            }
-            if message.body == Fate::Poison {
-                return Err(Failure::Guest("poison".into()));
-            }
-            if message.body == Fate::Reject {
-                handled.outcome.done.push(Completed::Reject("refused".into()));
-                continue;
-            }
-            state.push(sequence);
-            handled.outcome.done.push(Completed::Ack);
-            handled.outputs.extend(outputs(sequence).map(|body| Output { cause: message.sequence, body }));
-        }
-        self.workers[at].instance = Some(state);
-        Ok(handled)
-    }
-
-    fn send(&mut self, outgoing: Outgoing<Fate, String>) {
-        match outgoing {
-            Outgoing::Publish { id, body } => {
-                assert_ne!(body, "a draft");
-                if let Some(before) = self.published.get(&id) {
-                    assert_eq!(before, &body, "one ID, two messages");
-                } else {
-                    self.published.insert(id, body.clone());
-                    self.output.push(body);
-                }
-            }
-            Outgoing::DeadLetter { id, message, .. } => {
-                self.letters.insert(id, message.sequence.0);
-            }
-        }
-    }
-
-    // The record.
-
-    fn land(&mut self, from: usize, value: String, expect: Expect) -> WriteOutcome {
-        let found = self.record.as_ref().map_or(0, |e| e.revision);
-        let holds = match expect {
-            Expect::Anything => panic!("a record is never overwritten blindly"),
-            Expect::Nothing => found == 0,
-            Expect::Revision(revision) => found == revision,
-        };
-        if !holds {
-            return WriteOutcome::Lost;
-        }
-        let new: OwnershipRecord = decode(value.as_bytes()).expect("a record");
-        self.check(&new);
-        self.note(format!("landed from #{from}: {value}"));
-        self.record = Some(StoredEntry { value: Some(value.into_bytes()), revision: found + 1 });
-        WriteOutcome::Written(found + 1)
-    }
-
-    fn check(&self, new: &OwnershipRecord) {
-        if let Some(old) = self.committed() {
-            assert!(new.position >= old.position, "position {} after {}", new.position, old.position);
-            if new.epoch == old.epoch {
-                assert_eq!(new.owner, old.owner, "two owners in epoch {}", new.epoch);
-                assert_eq!(old.phase, RecordPhase::Owned, "written after the release");
-            } else {
-                assert_eq!(new.epoch, old.epoch.next());
-                assert_eq!((new.position, &new.snapshot), (old.position, &old.snapshot), "a take changes nothing else");
-            }
-        }
-        let state = applied(new.snapshot.as_ref().map(|s| s.load().expect("base64")).as_ref());
-        let due: Vec<u64> = self.messages.range(..=new.position.0).map(|(s, _)| *s).collect();
-        assert!(state.is_sorted_by(|a, b| a < b), "out of order: {state:?}");
-        assert!(state.iter().all(|s| due.contains(s)), "{state:?} is ahead of position {}", new.position);
-        for sequence in due {
-            let passed = self.letters.values().any(|s| *s == sequence);
-            assert!(state.contains(&sequence) || passed, "message {sequence} is lost at position {}", new.position);
-            let fine = matches!(self.messages[&sequence], Fate::Fine | Fate::Shy(_));
-            assert!(fine || !state.contains(&sequence));
-        }
-    }
-
-    fn check_outputs(&self) {
-        let snapshot = self.committed().and_then(|record| record.snapshot).map(|s| s.load().expect("base64"));
-        let state = applied(snapshot.as_ref());
-        let expected: Vec<String> = state.iter().flat_map(|s| outputs(*s)).collect();
-        // A handler that traps at random makes the machine give up messages whose output is out already, or comes later.
-        if self.trouble.traps == 0 {
-            assert_eq!(self.output, expected);
-        }
-        assert!(expected.iter().all(|body| self.output.contains(body)));
     }
 }

@@ -1,0 +1,343 @@
+//! The leader's plan: plant the term, collect what is in force, decide when to plan (`decision`), publish (`publication`).
+//!
+//! The plan and its assignments are separate writes. A leader that dies between them leaves assignments that do not add up
+//! to the plan; the next one rewrites every assignment under its own term and plans again for whatever is in none.
+
+mod decision;
+mod publication;
+
+use super::context::{Context, Part};
+use super::io::{Bucket, Expect, Lifetime, Notice, OpId, Reply, StoredEntry};
+use super::roster::Roster;
+use super::write::{FencedWrite, Progress};
+use crate::record::{AssignmentRecord, FORMAT, Lifecycle, PlanRecord};
+use crate::{Now, Partition, PartitionId, Term, Version, WorkerId};
+use publication::Publication;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+/// How long to wait before NATS is asked again after it did not answer.
+const RETRY: Duration = Duration::from_millis(250);
+/// First and longest wait before a failed source is asked again.
+const SOURCE_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+#[derive(Default)]
+pub(super) struct Planner {
+    phase: Phase,
+    term: Term,
+    /// The highest plan version seen anywhere or tried.
+    pub(super) highest_version: Version,
+    plan: Option<(PlanRecord, u64)>,
+    /// When to look whether the plan is still what we wrote, and the read that is looking.
+    check_at: Option<Now>,
+    checking: Option<OpId>,
+    current: BTreeMap<WorkerId, (AssignmentRecord, u64)>,
+    partitions: Option<Vec<Partition>>,
+    listing: Option<OpId>,
+    list_at: Option<Now>,
+    list_failures: u32,
+    /// The list has changed since the last full plan.
+    list_changed: bool,
+    publication: Option<Publication>,
+    joined_since: Option<Now>,
+    led_since: Now,
+    cold_until: Option<Now>,
+    planned_at: Option<Now>,
+}
+
+#[derive(Default)]
+enum Phase {
+    #[default]
+    Off,
+    ReadAt(Now),
+    Reading(OpId),
+    Planting(FencedWrite, Box<PlanRecord>),
+    CollectAt(Now),
+    Collecting(OpId),
+    Ready,
+}
+
+/// What the coordinator must do after an event.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    GoOn,
+    /// A higher term is at work: we do not lead.
+    Superseded(Term),
+}
+
+impl Planner {
+    pub(super) fn begin(&mut self, ctx: &mut Context, term: Term) {
+        let highest_version = self.highest_version;
+        *self = Self { term, highest_version, led_since: ctx.now, ..Self::default() };
+        self.phase = Phase::Reading(ctx.read(Part::Planner, Bucket::Assignments, "plan"));
+    }
+
+    pub(super) fn stop(&mut self) {
+        *self = Self { highest_version: self.highest_version, ..Self::default() };
+    }
+
+    /// Remembers a plan version seen anywhere.
+    pub(super) fn saw(&mut self, version: Version) {
+        self.highest_version = self.highest_version.max(version);
+    }
+
+    pub(super) fn plan(&self) -> Option<&PlanRecord> {
+        self.plan.as_ref().map(|(plan, _)| plan)
+    }
+
+    /// Who is dead by the plan in force, or by the one that is being written.
+    pub(super) fn published_dead(&self) -> Option<&BTreeMap<WorkerId, u64>> {
+        let next = self.publication.as_ref().and_then(|p| p.plan.as_ref()).map(|(_, plan)| &plan.dead);
+        next.or(self.plan().map(|plan| &plan.dead))
+    }
+
+    /// The plan has been told with this revision, or may have been lost with its bucket: if it is not ours, find out.
+    pub(super) fn told(&mut self, ctx: &Context, revision: Option<u64>) {
+        if self.plan.as_ref().is_some_and(|(_, ours)| Some(*ours) != revision) {
+            self.check_at = Some(ctx.now);
+        }
+    }
+
+    /// Nothing is being written and nothing is left to hand over from this worker.
+    pub(super) fn is_at_rest(&self, leaving: &WorkerId) -> bool {
+        self.publication.is_none()
+            && self.current.get(leaving).is_none_or(|(assignment, _)| assignment.partitions.is_empty())
+    }
+
+    pub(super) fn refresh(&mut self, ctx: &Context) {
+        self.list_at = Some(ctx.now);
+    }
+
+    pub(super) fn reply(&mut self, ctx: &mut Context, op: OpId, reply: &Reply) -> Verdict {
+        if self.listing == Some(op) {
+            self.listed(ctx, reply);
+            return Verdict::GoOn;
+        }
+        if self.checking == Some(op) {
+            self.checking = None;
+            return match reply {
+                Reply::Entry(Ok(entry)) => self.checked(ctx, entry.as_ref()),
+                _ => {
+                    self.check_at = Some(ctx.now + RETRY);
+                    Verdict::GoOn
+                }
+            };
+        }
+        match std::mem::take(&mut self.phase) {
+            Phase::Reading(mine) if mine == op => match reply {
+                Reply::Entry(Ok(entry)) => return self.plant(ctx, entry.as_ref()),
+                _ => self.phase = Phase::ReadAt(ctx.now + RETRY),
+            },
+            Phase::Planting(mut write, plan) => match write.reply(ctx, op, reply) {
+                Progress::Pending => self.phase = Phase::Planting(write, plan),
+                Progress::Written { revision, .. } => {
+                    self.plan = Some((*plan, revision));
+                    self.phase = Phase::Collecting(ctx.list(Part::Planner, Bucket::Assignments));
+                }
+                Progress::Conflict(entry) => return self.plant(ctx, entry.as_ref()),
+            },
+            Phase::Collecting(mine) if mine == op => match reply {
+                Reply::Listing(Ok(list)) => self.collect(ctx, list),
+                _ => self.phase = Phase::CollectAt(ctx.now + RETRY),
+            },
+            phase => {
+                self.phase = phase;
+                return self.published(ctx, op, reply);
+            }
+        }
+        Verdict::GoOn
+    }
+
+    /// Writes our term into the plan, content unchanged; every assignment follows. Who loses that is no leader.
+    fn plant(&mut self, ctx: &mut Context, entry: Option<&StoredEntry>) -> Verdict {
+        let value = entry.and_then(|e| e.value.as_deref());
+        let found = value.and_then(|v| ctx.decode::<PlanRecord>(Bucket::Assignments, "plan", v));
+        let known = self.plan().cloned();
+        if let Some(plan) = &found {
+            // Our own term is another's too, if it is not on a plan of ours that has come back.
+            let ours = known.as_ref().is_some_and(|known| plan.version <= known.version);
+            if plan.term > self.term || (plan.term == self.term && !ours) {
+                return Verdict::Superseded(plan.term);
+            }
+            self.saw(plan.version);
+        }
+        let latest = [found, known].into_iter().flatten().max_by_key(|plan| (plan.term, plan.version));
+        let mut plan = latest.unwrap_or_else(|| PlanRecord {
+            v: FORMAT,
+            term: self.term,
+            version: Version(0),
+            lifecycle: Lifecycle::ColdStart,
+            live: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            dead: BTreeMap::new(),
+            changed: std::collections::BTreeSet::new(),
+            partitions: 0,
+            checksum: 0,
+        });
+        plan.term = self.term;
+        plan.version = self.highest_version.next();
+        self.highest_version = plan.version;
+        plan.changed = plan.live.keys().cloned().collect();
+        let expect = entry.map_or(Expect::Nothing, |e| Expect::Revision(e.revision));
+        self.phase = Phase::Planting(Self::write_plan(ctx, &plan, expect), Box::new(plan));
+        Verdict::GoOn
+    }
+
+    fn checked(&mut self, ctx: &mut Context, entry: Option<&StoredEntry>) -> Verdict {
+        let ours = self.plan.as_ref().map(|(_, revision)| *revision);
+        if self.is_busy() || entry.map(|e| e.revision) == ours {
+            return Verdict::GoOn;
+        }
+        self.plant(ctx, entry)
+    }
+
+    /// The plan or assignments are being written: what is found then may be half of it.
+    fn is_busy(&self) -> bool {
+        self.publication.is_some() || !matches!(self.phase, Phase::Ready)
+    }
+
+    fn write_plan(ctx: &mut Context, plan: &PlanRecord, expect: Expect) -> FencedWrite {
+        let value = Context::encode(plan);
+        FencedWrite::start(ctx, Part::Planner, Bucket::Assignments, "plan", value, expect, Lifetime::Forever)
+    }
+
+    fn write_assignment(
+        ctx: &mut Context,
+        worker: &WorkerId,
+        record: &AssignmentRecord,
+        expect: Expect,
+    ) -> FencedWrite {
+        let key = format!("assignment.{worker}");
+        let value = Context::encode(record);
+        FencedWrite::start(ctx, Part::Planner, Bucket::Assignments, &key, value, expect, Lifetime::Assignment)
+    }
+
+    /// Takes stock of the assignments in force and rewrites them under our term, which fences an old leader's late writes.
+    fn collect(&mut self, ctx: &mut Context, list: &[(String, StoredEntry)]) {
+        for (key, entry) in list {
+            let Some(worker) = key.strip_prefix("assignment.").map(WorkerId::parse) else { continue };
+            let record = entry
+                .value
+                .as_deref()
+                .and_then(|value| ctx.decode::<AssignmentRecord>(Bucket::Assignments, key, value))
+                .unwrap_or_else(|| AssignmentRecord {
+                    v: FORMAT,
+                    term: Term(0),
+                    version: Version(0),
+                    lifecycle: Lifecycle::ColdStart,
+                    partitions: Vec::new(),
+                });
+            // What we have written ourselves may have been lost since: an older value is no news.
+            let known = self.current.remove(&worker).map(|(known, _)| known);
+            let newer = known.filter(|known| (known.term, known.version) >= (record.term, record.version));
+            self.current.insert(worker, (newer.unwrap_or(record), entry.revision));
+        }
+        let mut holders: HashMap<PartitionId, ((Term, Version), WorkerId)> = HashMap::new();
+        for (worker, (record, _)) in &self.current {
+            // A partition in two assignments belongs to the one that was written later.
+            let rank = (record.term, record.version);
+            for partition in &record.partitions {
+                let place = holders.entry(partition.id().clone()).or_insert_with(|| (rank, worker.clone()));
+                if rank > place.0 {
+                    *place = (rank, worker.clone());
+                }
+            }
+        }
+        let version = self.plan.as_ref().map_or(Version(1), |(plan, _)| plan.version);
+        let mut waiting = BTreeMap::new();
+        for (worker, (record, _)) in &mut self.current {
+            record.partitions.retain(|p| holders.get(p.id()).is_none_or(|(_, holder)| holder == worker));
+            record.term = self.term;
+            record.version = version;
+            waiting.insert(worker.clone(), record.clone());
+        }
+        self.phase = Phase::Ready;
+        self.list_at = Some(ctx.now);
+        if !waiting.is_empty() {
+            self.publication = Some(Publication { plan: None, waiting, writes: BTreeMap::new(), summary: None });
+            self.write_waiting(ctx);
+        }
+    }
+
+    fn listed(&mut self, ctx: &mut Context, reply: &Reply) {
+        self.listing = None;
+        let Reply::Partitions(result) = reply else { return };
+        match result {
+            Ok(list) if list.is_empty() && self.partitions.as_ref().is_some_and(|old| !old.is_empty()) => {
+                ctx.notice(Notice::SourceFailed(
+                    "the source lists no partitions any more; the last list stays in force".into(),
+                ));
+            }
+            Ok(list) => {
+                self.list_failures = 0;
+                let mut list = list.clone();
+                list.sort();
+                let twice = list.windows(2).find_map(|pair| match pair {
+                    [a, b] if a.id() == b.id() => Some(a.id()),
+                    _ => None,
+                });
+                if let Some(id) = twice {
+                    ctx.notice(Notice::SourceFailed(format!(
+                        "the source lists partition {id} twice; the last list stays in force"
+                    )));
+                } else if self.partitions.as_ref() != Some(&list) {
+                    self.list_changed = self.partitions.is_some();
+                    self.partitions = Some(list);
+                }
+            }
+            Err(why) => {
+                self.list_failures = self.list_failures.saturating_add(1);
+                let wait = SOURCE_RETRY.0 * 2u32.saturating_pow(self.list_failures.min(16));
+                self.list_at = Some(ctx.now + wait.min(SOURCE_RETRY.1));
+                ctx.notice(Notice::SourceFailed(why.clone()));
+                return;
+            }
+        }
+        let interval = ctx.settings.refresh_interval;
+        // A refresh that was asked for meanwhile still stands.
+        self.list_at = self.list_at.or((!interval.is_zero()).then(|| ctx.now + interval));
+    }
+
+    pub(super) fn tick(&mut self, ctx: &mut Context, roster: &Roster) {
+        match &mut self.phase {
+            Phase::ReadAt(at) if ctx.due(*at) => {
+                self.phase = Phase::Reading(ctx.read(Part::Planner, Bucket::Assignments, "plan"));
+            }
+            Phase::CollectAt(at) if ctx.due(*at) => {
+                self.phase = Phase::Collecting(ctx.list(Part::Planner, Bucket::Assignments));
+            }
+            Phase::Planting(write, _) => write.tick(ctx),
+            _ => {}
+        }
+        if let Some(publication) = &mut self.publication {
+            if let Some((write, _)) = &mut publication.plan {
+                write.tick(ctx);
+            }
+            for (write, _) in publication.writes.values_mut() {
+                write.tick(ctx);
+            }
+        }
+        if !matches!(self.phase, Phase::Ready) {
+            return;
+        }
+        if let Some(at) = self.list_at
+            && self.listing.is_none()
+            && ctx.due(at)
+        {
+            self.list_at = None;
+            self.listing = Some(ctx.list_partitions(Part::Planner));
+        }
+        if self.is_busy() {
+            return;
+        }
+        if let Some(lifecycle) = self.trigger(ctx, roster) {
+            self.publish(ctx, roster, lifecycle);
+        } else if let Some(at) = self.check_at
+            && self.checking.is_none()
+            && ctx.due(at)
+        {
+            self.check_at = None;
+            self.checking = Some(ctx.read(Part::Planner, Bucket::Assignments, "plan"));
+        }
+    }
+}

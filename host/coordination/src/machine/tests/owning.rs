@@ -1,0 +1,322 @@
+//! Taking, committing, releasing, and losing a partition.
+
+use super::world::{applied, limits, owner, snapshot};
+use super::{Hand, batch, entry, record, reports, written};
+use crate::Completed;
+use crate::machine::*;
+use crate::record::{OwnershipRecord, Phase as RecordPhase, StoredSnapshot, encode};
+use crate::testing::ms;
+use crate::{Epoch, Expect, Generation, Incarnation, Outcome, StoredEntry, WorkerId, WriteOutcome};
+
+fn fleet(live: &[(u32, u64)], dead: &[(u32, u64)]) -> Fleet {
+    let id = |n: &u32| WorkerId::new("worker", *n);
+    Fleet {
+        live: live.iter().map(|(n, claim)| (id(n), owner(*n, *claim).incarnation)).collect(),
+        dead: dead.iter().map(|(n, claim)| (id(n), *claim)).collect(),
+        ..Fleet::default()
+    }
+}
+
+#[test]
+fn who_may_take_a_partition_is_decided_by_its_record_and_the_plan() {
+    use RecordPhase::{Owned, Released};
+    use TakeDecision::{Create, Seize, Superseded, Take, Wait};
+    let me = owner(1, 3);
+    let all = fleet(&[(1, 3), (2, 5)], &[(4, 2)]);
+    let table = [
+        (None, Create),
+        (Some((owner(2, 5), Released)), Take),
+        (Some((owner(4, 1), Released)), Take),
+        (Some((me.clone(), Owned)), Take),
+        (Some((owner(1, 2), Owned)), Seize),
+        (Some((owner(1, 4), Owned)), Superseded),
+        (Some((owner(1, 4), Released)), Superseded),
+        (Some((owner(4, 2), Owned)), Seize),
+        (Some((owner(4, 1), Owned)), Seize),
+        (Some((owner(4, 3), Owned)), Wait),
+        // A later run of the same ID lives: the earlier one does not.
+        (Some((owner(2, 4), Owned)), Seize),
+        (Some((owner(2, 5), Owned)), Wait),
+        // Unknown to the plan: it may live.
+        (Some((owner(9, 1), Owned)), Wait),
+    ];
+    for (found, expected) in table {
+        let found = found.map(|(owner, phase)| record(owner, 7, phase, 5));
+        assert_eq!(decide_take(found.as_ref(), (&me.worker, me.incarnation), &all), expected, "{found:?}");
+    }
+    let twin = Owner { incarnation: Incarnation { claim: 3, uuid: owner(8, 8).incarnation.uuid }, ..me.clone() };
+    let found = record(twin, 7, Owned, 5);
+    assert_eq!(decide_take(Some(&found), (&me.worker, me.incarnation), &all), Seize);
+}
+
+#[test]
+fn taking_raises_the_epoch_and_goes_on_from_position_and_state() {
+    let mut hand = Hand::new(limits());
+    assert_eq!(hand.give(Input::Assigned(Arc::new(Fleet::default()))), [Command::Read]);
+    let mut found = record(owner(2, 1), 7, RecordPhase::Released, 40);
+    found.snapshot = Some(StoredSnapshot::store(&snapshot(&[1, 40])));
+    let (taken, expect) = written(&hand.give(entry(&found, 9)));
+    assert_eq!((taken.epoch, taken.position, expect), (Epoch(8), Position(40), Expect::Revision(9)));
+    assert_eq!((taken.owner, taken.phase, taken.snapshot), (owner(1, 1), RecordPhase::Owned, found.snapshot));
+    let commands = hand.give(Input::Written(WriteOutcome::Written(10)));
+    assert_eq!(
+        commands[1..],
+        [Command::Open { why: OpenReason::Assigned, snapshot: Some(snapshot(&[1, 40])), epoch: Epoch(8) }]
+    );
+    assert_eq!(hand.give(Input::Opened(Ok(()))), [Command::WantReader(Sequence(40))]);
+}
+
+#[test]
+fn a_live_owner_is_waited_for_and_overruled_only_after_the_hand_over_timeout() {
+    let mut hand = Hand::new(limits());
+    let live = Arc::new(fleet(&[(1, 1), (2, 1)], &[]));
+    hand.give(Input::Assigned(live.clone()));
+    let found = record(owner(2, 1), 7, RecordPhase::Owned, 40);
+    assert_eq!(hand.give(entry(&found, 9)), []);
+    // It is read again every half second, and at a hint.
+    for _ in 0..18 {
+        assert_eq!(hand.wait(ms(500)), [Command::Read]);
+        assert_eq!(hand.give(entry(&found, 9)), []);
+    }
+    assert_eq!(hand.give(Input::Hint), [Command::Read]);
+    // Meanwhile somebody else has taken it, who gets the full time again.
+    let other = record(owner(3, 1), 8, RecordPhase::Owned, 40);
+    assert_eq!(hand.give(entry(&other, 10)), []);
+    for _ in 0..19 {
+        assert_eq!(hand.wait(ms(500)), [Command::Read]);
+        assert_eq!(hand.give(entry(&other, 10)), []);
+    }
+    assert_eq!(hand.wait(ms(500)), [Command::Read]);
+    let (taken, _) = written(&hand.give(entry(&other, 10)));
+    assert_eq!(taken.epoch, Epoch(9));
+    let taken = Report::Taken { epoch: Epoch(9), position: Position(40), seized: true };
+    assert_eq!(reports(&hand.give(Input::Written(WriteOutcome::Written(11)))), [taken]);
+}
+
+#[test]
+fn a_plan_that_declares_the_owner_dead_ends_the_wait_at_once() {
+    let mut hand = Hand::new(limits());
+    hand.give(Input::Assigned(Arc::new(fleet(&[(1, 1), (2, 1)], &[]))));
+    let found = record(owner(2, 1), 7, RecordPhase::Owned, 40);
+    hand.give(entry(&found, 9));
+    assert_eq!(hand.give(Input::Assigned(Arc::new(fleet(&[(1, 1)], &[(2, 1)])))), [Command::Read]);
+    assert_eq!(written(&hand.give(entry(&found, 9))).0.epoch, Epoch(8));
+}
+
+#[test]
+fn a_commit_whose_reply_was_lost_is_found_and_adopted() {
+    let mut hand = Hand::running(limits());
+    assert_eq!(batch(&hand.messages([3, 5])), (vec![3, 5], 1));
+    hand.acked(2);
+    assert_eq!(hand.wait(ms(1000)), [Command::Snapshot]);
+    let (commit, expect) = written(&hand.state(&[3, 5]));
+    assert_eq!((commit.position, expect), (Position(5), Expect::Revision(1)));
+    assert_eq!(hand.give(Input::Written(WriteOutcome::Unknown)), []);
+    assert_eq!(hand.wait(ms(500)), [Command::Read]);
+    // It has landed: adopted, and the next commit builds on it.
+    let commands = hand.give(entry(&commit, 2));
+    assert!(matches!(reports(&commands)[..], [Report::Committed { position: Position(5), .. }]), "{commands:?}");
+    hand.messages([6]);
+    hand.acked(1);
+    hand.wait(ms(1000));
+    assert_eq!(written(&hand.state(&[3, 5, 6])).1, Expect::Revision(2));
+    // It has not landed: written again.
+    hand.give(Input::Written(WriteOutcome::Unknown));
+    hand.wait(ms(500));
+    assert_eq!(written(&hand.give(entry(&commit, 2))).0.position, Position(6));
+    // A lost compare may be our own earlier try.
+    let again = record_at(&hand, 6, &[3, 5, 6]);
+    assert_eq!(hand.give(Input::Written(WriteOutcome::Lost)), [Command::Read]);
+    let commands = hand.give(entry(&again, 3));
+    assert!(matches!(reports(&commands)[..], [Report::Committed { position: Position(6), .. }]), "{commands:?}");
+}
+
+/// What the machine's own commit at this position looks like.
+fn record_at(hand: &Hand, position: u64, state: &[u64]) -> OwnershipRecord {
+    let epoch = hand.machine.view().epoch.unwrap();
+    let mut record = record(owner(1, 1), epoch.0, RecordPhase::Owned, position);
+    record.handler = Some("digest".into());
+    record.snapshot = Some(StoredSnapshot::store(&snapshot(state)));
+    record
+}
+
+#[test]
+fn a_zombie_s_commit_is_refused_and_its_handler_closed_as_lost() {
+    let mut hand = Hand::running(limits());
+    hand.messages([3]);
+    hand.acked(1);
+    hand.wait(ms(1000));
+    hand.state(&[3]);
+    hand.messages([4]);
+    assert_eq!(hand.give(Input::Written(WriteOutcome::Lost)), [Command::Read]);
+    let other = record(owner(2, 1), 2, RecordPhase::Owned, 0);
+    let commands = hand.give(entry(&other, 7));
+    assert_eq!(commands, [Command::Report(Report::FencedOff), Command::Close(CloseReason::Lost)]);
+    // What the handler still answers counts for nothing.
+    assert_eq!(hand.acked(1), []);
+    assert_eq!(hand.give(Input::Closed), []);
+    assert_eq!(hand.wait(ms(500)), [Command::Read]);
+    assert_eq!(hand.give(entry(&other, 7)), []);
+}
+
+#[test]
+fn a_record_that_is_lost_is_written_back_by_its_owner() {
+    let mut hand = Hand::running(limits());
+    hand.messages([3]);
+    hand.acked(1);
+    hand.wait(ms(1000));
+    hand.state(&[3]);
+    hand.give(Input::Written(WriteOutcome::Lost));
+    let (back, expect) = written(&hand.give(Input::Record(Ok(None))));
+    assert_eq!((back.epoch, back.position, expect), (Epoch(2), Position(3), Expect::Nothing));
+}
+
+#[test]
+fn a_record_of_somebody_else_or_of_no_known_format_is_left_alone() {
+    let mut foreign = record(owner(2, 1), 7, RecordPhase::Released, 40);
+    foreign.group = "other".into();
+    let mut elsewhere = record(owner(2, 1), 7, RecordPhase::Released, 40);
+    elsewhere.stream.name = "other".into();
+    let hostile = [b"".to_vec(), b"\xff".to_vec(), br#"{"v":2}"#.to_vec(), br#"{"v":1,"epoch":"x"}"#.to_vec()];
+    let hostile = [foreign, elsewhere].into_iter().map(|r| encode(&r).unwrap().into_bytes()).chain(hostile);
+    for value in hostile {
+        let mut hand = Hand::new(limits());
+        hand.give(Input::Assigned(Arc::new(Fleet::default())));
+        let found = Some(StoredEntry { value: Some(value), revision: 9 });
+        let commands = hand.give(Input::Record(Ok(found.clone())));
+        assert!(matches!(commands[..], [Command::Report(Report::Unreadable(_))]), "{commands:?}");
+        assert!(hand.machine.view().trouble.is_some());
+        // It is looked at again, and reported once.
+        assert_eq!(hand.wait(ms(10_000)), [Command::Read]);
+        assert_eq!(hand.give(Input::Record(Ok(found))), []);
+    }
+}
+
+#[test]
+fn a_later_run_of_our_own_id_tells_us_that_we_are_the_zombie() {
+    let mut hand = Hand::new(limits());
+    hand.give(Input::Assigned(Arc::new(Fleet::default())));
+    let commands = hand.give(entry(&record(owner(1, 2), 7, RecordPhase::Owned, 40), 9));
+    assert_eq!(reports(&commands), [Report::Superseded(owner(1, 2).incarnation)]);
+    assert_eq!(hand.give(Input::Fenced), [Command::Gone]);
+}
+
+#[test]
+fn a_release_hands_over_the_final_state_in_the_same_write() {
+    let mut hand = Hand::running(limits());
+    hand.messages([1, 2]);
+    assert_eq!(hand.give(Input::Revoked(CloseReason::Revoked)), [], "the batch in hand is finished");
+    assert_eq!(hand.acked(2), [Command::Snapshot]);
+    let (released, expect) = written(&hand.state(&[1, 2]));
+    assert_eq!((released.phase, released.position, expect), (RecordPhase::Released, Position(2), Expect::Revision(1)));
+    assert_eq!(applied(released.snapshot.map(|s| s.load().unwrap()).as_ref()), [1, 2]);
+    assert_eq!(hand.write_lands(), [Command::Released, Command::Close(CloseReason::Revoked)]);
+    assert_eq!(hand.give(Input::Closed), [Command::Gone]);
+}
+
+#[test]
+fn a_release_without_a_snapshot_hands_over_as_last_committed() {
+    for failure in [Failure::Refused("no".into()), Failure::Guest("trap".into())] {
+        let mut hand = Hand::running(limits());
+        hand.messages([1, 2]);
+        hand.acked(2);
+        hand.wait(ms(1000));
+        hand.state(&[1, 2]);
+        hand.write_lands();
+        hand.messages([3]);
+        hand.acked(1);
+        assert_eq!(hand.give(Input::Revoked(CloseReason::Revoked)), [Command::Snapshot]);
+        let (released, _) = written(&hand.give(Input::Snapshot(Err(failure))));
+        assert_eq!((released.phase, released.position), (RecordPhase::Released, Position(2)));
+        assert_eq!(applied(released.snapshot.map(|s| s.load().unwrap()).as_ref()), [1, 2]);
+    }
+}
+
+#[test]
+fn a_hand_over_does_not_wait_for_a_publish_that_cannot_be_confirmed() {
+    let mut hand = Hand::running(limits());
+    hand.messages([7]);
+    let outputs = vec![Output { cause: Sequence(7), body: "a".to_owned() }];
+    let outcome = Outcome { done: vec![Completed::Ack], retry: None };
+    hand.give(Input::Handled(Ok(Handled { outcome, outputs })));
+    assert_eq!(hand.give(Input::Revoked(CloseReason::Revoked)), [], "the answer is still out");
+    let commands = hand.give(Input::Sent(Err("no answer".into())));
+    let (released, _) = written(&commands);
+    assert_eq!((released.phase, released.position, released.attempts), (RecordPhase::Released, Position(0), None));
+}
+
+#[test]
+fn a_worker_that_is_fenced_while_it_opens_closes_what_has_opened_and_writes_nothing() {
+    let mut hand = Hand::new(limits());
+    hand.give(Input::Assigned(Arc::new(Fleet::default())));
+    hand.give(Input::Record(Ok(None)));
+    hand.write_lands();
+    assert_eq!(hand.give(Input::Fenced), []);
+    // The plan's next word is for the worker's next run.
+    assert_eq!(hand.give(Input::Assigned(Arc::new(Fleet::default()))), []);
+    assert_eq!(hand.give(Input::Opened(Ok(()))), [Command::Close(CloseReason::Lost)]);
+    assert_eq!(hand.give(Input::Closed), [Command::Gone]);
+    assert!(hand.machine.is_gone());
+    // And while it commits.
+    let mut hand = Hand::running(limits());
+    hand.messages([1]);
+    hand.acked(1);
+    hand.wait(ms(1000));
+    hand.state(&[1]);
+    assert_eq!(hand.give(Input::Fenced), [Command::Close(CloseReason::Lost)]);
+    assert_eq!(hand.write_lands(), []);
+    assert_eq!(hand.give(Input::Closed), [Command::Gone]);
+    // And while it handles.
+    let mut hand = Hand::running(limits());
+    hand.messages([1]);
+    assert_eq!(hand.give(Input::Fenced), [Command::Close(CloseReason::Lost)]);
+    assert_eq!(hand.acked(1), []);
+    assert_eq!(hand.give(Input::Closed), [Command::Gone]);
+}
+
+#[test]
+fn a_partition_lost_and_regained_before_its_release_is_kept() {
+    let mut hand = Hand::running(limits());
+    hand.messages([1]);
+    hand.give(Input::Revoked(CloseReason::Revoked));
+    hand.give(Input::Assigned(Arc::new(Fleet::default())));
+    assert_eq!(hand.acked(1), []);
+    assert_eq!(hand.wait(ms(1000)), [Command::Snapshot]);
+    // Regained only after the release was written: released, then taken again.
+    hand.give(Input::Revoked(CloseReason::Revoked));
+    let (released, _) = written(&hand.state(&[1]));
+    let commands = hand.write_lands();
+    let released = if released.phase == RecordPhase::Owned { written(&commands).0 } else { released };
+    hand.give(Input::Assigned(Arc::new(Fleet::default())));
+    hand.write_lands();
+    hand.give(Input::Closed);
+    assert_eq!(hand.wait(ms(500)), [Command::Read]);
+    assert_eq!(written(&hand.give(entry(&released, 3))).0.epoch, Epoch(2));
+}
+
+#[test]
+fn a_stream_that_was_made_anew_begins_at_its_start_under_another_generation() {
+    let mut hand = Hand::new(limits());
+    hand.give(Input::Assigned(Arc::new(Fleet::default())));
+    let mut found = record(owner(2, 1), 7, RecordPhase::Released, 500);
+    found.stream.created = "2025-01-01".into();
+    found.attempts = Some(Attempts { sequence: Sequence(501), count: 2 });
+    let (taken, _) = written(&hand.give(entry(&found, 9)));
+    assert_eq!((taken.position, taken.generation, taken.attempts), (Position(0), Generation(2), None));
+    assert_eq!(taken.stream.created, "2026-01-01");
+}
+
+#[test]
+fn a_state_that_cannot_be_read_back_is_tried_again_and_kept() {
+    let mut hand = Hand::new(limits());
+    hand.give(Input::Assigned(Arc::new(Fleet::default())));
+    let mut found = record(owner(2, 1), 7, RecordPhase::Released, 40);
+    found.snapshot = Some(StoredSnapshot { format: "list".into(), inline: "not base64!".into() });
+    hand.give(entry(&found, 9));
+    let commands = hand.give(Input::Written(WriteOutcome::Written(10)));
+    assert!(matches!(reports(&commands)[1], Report::OpenFailed(_)), "{commands:?}");
+    let commands = hand.wait(ms(10_000));
+    assert!(commands.len() > 3, "{commands:?}");
+    let (released, _) = written(&hand.give(Input::Revoked(CloseReason::Revoked)));
+    assert_eq!((released.snapshot, released.position), (found.snapshot, Position(40)));
+}

@@ -1,0 +1,78 @@
+//! Random faults, and then: every message handled, in order, once in the state, by one owner at a time.
+
+use super::world::{Fate, Status, Trouble, World, applied, limits};
+use crate::testing::{ms, seeds};
+
+#[test]
+fn poison_goes_to_the_dead_letters_and_the_messages_around_it_are_kept_in_order() {
+    for seed in 0..40 {
+        let mut world = World::new(seed, 1, limits());
+        for n in 0..30 {
+            let fate = match n {
+                3 | 17 | 18 => Fate::Poison,
+                7 => Fate::Reject,
+                11 => Fate::Stubborn,
+                _ => Fate::Fine,
+            };
+            world.publish(fate);
+        }
+        world.finish(ms(60_000));
+        assert_eq!(world.letters.len(), 5);
+        let snapshot = world.committed().unwrap().snapshot.unwrap().load().unwrap();
+        assert_eq!(applied(Some(&snapshot)).len(), 25);
+    }
+}
+
+#[test]
+fn whatever_happens_every_message_is_handled_once_in_order_by_one_owner_at_a_time() {
+    for seed in seeds(0..1000) {
+        soak(seed);
+    }
+}
+
+fn soak(seed: u64) {
+    let mut world = World::new(seed, 3, limits());
+    let traps = if world.random.chance(50) { 3 } else { 0 };
+    if world.random.chance(70) {
+        world.trouble =
+            Trouble { writes: 10, reads: 10, sends: 15, traps, host: 3, snapshots: 10, opens: 10, readers: 3 };
+    }
+    for _ in 0..60 {
+        for _ in 0..world.random.below(4) {
+            let fate = match world.random.below(30) {
+                0 => Fate::Poison,
+                1 => Fate::Reject,
+                2 => Fate::Stubborn,
+                3 => Fate::Shy(1),
+                4 => Fate::Shy(2),
+                _ => Fate::Fine,
+            };
+            world.publish(fate);
+        }
+        let at = world.random.below(3) as usize;
+        match (world.workers[at].status, world.random.below(12)) {
+            (Status::Dead, 0..=5) => world.restart(at),
+            (Status::Paused, 0..=3) => world.resume(at),
+            (Status::Running, 0) => world.kill(at),
+            (Status::Running, 1) => world.pause(at),
+            (Status::Running, 2..=4) => world.assign(at),
+            (Status::Running, 5) => world.restart_reader(at),
+            _ => {}
+        }
+        let time = world.random.between(0, 1500);
+        world.run(time);
+    }
+    let traps = world.trouble.traps;
+    world.trouble = Trouble { traps, ..Trouble::default() };
+    for at in 0..3 {
+        match world.workers[at].status {
+            Status::Dead => world.restart(at),
+            Status::Paused => world.resume(at),
+            Status::Running => {}
+        }
+    }
+    world.publish(Fate::Fine);
+    world.finish(ms(120_000));
+    let epochs = world.committed().unwrap().epoch.0;
+    assert!(epochs <= 2 * world.faults + world.moves + 1, "{epochs} epochs: workers seize from each other");
+}
