@@ -79,6 +79,9 @@ pub struct HeartbeatRecord {
     pub incarnation: Incarnation,
     /// What it is doing.
     pub state: WorkerState,
+    /// It leaves and comes back: for how many milliseconds its partitions wait for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returning: Option<u64>,
     /// Relative capacity; 1 is the default.
     pub capacity: u32,
     /// The operator's labels.

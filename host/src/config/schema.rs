@@ -69,6 +69,8 @@ section! {
         startup_timeout: Duration = secs(30);
         /// Longest time for a worker to finish and leave.
         shutdown_timeout: Duration = secs(10);
+        /// How a worker leaves.
+        shutdown: Shutdown = Shutdown::default();
 
         /// When partitions are spread anew.
         assignment: Assignment = Assignment::default();
@@ -98,6 +100,15 @@ section! {
         http: Http = Http::default();
         /// The log, on standard error.
         log: Log = Log::default();
+    }
+}
+
+section! {
+    /// How a worker leaves.
+    pub struct Shutdown {
+        /// How long the partitions of a worker that was told to stop wait for it to come back under the same ID, unserved,
+        /// instead of moving. `0s`: they move at once.
+        hold: Duration = secs(0);
     }
 }
 

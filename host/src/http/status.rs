@@ -1,7 +1,7 @@
 //! What a worker says about itself.
 
-use crate::telemetry::AlertLevel;
 use jiff::Timestamp;
+use parti_coordination::AlertLevel;
 use parti_coordination::record::Lifecycle;
 use parti_coordination::{Epoch, Incarnation, PartitionId, Position, Term, Version, WorkerId, WorkerState};
 use serde::Serialize;

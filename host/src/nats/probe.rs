@@ -41,6 +41,7 @@ pub struct ProbeSetupError {
 
 /// Answers probes for as long as it is kept.
 pub struct Responder {
+    asked: mpsc::UnboundedReceiver<Incarnation>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -71,8 +72,13 @@ impl Peers {
         let unreachable = |why| ProbeSetupError { subject: subject.clone(), why };
         let mut probes = self.subscribe(&subject).await.map_err(unreachable)?;
         let client = self.nats.inner.client.clone();
+        let (sender, asked) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
             while let Some(probe) = probes.next().await {
+                if let Some(by) = parse_incarnation(&probe.payload) {
+                    // Whoever keeps the responder without listening is answered for all the same.
+                    let _ = sender.send(by);
+                }
                 if let Some(reply) = probe.reply
                     && let Err(error) = client.publish(reply, Bytes::new()).await
                 {
@@ -80,7 +86,7 @@ impl Peers {
                 }
             }
         });
-        let responder = Responder { _task: AbortOnDropHandle::new(task) };
+        let responder = Responder { asked, _task: AbortOnDropHandle::new(task) };
 
         let mut last = ApiError::TimedOut;
         let reached = timeout(self.nats.operation_timeout(), async {
@@ -98,14 +104,15 @@ impl Peers {
         }
     }
 
-    /// Asks whether the process of this incarnation is there.
-    pub async fn probe(&self, incarnation: &Incarnation, wait: Duration) -> ProbeAnswer {
+    /// Asks whether the process of this incarnation is there, and tells it who asks.
+    pub async fn probe(&self, incarnation: &Incarnation, me: Option<&Incarnation>, wait: Duration) -> ProbeAnswer {
         // While we are cut off ourselves, nothing is learned about others; a probe would only queue up.
         if !self.nats.link().borrow().connected {
             sleep(wait).await;
             return ProbeAnswer::TimedOut;
         }
-        match self.nats.request(&self.subject(incarnation, "ping"), Bytes::new(), wait).await {
+        let payload = me.map(|me| format!("{}-{}", me.claim, me.uuid)).unwrap_or_default();
+        match self.nats.request(&self.subject(incarnation, "ping"), payload.into(), wait).await {
             Ok(_) => ProbeAnswer::Answered,
             Err(ApiError::NoResponders) => ProbeAnswer::NoResponders,
             Err(_) => ProbeAnswer::TimedOut,
@@ -166,6 +173,23 @@ impl Peers {
     }
 }
 
+/// Who sent a probe, if it says so.
+fn parse_incarnation(payload: &[u8]) -> Option<Incarnation> {
+    let (claim, uuid) = std::str::from_utf8(payload).ok()?.split_once('-')?;
+    Some(Incarnation { claim: claim.parse().ok()?, uuid: uuid.parse().ok()? })
+}
+
+impl Responder {
+    /// Waits for the next probe by another worker: who asks. May be cancelled without loss.
+    pub async fn asked(&mut self) -> Incarnation {
+        match self.asked.recv().await {
+            Some(by) => by,
+            // The connection was closed for good.
+            None => std::future::pending().await,
+        }
+    }
+}
+
 impl Releases {
     /// Waits for the next hint: the id of a partition, as its sender wrote it. May be cancelled without loss.
     pub async fn next(&mut self) -> String {
@@ -195,22 +219,23 @@ mod tests {
         let peers = Peers::new(&asking, "default");
         let wait = Duration::from_secs(5);
         let (there, still) = (incarnation(1), incarnation(2));
-        assert_eq!(peers.probe(&there, wait).await, ProbeAnswer::NoResponders);
+        assert_eq!(peers.probe(&there, None, wait).await, ProbeAnswer::NoResponders);
 
         let responder = Peers::new(&asked, "default").answer(&there).await.unwrap();
-        assert_eq!(peers.probe(&there, wait).await, ProbeAnswer::Answered);
-        assert_eq!(Peers::new(&asking, "other").probe(&there, wait).await, ProbeAnswer::NoResponders);
+        assert_eq!(peers.probe(&there, None, wait).await, ProbeAnswer::Answered);
+        assert_eq!(Peers::new(&asking, "other").probe(&there, None, wait).await, ProbeAnswer::NoResponders);
 
         // A stopped process keeps its subscription and says nothing.
         let _silent = asked.inner.client.subscribe(peers.subject(&still, "ping")).await.unwrap();
         asked.round_trip().await.unwrap();
-        assert_eq!(peers.probe(&still, Duration::from_millis(100)).await, ProbeAnswer::TimedOut);
+        assert_eq!(peers.probe(&still, None, Duration::from_millis(100)).await, ProbeAnswer::TimedOut);
 
         server.kill();
         server.run().await;
-        in_time(async { while peers.probe(&there, Duration::from_millis(50)).await != ProbeAnswer::Answered {} }).await;
+        in_time(async { while peers.probe(&there, None, Duration::from_millis(50)).await != ProbeAnswer::Answered {} })
+            .await;
         drop(responder);
-        in_time(async { while peers.probe(&there, wait).await != ProbeAnswer::NoResponders {} }).await;
+        in_time(async { while peers.probe(&there, None, wait).await != ProbeAnswer::NoResponders {} }).await;
     }
 
     #[tokio::test]
@@ -255,5 +280,20 @@ mod tests {
             }
         });
         assert_eq!(next.await, partition("größe").as_str());
+    }
+
+    #[tokio::test]
+    async fn who_is_probed_hears_by_whom_and_whatever_else_arrives_is_answered_too() {
+        let server = TestServer::start(Release::Oldest).await;
+        let (asked, asking) = (server.connect().await, server.connect().await);
+        let (there, by) = (incarnation(1), incarnation(7));
+        let mut responder = Peers::new(&asked, "default").answer(&there).await.unwrap();
+        let peers = Peers::new(&asking, "default");
+        for payload in ["", "7", "7-", "x-y", "\u{fffd}", "99999999999999999999-0"] {
+            let subject = peers.subject(&there, "ping");
+            peers.nats.request(&subject, payload.into(), Duration::from_secs(5)).await.unwrap();
+        }
+        assert_eq!(peers.probe(&there, Some(&by), Duration::from_secs(5)).await, ProbeAnswer::Answered);
+        assert_eq!(in_time(responder.asked()).await, by);
     }
 }

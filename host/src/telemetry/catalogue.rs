@@ -2,8 +2,9 @@
 //! `GET /metrics` answers, and `docs/metrics.md`.
 
 use super::handles::{Age, Counter, CounterBy, CounterWith, Gauge, GaugeWith, Handle, Histogram, HistogramBy, Spec};
-use super::labels::{AlertLevel, KvOperation, KvResult, Verdict};
+use super::labels::{KvOperation, KvResult, Verdict};
 use super::{WorkerLabel, openmetrics};
+use parti_coordination::AlertLevel;
 use parti_coordination::{WorkerState, record::Lifecycle};
 use prometheus::proto::{LabelPair, MetricFamily};
 use prometheus::{Registry, Result, TextEncoder};

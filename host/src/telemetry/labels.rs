@@ -1,7 +1,7 @@
 //! The labels whose values are known in advance. A handle for such a label takes the enum, never a text, so that a
 //! misspelled value does not compile and the series is found by index instead of by hashing.
 
-use parti_coordination::{WorkerState, record::Lifecycle};
+use parti_coordination::{AlertLevel, WorkerState, record::Lifecycle};
 use serde::Serialize;
 
 /// The values of a label that has a closed set of them.
@@ -72,34 +72,6 @@ label! {
 }
 
 label! {
-    /// How serious a degradation has become, by the time that it has lasted.
-    AlertLevel {
-        /// Worth knowing.
-        Info = "Info",
-        /// Worth a look.
-        Warn = "Warn",
-        /// Somebody should act.
-        Error = "Error",
-        /// Somebody must act now.
-        Critical = "Critical",
-    }
-}
-
-impl AlertLevel {
-    /// The value of `parti_alert_level`: 0 is no alert, 4 is critical.
-    #[must_use]
-    pub fn gauge_value(level: Option<AlertLevel>) -> u64 {
-        match level {
-            None => 0,
-            Some(AlertLevel::Info) => 1,
-            Some(AlertLevel::Warn) => 2,
-            Some(AlertLevel::Error) => 3,
-            Some(AlertLevel::Critical) => 4,
-        }
-    }
-}
-
-label! {
     /// What was asked of a KV bucket.
     KvOperation {
         /// The value of one key, from the stream leader.
@@ -126,6 +98,7 @@ label! {
 }
 
 label_values!(WorkerState: Init ClaimingId Election WaitingAssignment Stable Scaling Rebalancing Emergency Degraded Shutdown);
+label_values!(AlertLevel: Info Warn Error Critical);
 label_values!(Lifecycle: ColdStart PlannedScale Emergency Refresh Rebalance);
 
 #[cfg(test)]

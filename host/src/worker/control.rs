@@ -1,17 +1,19 @@
 //! Runs the coordinator against NATS: carries out its actions, brings back what became of them, keeps its clock.
 
+use crate::http::Degraded;
 use crate::intake::{Intake, IntakeEvent};
 use crate::nats::{Filters, KvEvent, Nats, Peers, Store};
 use crate::source::Source;
 use crate::telemetry::{KvOperation, KvResult, Metrics, WorkerLabel};
+use jiff::Timestamp;
 use parti_coordination::record::Owner;
 use parti_coordination::{
-    Action, Bucket, Coordinator, Event, Incarnation, Lifetime, Notice, Now, OpId, PartitionList, Reply, StartFailure,
-    WriteOutcome,
+    Action, AlertLevel, Bucket, Coordinator, Event, Incarnation, Lifetime, Notice, Now, OpId, Outage, PartitionList,
+    Reply, StartFailure, WriteOutcome,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::task::AbortOnDropHandle;
@@ -86,6 +88,8 @@ pub(super) struct Control {
     pub(super) watches: BTreeMap<Bucket, AbortHandle>,
     pub(super) probes: Option<AbortOnDropHandle<()>>,
     pub(super) heartbeats: std::collections::BTreeSet<OpId>,
+    /// When the outage of NATS began that is shown.
+    pub(super) outage: Option<Now>,
 }
 
 impl Control {
@@ -120,6 +124,7 @@ impl Control {
                 // Who was told to stop has not failed to start.
                 return if leaving { End::Finished } else { end };
             }
+            self.show_age();
             let deadline =
                 self.coordinator.poll_timeout().map(|Now(at)| tokio::time::Instant::from_std(self.origin + at));
             let wake = async {
@@ -211,9 +216,10 @@ impl Control {
                 }
                 Action::Probe { op, incarnation } => {
                     let (peers, wait) = (self.peers.clone(), self.probe_timeout);
+                    let me = self.coordinator.worker().map(|(_, me)| me);
                     let events = self.events.clone();
                     tokio::spawn(async move {
-                        let answer = peers.probe(&incarnation, wait).await;
+                        let answer = peers.probe(&incarnation, me.as_ref(), wait).await;
                         let _ = events.send(Event::Reply { op, reply: Reply::Probe(answer) });
                     });
                 }
@@ -223,7 +229,7 @@ impl Control {
                     let owner = Owner { worker: worker.clone(), incarnation };
                     self.board().me = Some(owner.clone());
                     tracing::info!(workerId = %worker, claim = incarnation.claim, "Worker ID claimed");
-                    self.probes = Some(answer_probes(self.peers.clone(), incarnation));
+                    self.probes = Some(answer_probes(self.peers.clone(), incarnation, self.events.clone()));
                     if let Some(intake) = &self.intake {
                         intake.identify(owner);
                     }
@@ -240,6 +246,9 @@ impl Control {
                         intake.fence();
                     }
                 }
+                Action::DegradedEntered { outage, lasted } => self.degraded(outage, lasted),
+                Action::DegradedAlert { level, lasted } => self.alert(level, lasted),
+                Action::DegradedLeft { lasted } => self.recovered(lasted),
                 Action::StateChanged { from, to } => {
                     tracing::info!(%from, %to, "State changed");
                     self.metrics.worker_state.set(to as u64);
@@ -278,6 +287,50 @@ impl Control {
             }
         }
         None
+    }
+
+    fn degraded(&mut self, outage: Outage, lasted: Duration) {
+        let why = match outage {
+            Outage::Disconnected => "the connection to NATS is lost".to_owned(),
+            Outage::Errors(errors) => format!("{errors} operations on the control buckets failed in a row"),
+        };
+        tracing::warn!(why, lastedSeconds = lasted.as_secs(), "Degraded: going on with the assignment in force");
+        self.metrics.degraded_mode.set(1);
+        let since = SystemTime::now().checked_sub(lasted).and_then(|since| Timestamp::try_from(since).ok());
+        self.board().degraded = Some(Degraded { since: since.unwrap_or_default(), level: None });
+    }
+
+    fn alert(&mut self, level: AlertLevel, lasted: Duration) {
+        let (alert, lasted) = (level.as_str(), lasted.as_secs());
+        match level {
+            AlertLevel::Info => tracing::info!(alert, lastedSeconds = lasted, "Degraded alert"),
+            AlertLevel::Warn => tracing::warn!(alert, lastedSeconds = lasted, "Degraded alert"),
+            AlertLevel::Error | AlertLevel::Critical => {
+                tracing::error!(alert, lastedSeconds = lasted, "Degraded alert");
+            }
+        }
+        self.metrics.degraded_alerts.inc(level);
+        self.metrics.alert_level.set(level as u64 + 1);
+        if let Some(degraded) = &mut self.board().degraded {
+            degraded.level = Some(level);
+        }
+    }
+
+    fn recovered(&mut self, lasted: Duration) {
+        tracing::info!(lastedSeconds = lasted.as_secs(), "Degraded mode is over; reading everything anew");
+        self.metrics.degraded_mode.set(0);
+        self.metrics.alert_level.set(0);
+        self.metrics.degraded_duration.observe(lasted.as_secs_f64());
+        self.board().degraded = None;
+    }
+
+    /// Shows how old the assignment is that an outage leaves in force.
+    fn show_age(&mut self) {
+        let outage = self.coordinator.outage();
+        if outage != self.outage {
+            self.outage = outage;
+            self.metrics.cache_age.set(outage.map(|Now(at)| self.origin + at));
+        }
     }
 
     fn assigned(&mut self, assigned: parti_coordination::Assigned) {
@@ -351,10 +404,18 @@ impl Control {
 
 /// Answers probes of this incarnation until the handle is dropped. Setting that up waits for NATS, which the control loop must
 /// not.
-fn answer_probes(peers: Peers, incarnation: Incarnation) -> AbortOnDropHandle<()> {
+fn answer_probes(
+    peers: Peers,
+    incarnation: Incarnation,
+    events: mpsc::UnboundedSender<Event>,
+) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         match peers.answer(&incarnation).await {
-            Ok(_responder) => std::future::pending().await,
+            Ok(mut responder) => loop {
+                let by = responder.asked().await;
+                // The control loop has ended: nobody is to be told, and who asks is still to be answered.
+                let _ = events.send(Event::Probed { by });
+            },
             Err(error) => {
                 tracing::warn!(%error, "Probes cannot be answered; this worker is judged by its heartbeat alone");
             }
@@ -376,6 +437,13 @@ fn say(notice: &Notice) {
         Notice::HeartbeatMissed { worker } => tracing::warn!(workerId = %worker, retries = 1, "Heartbeat missed"),
         Notice::WorkerJoined { worker } => tracing::info!(workerId = %worker, "Worker joined"),
         Notice::WorkerLeaving { worker } => tracing::info!(workerId = %worker, "Worker leaves"),
+        Notice::LeaderSilent { worker, incarnation } => {
+            tracing::warn!(leader = %worker, %incarnation, "The leader's process is gone; bidding for the lead before its lease expires");
+        }
+        Notice::Unowned { partitions } => tracing::error!(
+            partitions,
+            "Partitions have no owner: every worker holds assignment.maxPartitions; add workers or raise it"
+        ),
         Notice::Regression { key } => {
             tracing::warn!(
                 key,

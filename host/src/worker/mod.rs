@@ -190,6 +190,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         watches: BTreeMap::new(),
         probes: None,
         heartbeats: BTreeSet::new(),
+        outage: None,
     };
     let end = control.run(inbox, told, stop).await;
     let _ = http_stop.send(true);

@@ -10,7 +10,7 @@ use crate::nats::{
 use crate::plugin::{Catalog, CatalogError, HandlerPlugin, Limits as PluginLimits, PluginEngine};
 use crate::telemetry::Metrics;
 use parti_coordination::strategy::{ConsistentHash, Request, Strategy as Assigns};
-use parti_coordination::{Limits, OnExhausted, Settings};
+use parti_coordination::{DegradedAlert, DegradedBehavior, Limits, OnExhausted, Settings};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -37,6 +37,7 @@ const RECORD_OVERHEAD: usize = 8 << 10;
 
 pub(super) fn coordinator(config: &Config, plugin: Option<&HandlerPlugin>, metrics: Arc<Metrics>) -> Settings {
     let Strategy::ConsistentHash(hash) = &config.strategy;
+    let (behavior, alert) = (&config.degraded_behavior, &config.degraded_alert);
     Settings {
         worker_id_prefix: config.worker_id_prefix.clone(),
         worker_id_min: config.worker_id_min,
@@ -47,12 +48,29 @@ pub(super) fn coordinator(config: &Config, plugin: Option<&HandlerPlugin>, metri
         heartbeat_ttl: config.heartbeat_ttl,
         cold_start_window: config.cold_start_window,
         planned_scale_window: config.planned_scale_window,
+        quiet_period: config.quiet_period,
         emergency_grace_period: config.emergency_grace_period,
         election_timeout: config.election_timeout,
         startup_timeout: config.startup_timeout,
         probe_interval: config.probe_interval,
         min_rebalance_threshold: config.assignment.min_rebalance_threshold,
         min_rebalance_interval: config.assignment.min_rebalance_interval,
+        max_partitions: config.assignment.max_partitions.map(|most| most as usize),
+        shutdown_hold: config.shutdown.hold,
+        degraded_behavior: DegradedBehavior {
+            enter_threshold: behavior.enter_threshold,
+            exit_threshold: behavior.exit_threshold,
+            kv_error_threshold: behavior.kv_error_threshold,
+            kv_error_window: behavior.kv_error_window,
+            recovery_grace_period: behavior.recovery_grace_period,
+        },
+        degraded_alert: DegradedAlert {
+            info_threshold: alert.info_threshold,
+            warn_threshold: alert.warn_threshold,
+            error_threshold: alert.error_threshold,
+            critical_threshold: alert.critical_threshold,
+            alert_interval: alert.alert_interval,
+        },
         refresh_interval: config.source.as_ref().and_then(|s| s.refresh_interval).unwrap_or_default(),
         capacity: config.capacity,
         labels: config.labels.clone(),

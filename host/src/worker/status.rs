@@ -1,6 +1,6 @@
 //! What the worker shows: a board that the control task writes and HTTP reads.
 
-use crate::http::{PartitionStatus, PluginStatus, Status, StatusSource};
+use crate::http::{Degraded, PartitionStatus, PluginStatus, Status, StatusSource};
 use crate::intake::Intake;
 use crate::nats::Nats;
 use crate::plugin::HandlerPlugin;
@@ -18,11 +18,21 @@ pub(super) struct Board {
     pub(super) assigned: Option<Assigned>,
     pub(super) owned: usize,
     pub(super) lag: u64,
+    pub(super) degraded: Option<Degraded>,
 }
 
 impl Board {
     pub(super) fn new() -> Self {
-        Self { state: WorkerState::Init, me: None, leader: None, is_leader: false, assigned: None, owned: 0, lag: 0 }
+        Self {
+            state: WorkerState::Init,
+            me: None,
+            leader: None,
+            is_leader: false,
+            assigned: None,
+            owned: 0,
+            lag: 0,
+            degraded: None,
+        }
     }
 }
 
@@ -56,7 +66,7 @@ impl StatusSource for WorkerStatus {
             lag: board.lag,
             stream: self.stream.clone(),
             nats_connected: self.nats.link().borrow().connected,
-            degraded: None,
+            degraded: board.degraded.clone(),
             plugins: self
                 .plugin
                 .iter()

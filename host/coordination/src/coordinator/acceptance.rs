@@ -69,7 +69,16 @@ impl Acceptance {
         Seen::Nothing
     }
 
-    fn judge(&mut self, ctx: &mut Context, me: &WorkerId) {
+    /// The plan, as last seen.
+    pub(super) fn plan(&self) -> Option<&PlanRecord> {
+        self.plan.as_ref()
+    }
+
+    pub(super) fn judge(&mut self, ctx: &mut Context, me: &WorkerId) {
+        // Frozen: what comes meanwhile counts once NATS can be relied on again.
+        if ctx.state == WorkerState::Degraded {
+            return;
+        }
         let (Some(plan), Some(assignment)) = (&self.plan, &self.assignment) else { return };
         // An assignment of another term is a leader's that the plan does not know, or knows no more. And a plan without us is
         // not meant for this run.

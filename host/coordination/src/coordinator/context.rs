@@ -1,5 +1,6 @@
 //! What the parts of the coordinator share: settings, the current time, the queue of actions, names for requests.
 
+use super::degraded::{DegradedAlert, DegradedBehavior};
 use super::io::{Action, Bucket, Expect, Lifetime, Notice, OpId};
 use crate::record;
 use crate::strategy::Strategy;
@@ -24,12 +25,20 @@ pub struct Settings {
     pub heartbeat_ttl: Duration,
     pub cold_start_window: Duration,
     pub planned_scale_window: Duration,
+    /// A planned window closes early after this long without a change; `None` = a fifth of the window.
+    pub quiet_period: Option<Duration>,
     pub emergency_grace_period: Duration,
     pub election_timeout: Duration,
     pub startup_timeout: Duration,
     pub probe_interval: Duration,
     pub min_rebalance_threshold: f64,
     pub min_rebalance_interval: Duration,
+    /// The most partitions that a plan gives to one worker.
+    pub max_partitions: Option<usize>,
+    /// How long the partitions of this worker wait for it after it has left; zero = they move at once (`shutdown.hold`).
+    pub shutdown_hold: Duration,
+    pub degraded_behavior: DegradedBehavior,
+    pub degraded_alert: DegradedAlert,
     /// How often the source is asked again; zero = only when told to.
     pub refresh_interval: Duration,
     pub capacity: u32,
@@ -52,6 +61,7 @@ pub(super) enum Part {
     Identity,
     Heartbeat,
     Election,
+    Watchdog,
     Roster,
     Planner,
 }
@@ -60,6 +70,8 @@ pub(super) struct Context {
     pub(super) settings: Settings,
     pub(super) now: Now,
     pub(super) state: WorkerState,
+    /// Nobody is judged before this: a connection that was away has not brought the signs of life.
+    pub(super) judge_from: Now,
     actions: VecDeque<Action>,
     pending: BTreeMap<OpId, Part>,
     next_op: u64,
@@ -73,6 +85,7 @@ impl Context {
             settings,
             now: Now::default(),
             state: WorkerState::Init,
+            judge_from: Now::default(),
             actions: VecDeque::new(),
             pending: BTreeMap::new(),
             next_op: 0,
@@ -147,6 +160,11 @@ impl Context {
         let op = self.name(part);
         self.emit(Action::ListPartitions { op });
         op
+    }
+
+    /// Judges nobody for this long from now on.
+    pub(super) fn give_time(&mut self, time: Duration) {
+        self.judge_from = self.judge_from.max(self.now + time);
     }
 
     /// A time between zero and `most`, different for each process and each call.

@@ -41,6 +41,8 @@ enum Role {
     Gathering {
         plan: Option<OpId>,
         heartbeats: Option<OpId>,
+        /// The revision of a lease whose holder is gone, to be replaced before it expires.
+        over: Option<u64>,
     },
     Bidding {
         term: Term,
@@ -97,6 +99,11 @@ impl Election {
             Role::Leading { write: Some((write, _)), .. } | Role::Bidding { write, .. } => write.is_in_flight(),
             _ => false,
         }
+    }
+
+    /// The lease, as last seen.
+    pub(super) fn lease(&self) -> Option<&LeaderRecord> {
+        self.lease.as_ref()
     }
 
     pub(super) fn saw(&mut self, term: Term) {
@@ -159,8 +166,8 @@ impl Election {
                     self.observe(ctx, entry.as_ref());
                 }
             }
-            Role::Gathering { plan, heartbeats } => {
-                let op = Some(op);
+            Role::Gathering { plan, heartbeats, over } => {
+                let (op, over) = (Some(op), *over);
                 match reply {
                     Reply::Entry(Err(())) | Reply::Listing(Err(())) => self.follow(ctx),
                     Reply::Entry(Ok(entry)) if *plan == op => {
@@ -183,8 +190,8 @@ impl Election {
                     }
                     _ => {}
                 }
-                if let Role::Gathering { plan: None, heartbeats: None } = self.role {
-                    self.bid(ctx, me);
+                if let Role::Gathering { plan: None, heartbeats: None, .. } = self.role {
+                    self.bid(ctx, me, over);
                 }
             }
             Role::Bidding { term, sent_at, write } => match write.reply(ctx, op, reply) {
@@ -239,8 +246,24 @@ impl Election {
         self.role = Role::Follower { bid_at: Some(bid_at), checking: None };
     }
 
-    fn bid(&mut self, ctx: &mut Context, me: (&WorkerId, Incarnation)) {
-        if self.lease.is_some() {
+    fn gather(&mut self, ctx: &mut Context, over: Option<u64>) {
+        let plan = Some(ctx.read(Part::Election, Bucket::Assignments, "plan"));
+        let heartbeats = Some(ctx.list(Part::Election, Bucket::Heartbeats));
+        self.role = Role::Gathering { plan, heartbeats, over };
+    }
+
+    /// Bids for a lease that still stands, because its holder's process is gone. Who renews it meanwhile keeps it. Returns
+    /// whether the bid begins now.
+    pub(super) fn supersede(&mut self, ctx: &mut Context) -> bool {
+        let begins = matches!(self.role, Role::Follower { .. }) && self.lease.is_some();
+        if begins {
+            self.gather(ctx, Some(self.revision));
+        }
+        begins
+    }
+
+    fn bid(&mut self, ctx: &mut Context, me: (&WorkerId, Incarnation), over: Option<u64>) {
+        if self.lease.is_some() && over != Some(self.revision) {
             self.role = Role::Follower { bid_at: None, checking: None };
             return;
         }
@@ -273,9 +296,7 @@ impl Election {
                 if self.lease.is_none() {
                     let at = *bid_at.get_or_insert_with(|| ctx.now + ctx.jitter(SPREAD));
                     if ctx.due(at) {
-                        let plan = Some(ctx.read(Part::Election, Bucket::Assignments, "plan"));
-                        let heartbeats = Some(ctx.list(Part::Election, Bucket::Heartbeats));
-                        self.role = Role::Gathering { plan, heartbeats };
+                        self.gather(ctx, None);
                     }
                 } else if checking.is_none() && ctx.due(self.seen_at + ctx.settings.election_timeout + SLACK) {
                     self.seen_at = ctx.now;

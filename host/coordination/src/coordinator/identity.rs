@@ -80,6 +80,13 @@ impl Identity {
         matches!(&self.phase, Phase::Held(Held { write: Some(write), .. }) if write.is_in_flight())
     }
 
+    /// Makes sure now that the ID is still ours.
+    pub(super) fn renew_now(&mut self, now: Now) {
+        if let Phase::Held(held) = &mut self.phase {
+            held.renew_at = now;
+        }
+    }
+
     /// Remembers a claim seen anywhere.
     pub(super) fn saw(&mut self, worker: &WorkerId, claim: u64) {
         let highest = self.highest.entry(worker.clone()).or_default();

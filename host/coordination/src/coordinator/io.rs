@@ -1,5 +1,6 @@
 //! What the coordinator asks for and what it is told: the whole surface between the core and the adapters.
 
+use super::degraded::{AlertLevel, Outage};
 use crate::{Incarnation, Partition, Term, Version, WorkerId, WorkerState};
 use std::time::Duration;
 
@@ -136,6 +137,11 @@ pub enum Event {
     Superseded(Incarnation),
     /// The partitions are to be listed again.
     Refresh,
+    /// A worker has probed us: it is there.
+    Probed {
+        /// Who asks.
+        by: Incarnation,
+    },
     /// Leave: hand everything over and stop.
     Shutdown,
     /// The data path owns nothing any more, after [`Action::Drain`].
@@ -260,6 +266,25 @@ pub enum Action {
         /// Time from the trigger to the publication.
         took: Duration,
     },
+    /// NATS is out of reach or refuses: the assignment is frozen, work goes on.
+    DegradedEntered {
+        /// Why.
+        outage: Outage,
+        /// Time since the outage began.
+        lasted: Duration,
+    },
+    /// The outage has lasted for a threshold, or for another `alertInterval` since.
+    DegradedAlert {
+        /// The highest level whose threshold has passed.
+        level: AlertLevel,
+        /// Time since the outage began.
+        lasted: Duration,
+    },
+    /// NATS is back; everything is being read anew.
+    DegradedLeft {
+        /// Time from the beginning of the outage until now.
+        lasted: Duration,
+    },
     /// The start cannot succeed.
     Failed(StartFailure),
     /// Something that an operator should read.
@@ -357,6 +382,18 @@ pub enum Notice {
     WorkerLeaving {
         /// Who.
         worker: WorkerId,
+    },
+    /// The leader's process does not answer; we bid for the lead before its lease expires.
+    LeaderSilent {
+        /// Who.
+        worker: WorkerId,
+        /// Which run of it.
+        incarnation: Incarnation,
+    },
+    /// Partitions that fit on no worker: all of them hold `maxPartitions`.
+    Unowned {
+        /// How many.
+        partitions: usize,
     },
     /// An assignment or plan older than what is in force was seen and refused.
     Regression {

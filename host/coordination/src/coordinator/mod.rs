@@ -6,6 +6,7 @@
 
 mod acceptance;
 mod context;
+mod degraded;
 mod election;
 mod identity;
 mod io;
@@ -13,20 +14,24 @@ mod planner;
 mod roster;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 mod write;
 
 use acceptance::{Acceptance, Seen};
 use context::{Context, Part};
+use degraded::{Health, Shift};
 use election::{Change, Election};
 use identity::Identity;
 use planner::{Planner, Verdict};
 use roster::Roster;
 use std::collections::BTreeSet;
+use watchdog::Watchdog;
 
-use crate::record::{FORMAT, HeartbeatRecord};
+use crate::record::{FORMAT, HeartbeatRecord, LeaderRecord};
 use crate::{Incarnation, Now, Term, Version, WorkerId, WorkerState};
 
 pub use context::Settings;
+pub use degraded::{AlertLevel, DegradedAlert, DegradedBehavior, Outage};
 pub use io::{
     Action, Assigned, Bucket, Event, Expect, Fleet, Lifetime, Notice, OpId, PartitionList, ProbeAnswer, Reply,
     StartFailure, StoredEntry, WriteOutcome,
@@ -37,10 +42,13 @@ pub struct Coordinator {
     ctx: Context,
     identity: Identity,
     election: Election,
+    watchdog: Watchdog,
     roster: Roster,
     planner: Planner,
     acceptance: Acceptance,
-    connected: bool,
+    health: Health,
+    /// The state before degraded mode.
+    resume: WorkerState,
     /// When the first event came: `startupTimeout` counts from there.
     began: Option<Now>,
     /// The start has succeeded or failed.
@@ -74,10 +82,12 @@ impl Coordinator {
             ctx: Context::new(settings),
             identity: Identity::default(),
             election: Election::default(),
+            watchdog: Watchdog::default(),
             roster: Roster::default(),
             planner: Planner::default(),
             acceptance: Acceptance::default(),
-            connected: false,
+            health: Health::default(),
+            resume: WorkerState::Init,
             began: None,
             is_started: false,
             heartbeat_at: Now::default(),
@@ -124,6 +134,12 @@ impl Coordinator {
         self.leading().map(|_| self.roster.members().count())
     }
 
+    /// When the outage of NATS began that lasts, if one does: the lost connection or the first failed operation.
+    #[must_use]
+    pub fn outage(&self) -> Option<Now> {
+        self.health.outage()
+    }
+
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.ctx.next_action()
@@ -146,7 +162,7 @@ impl Coordinator {
         self.ctx.now = self.ctx.now.max(now);
         match event {
             Event::Connected => self.connected(),
-            Event::Disconnected => self.connected = false,
+            Event::Disconnected => self.health.disconnected(self.ctx.now),
             Event::Reply { op, reply } => self.reply(op, &reply),
             Event::Watched { bucket, key, entry } => self.watched(bucket, &key, &entry),
             Event::WatchReady { bucket } => match bucket {
@@ -169,6 +185,7 @@ impl Coordinator {
                 }
             }
             Event::Refresh => self.planner.refresh(&self.ctx),
+            Event::Probed { by } => self.watchdog.probed(&self.ctx, by),
             Event::Shutdown => self.shutdown(),
             Event::Drained => {
                 if let Leaving::Draining { drained } = &mut self.leaving {
@@ -180,16 +197,23 @@ impl Coordinator {
     }
 
     fn connected(&mut self) {
-        self.connected = true;
+        self.health.connected();
         if self.ctx.state == WorkerState::Init {
             self.ctx.enter(WorkerState::ClaimingId);
             self.identity.begin(&mut self.ctx);
         } else {
-            self.roster.reconnected(&self.ctx);
+            self.roster.reconnected(&mut self.ctx);
+            self.watchdog.reconnected(&self.ctx);
         }
     }
 
     fn reply(&mut self, op: OpId, reply: &Reply) {
+        match reply {
+            Reply::Write(outcome) => self.health.operation(&self.ctx, *outcome != WriteOutcome::Unknown),
+            Reply::Entry(entry) => self.health.operation(&self.ctx, entry.is_ok()),
+            Reply::Listing(list) => self.health.operation(&self.ctx, list.is_ok()),
+            Reply::Partitions(_) | Reply::Probe(_) => {}
+        }
         if let Leaving::Releasing(open) = &mut self.leaving
             && open.remove(&op)
         {
@@ -213,6 +237,7 @@ impl Coordinator {
                 let change = self.election.reply(&mut self.ctx, op, reply, (&worker, incarnation));
                 self.lead_changed(change);
             }
+            Part::Watchdog => self.watchdog.reply(&self.ctx, op, reply),
             Part::Roster => self.roster.reply(&self.ctx, op, reply),
             Part::Planner => {
                 let had_plan = self.planner.plan().is_some();
@@ -223,7 +248,10 @@ impl Coordinator {
                 } else if !had_plan && self.planner.plan().is_some() {
                     // The term is planted: from here on we lead, and judge.
                     self.roster.begin(&self.ctx, self.planner.plan());
-                    self.ctx.emit(Action::Watch { bucket: Bucket::Heartbeats, keys: vec!["heartbeat.*".into()] });
+                    if let Some(finding) = self.watchdog.finding() {
+                        self.roster.inherit(finding);
+                    }
+                    self.watch_heartbeats();
                 }
             }
         }
@@ -234,6 +262,9 @@ impl Coordinator {
         match bucket {
             Bucket::Election => {
                 let change = self.election.watched(&mut self.ctx, entry, Some(incarnation));
+                if let Some(lease) = self.election.lease().filter(|lease| lease.incarnation != incarnation) {
+                    self.watchdog.lease(&self.ctx, lease);
+                }
                 self.lead_changed(change);
             }
             Bucket::Heartbeats => {
@@ -270,13 +301,22 @@ impl Coordinator {
     fn claimed(&mut self, worker: &WorkerId) {
         self.ctx.enter(WorkerState::Election);
         self.heartbeat_at = self.ctx.now;
+        self.watch(worker);
+    }
+
+    fn watch(&mut self, worker: &WorkerId) {
         self.ctx.emit(Action::Watch { bucket: Bucket::Election, keys: vec!["leader".into()] });
         let keys = vec!["plan".into(), format!("assignment.{worker}")];
         self.ctx.emit(Action::Watch { bucket: Bucket::Assignments, keys });
     }
 
+    fn watch_heartbeats(&mut self) {
+        self.ctx.emit(Action::Watch { bucket: Bucket::Heartbeats, keys: vec!["heartbeat.*".into()] });
+    }
+
     /// Our ID is another's, or we are declared dead: nothing we held counts any more.
     fn fenced(&mut self) {
+        self.health.leave(&mut self.ctx);
         self.abdicate();
         self.acceptance.forget_assignment();
         self.settled = None;
@@ -311,6 +351,7 @@ impl Coordinator {
         if self.leaving != Leaving::No {
             return;
         }
+        self.health.leave(&mut self.ctx);
         self.ctx.enter(WorkerState::Shutdown);
         self.leaving = Leaving::Draining { drained: false };
         self.heartbeat_at = self.ctx.now;
@@ -319,14 +360,17 @@ impl Coordinator {
 
     fn advance(&mut self) {
         self.ctx.forget_deadline();
+        self.judge_health();
         self.identity.tick(&mut self.ctx);
         if let Some((worker, incarnation)) = self.worker() {
             self.beat(&worker, incarnation);
             if !matches!(self.leaving, Leaving::Releasing(_) | Leaving::Gone) {
-                let change = self.election.tick(&mut self.ctx, (&worker, incarnation), self.connected);
+                let connected = self.health.is_connected();
+                let change = self.election.tick(&mut self.ctx, (&worker, incarnation), connected);
                 self.lead_changed(change);
             }
-            if self.connected {
+            if self.health.is_connected() && !self.health.is_degraded() {
+                self.watch_leader(&worker);
                 if self.planner.plan().is_some() {
                     let leaving = self.leaving != Leaving::No;
                     self.roster.include(&self.ctx, &worker, incarnation, leaving);
@@ -338,6 +382,42 @@ impl Coordinator {
         self.settle();
         self.leave();
         self.judge_start();
+    }
+
+    fn judge_health(&mut self) {
+        let state = self.ctx.state;
+        match self.health.tick(&mut self.ctx) {
+            Shift::None => {}
+            Shift::Entered => self.resume = state,
+            Shift::Left => self.recover(),
+        }
+    }
+
+    /// Degraded mode is over: watchers may have missed anything, so that everything is read anew.
+    fn recover(&mut self) {
+        self.ctx.enter(self.resume);
+        self.ctx.give_time(self.ctx.settings.degraded_behavior.recovery_grace_period);
+        self.identity.renew_now(self.ctx.now);
+        self.heartbeat_at = self.ctx.now;
+        if let Some((worker, _)) = self.worker() {
+            self.watch(&worker);
+            if self.planner.plan().is_some() {
+                self.watch_heartbeats();
+            }
+            self.acceptance.judge(&mut self.ctx, &worker);
+        }
+    }
+
+    /// The leader's process is gone before its lease: bid for the lead now.
+    fn watch_leader(&mut self, me: &WorkerId) {
+        if self.leaving == Leaving::No
+            && self.leading().is_none()
+            && self.watchdog.tick(&mut self.ctx, me, self.election.lease(), self.acceptance.plan())
+            && let Some(LeaderRecord { worker, incarnation, .. }) = self.election.lease().cloned()
+            && self.election.supersede(&mut self.ctx)
+        {
+            self.ctx.notice(Notice::LeaderSilent { worker, incarnation });
+        }
     }
 
     fn judge_start(&mut self) {
@@ -364,6 +444,9 @@ impl Coordinator {
     }
 
     fn settle(&mut self) {
+        if self.ctx.state == WorkerState::Degraded {
+            return;
+        }
         if self.ctx.state == WorkerState::Election && self.election.leader().is_some() {
             self.ctx.enter(WorkerState::WaitingAssignment);
         }
@@ -389,6 +472,9 @@ impl Coordinator {
             v: FORMAT,
             incarnation,
             state: self.ctx.state,
+            returning: Some(self.ctx.settings.shutdown_hold)
+                .filter(|hold| self.leaving != Leaving::No && !hold.is_zero())
+                .map(|hold| u64::try_from(hold.as_millis()).unwrap_or(u64::MAX)),
             capacity: self.ctx.settings.capacity,
             labels: self.ctx.settings.labels.clone(),
             plugins: self.ctx.settings.plugins.clone(),
@@ -411,15 +497,19 @@ impl Coordinator {
             {
                 let worker = self.worker();
                 let leads_others = self.leading().is_some() && self.roster.members().any(|(_, m)| m.is_candidate());
-                if leads_others && !worker.as_ref().is_none_or(|(w, _)| self.planner.is_at_rest(w)) {
+                let moves = self.ctx.settings.shutdown_hold.is_zero();
+                if moves && leads_others && !worker.as_ref().is_none_or(|(w, _)| self.planner.is_at_rest(w)) {
                     return;
                 }
                 let mut open = BTreeSet::new();
                 open.extend(self.election.resign(&mut self.ctx));
                 self.planner.stop();
                 if let Some((worker, _)) = worker {
-                    let key = format!("heartbeat.{worker}");
-                    open.insert(self.ctx.delete(Part::Heartbeat, Bucket::Heartbeats, &key, Expect::Anything));
+                    // The last word of who comes back must stay readable, for a leader to come too.
+                    if moves {
+                        let key = format!("heartbeat.{worker}");
+                        open.insert(self.ctx.delete(Part::Heartbeat, Bucket::Heartbeats, &key, Expect::Anything));
+                    }
                     open.extend(self.identity.release(&mut self.ctx));
                 }
                 self.leaving = Leaving::Releasing(open);

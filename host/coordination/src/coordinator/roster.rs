@@ -5,17 +5,17 @@
 
 use super::context::{Context, Part};
 use super::io::{Bucket, Notice, OpId, ProbeAnswer, Reply, StoredEntry};
+use super::watchdog::Finding;
 use crate::record::{HeartbeatRecord, PlanRecord};
 use crate::{Incarnation, Now, WorkerId, WorkerState};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 #[derive(Default)]
 pub(super) struct Roster {
     members: BTreeMap<WorkerId, Member>,
     /// Of each ID, the highest claim judged dead.
     pub(super) dead: BTreeMap<WorkerId, u64>,
-    /// Nobody is judged before this.
-    judge_from: Now,
     /// When somebody last joined, left or died.
     pub(super) changed_at: Now,
     probes: BTreeMap<OpId, WorkerId>,
@@ -37,6 +37,10 @@ pub(super) struct Member {
     answered: bool,
     silent_probes: u8,
     suspect_since: Option<Now>,
+    /// Another has suspected it since then; the next silent probe makes that ours.
+    doubted_since: Option<Now>,
+    /// It has said that it comes back: until then its partitions wait for it, whatever the signs.
+    returns_by: Option<Now>,
     /// Listed in the plan but not heard of yet.
     presumed: bool,
 }
@@ -45,6 +49,11 @@ impl Member {
     /// Whether it may get partitions.
     pub(super) fn is_candidate(&self) -> bool {
         !self.leaving && !self.presumed
+    }
+
+    /// Whether its partitions are to be moved away: it leaves for good.
+    pub(super) fn is_vacating(&self) -> bool {
+        self.leaving && self.returns_by.is_none()
     }
 }
 
@@ -59,13 +68,21 @@ impl Roster {
 
     /// Begins to lead: everyone in the plan is presumed alive until the time for a sign has passed.
     pub(super) fn begin(&mut self, ctx: &Context, plan: Option<&PlanRecord>) {
-        *self =
-            Self { judge_from: ctx.now, changed_at: ctx.now, probe_at: ctx.now, looked_at: ctx.now, ..Self::default() };
+        *self = Self { changed_at: ctx.now, probe_at: ctx.now, looked_at: ctx.now, ..Self::default() };
         if let Some(plan) = plan {
             self.dead.clone_from(&plan.dead);
             for (worker, incarnation) in &plan.live {
                 self.members.insert(worker.clone(), Self::member(ctx, *incarnation, true));
             }
+        }
+    }
+
+    /// What a successor has found out about the leader before it: it is judged as a worker like any other.
+    pub(super) fn inherit(&mut self, finding: Finding) {
+        if let Some(member) = self.members.get_mut(&finding.worker).filter(|m| m.incarnation == finding.incarnation) {
+            member.answered = true;
+            member.silent_probes = u8::from(finding.suspect_since.is_some());
+            member.doubted_since = finding.suspect_since;
         }
     }
 
@@ -81,17 +98,20 @@ impl Roster {
             answered: false,
             silent_probes: 0,
             suspect_since: None,
+            doubted_since: None,
+            returns_by: None,
             presumed,
         }
     }
 
     /// The connection came back: for one heartbeat time nobody is judged, and silence so far does not count.
-    pub(super) fn reconnected(&mut self, ctx: &Context) {
-        self.judge_from = ctx.now + ctx.settings.heartbeat_ttl;
+    pub(super) fn reconnected(&mut self, ctx: &mut Context) {
+        ctx.give_time(ctx.settings.heartbeat_ttl);
         for member in self.members.values_mut() {
             member.heartbeat_at = ctx.now;
             member.sign_at = ctx.now;
             member.suspect_since = None;
+            member.doubted_since = None;
             member.silent_probes = 0;
         }
     }
@@ -110,6 +130,8 @@ impl Roster {
             member.sign_at = ctx.now;
             member.suspect_since = None;
             member.leaving = leaving;
+            let hold = Some(ctx.settings.shutdown_hold).filter(|hold| leaving && !hold.is_zero());
+            member.returns_by = hold.map(|hold| ctx.now + hold);
         }
     }
 
@@ -125,7 +147,7 @@ impl Roster {
         let Some(value) = &entry.value else {
             // Deleted by a worker that has finished leaving; an expired one is judged by time.
             if let Some(member) = self.members.get(&worker)
-                && member.leaving
+                && member.is_vacating()
                 && entry.revision > member.revision
             {
                 self.members.remove(&worker);
@@ -152,6 +174,7 @@ impl Roster {
             return;
         }
         let leaving = beat.state == WorkerState::Shutdown;
+        let returns_by = beat.returning.map(|hold| ctx.now + Duration::from_millis(hold));
         let now = ctx.now;
         match self.members.get_mut(worker) {
             Some(member) if member.incarnation.claim > beat.incarnation.claim => {}
@@ -162,9 +185,14 @@ impl Roster {
                 member.revision = revision;
                 member.heartbeat_at = now;
                 member.sign_at = now;
-                member.suspect_since = None;
+                // What the watch tells first may be older than the suspicion.
+                if self.ready {
+                    member.suspect_since = None;
+                    member.doubted_since = None;
+                }
                 member.missed = false;
                 member.capacity = beat.capacity;
+                member.returns_by = member.returns_by.or(returns_by);
                 member.presumed = false;
                 if leaving && !member.leaving {
                     member.leaving = true;
@@ -177,6 +205,7 @@ impl Roster {
                 member.revision = revision;
                 member.capacity = beat.capacity;
                 member.leaving = leaving;
+                member.returns_by = returns_by;
                 self.members.insert(worker.clone(), member);
                 self.changed_at = now;
                 ctx.notice(Notice::WorkerJoined { worker: worker.clone() });
@@ -200,12 +229,13 @@ impl Roster {
                 member.answered = true;
                 member.silent_probes = 0;
                 member.suspect_since = None;
+                member.doubted_since = None;
                 member.sign_at = ctx.now;
             }
             ProbeAnswer::NoResponders => {
                 member.silent_probes = member.silent_probes.saturating_add(1);
                 if member.silent_probes >= 2 && member.answered {
-                    member.suspect_since.get_or_insert(ctx.now);
+                    member.suspect_since.get_or_insert(member.doubted_since.unwrap_or(ctx.now));
                 }
             }
             // A stopped process: it proves nothing, the heartbeat decides.
@@ -226,7 +256,7 @@ impl Roster {
             let targets: Vec<_> = self
                 .members
                 .iter()
-                .filter(|(worker, _)| *worker != me)
+                .filter(|(worker, member)| *worker != me && member.returns_by.is_none())
                 .map(|(worker, member)| (worker.clone(), member.incarnation))
                 .collect();
             for (worker, incarnation) in targets {
@@ -234,7 +264,7 @@ impl Roster {
                 self.probes.insert(op, worker);
             }
         }
-        if !self.ready || !ctx.due(self.judge_from) {
+        if !self.ready || !ctx.due(ctx.judge_from) {
             return false;
         }
         let (grace, ttl, interval) =
@@ -251,6 +281,16 @@ impl Roster {
         let mut dead = Vec::new();
         for (worker, member) in &mut self.members {
             if worker == me {
+                continue;
+            }
+            if let Some(by) = member.returns_by {
+                if ctx.due(by) {
+                    dead.push((
+                        worker.clone(),
+                        member.incarnation,
+                        "it left and has not come back within its shutdown.hold",
+                    ));
+                }
                 continue;
             }
             if !member.missed && !member.leaving && ctx.due(member.heartbeat_at + interval + interval / 2) {

@@ -1,21 +1,21 @@
 //! When a plan is due, and what it says.
 
 use super::super::context::Context;
-use super::super::io::Expect;
-use super::super::roster::Roster;
+use super::super::io::{Expect, Notice};
+use super::super::roster::{Member, Roster};
 use super::Planner;
+use super::placement::Placement;
 use super::publication::{Publication, Summary};
 use crate::record::{AssignmentRecord, FORMAT, Lifecycle, PlanRecord, checksum};
-use crate::strategy::{Candidate, Request};
 use crate::{Partition, PartitionId, WorkerId};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 /// A first plan waits until nobody has joined for this long.
 const COLD_QUIET: Duration = Duration::from_secs(1);
-/// Within the cold-start window, later joiners are planned for after this much quiet.
+/// Without a `quietPeriod` later joiners are planned for after this much quiet, as long as the cold-start window is open.
 const COLD_JOIN_QUIET: Duration = Duration::from_secs(2);
-/// A planned window closes early after a fifth of it without a change.
+/// Without a `quietPeriod` a planned window closes early after a fifth of it without a change.
 const QUIET_SHARE: u32 = 5;
 
 impl Planner {
@@ -43,35 +43,42 @@ impl Planner {
         if owned_by(&|worker| !roster.is_live(worker)) {
             return Some(Lifecycle::Emergency);
         }
-        if roster
-            .members()
-            .any(|(worker, m)| m.leaving && self.current.get(worker).is_some_and(|(a, _)| !a.partitions.is_empty()))
-        {
+        let has_some = |worker| self.current.get(worker).is_some_and(|(a, _)| !a.partitions.is_empty());
+        if roster.members().any(|(worker, m)| m.is_vacating() && has_some(worker)) {
             return Some(Lifecycle::PlannedScale);
         }
-        let assigned: usize = self.current.values().map(|(a, _)| a.partitions.len()).sum();
-        let listed: BTreeSet<&PartitionId> = partitions.iter().map(Partition::id).collect();
-        if assigned != partitions.len()
-            || self.current.values().flat_map(|(a, _)| &a.partitions).any(|p| !listed.contains(p.id()))
-        {
+        if self.list_differs(partitions, ctx.settings.max_partitions, roster) {
             return Some(Lifecycle::Refresh);
         }
         if !joined {
             self.joined_since = None;
         } else if self.cold_until.is_some_and(|until| ctx.now < until) {
-            let quiet = ctx.due(roster.changed_at + COLD_JOIN_QUIET);
+            let quiet = ctx.due(roster.changed_at + ctx.settings.quiet_period.unwrap_or(COLD_JOIN_QUIET));
             let closes = self.cold_until.is_some_and(|until| ctx.due(until));
             return (quiet || closes).then_some(Lifecycle::ColdStart);
         } else {
             let window = ctx.settings.planned_scale_window;
+            let quiet = ctx.settings.quiet_period.unwrap_or(window / QUIET_SHARE);
             let since = *self.joined_since.get_or_insert(ctx.now);
-            let closed = ctx.due(since + window) | ctx.due(roster.changed_at + window / QUIET_SHARE);
+            let closed = ctx.due(since + window) | ctx.due(roster.changed_at + quiet);
             return (self.is_cool(ctx) && closed).then_some(Lifecycle::PlannedScale);
         }
         if self.list_changed && self.imbalance(roster) > ctx.settings.min_rebalance_threshold {
             return self.is_cool(ctx).then_some(Lifecycle::Rebalance);
         }
         None
+    }
+
+    /// Whether the assignments lack a listed partition that somebody has room for, or hold one that is listed no more.
+    fn list_differs(&self, partitions: &[Partition], most: Option<usize>, roster: &Roster) -> bool {
+        let assigned: usize = self.current.values().map(|(a, _)| a.partitions.len()).sum();
+        let listed: HashSet<&PartitionId> = partitions.iter().map(Partition::id).collect();
+        if self.current.values().flat_map(|(a, _)| &a.partitions).any(|p| !listed.contains(p.id())) {
+            return true;
+        }
+        let holds = |worker| self.current.get(worker).map_or(0, |(a, _)| a.partitions.len());
+        let has_room = |worker| most.is_none_or(|most| holds(worker) < most);
+        assigned < partitions.len() && self.eligible(roster, true).into_iter().any(|(worker, _)| has_room(worker))
     }
 
     fn is_cool(&self, ctx: &mut Context) -> bool {
@@ -103,55 +110,25 @@ impl Planner {
         (most / mean - 1.0).max(1.0 - least / mean)
     }
 
+    /// Plans for who is there and begins to write it, if it changes anything.
     pub(super) fn publish(&mut self, ctx: &mut Context, roster: &Roster, lifecycle: Lifecycle) {
         let Some(partitions) = &self.partitions else { return };
-        let old_live = self.plan().map(|p| p.live.clone()).unwrap_or_default();
         // Whoever must move moves now; everything wider waits for a planned change.
-        let leaves = roster.members().any(|(_, m)| m.leaving);
-        let orphans_only = matches!(lifecycle, Lifecycle::Emergency | Lifecycle::Refresh)
-            || (lifecycle == Lifecycle::PlannedScale && leaves);
-        let eligible = |worker: &WorkerId| !orphans_only || old_live.contains_key(worker);
-        let mut workers: Vec<_> = roster.members().filter(|(w, m)| !m.leaving && eligible(w)).collect();
-        if workers.is_empty() {
-            workers = roster.members().filter(|(_, m)| !m.leaving).collect();
-        }
+        let orphans_only = match lifecycle {
+            Lifecycle::Emergency | Lifecycle::Refresh => true,
+            Lifecycle::PlannedScale => roster.members().any(|(_, m)| m.is_vacating()),
+            Lifecycle::ColdStart | Lifecycle::Rebalance => false,
+        };
+        let workers = self.eligible(roster, orphans_only);
         if workers.is_empty() {
             return;
         }
-        let candidates: Vec<Candidate> = workers
-            .iter()
-            .map(|(worker, m)| Candidate { worker: (*worker).clone(), capacity: m.capacity.max(1) })
-            .collect();
-        let index: HashMap<&WorkerId, usize> = candidates.iter().enumerate().map(|(i, c)| (&c.worker, i)).collect();
-        let owner: HashMap<&PartitionId, &WorkerId> = self
-            .current
-            .iter()
-            .flat_map(|(worker, (a, _))| a.partitions.iter().map(move |p| (p.id(), worker)))
-            .collect();
-        let previous: Vec<Option<usize>> =
-            partitions.iter().map(|p| owner.get(p.id()).and_then(|w| index.get(*w)).copied()).collect();
-        let refs: Vec<&Partition> = partitions.iter().collect();
-        let request = Request { workers: &candidates, partitions: &refs, previous: &previous };
-        let mut answer = ctx.settings.strategy.assign(request);
-        if orphans_only {
-            for (slot, before) in answer.iter_mut().zip(&previous) {
-                *slot = before.unwrap_or(*slot);
-            }
-        }
-
-        let mut target: BTreeMap<WorkerId, Vec<Partition>> =
-            candidates.iter().map(|c| (c.worker.clone(), Vec::new())).collect();
-        let mut moved = 0;
-        for (partition, to) in partitions.iter().zip(&answer) {
-            let Some(candidate) = candidates.get(*to) else { continue };
-            if owner.get(partition.id()).is_some_and(|from| **from != candidate.worker) {
-                moved += 1;
-            }
-            target.entry(candidate.worker.clone()).or_default().push(partition.clone());
-        }
-        for worker in self.current.keys() {
-            target.entry(worker.clone()).or_default();
-        }
+        // Who comes back keeps what it has.
+        let kept =
+            roster.members().filter(|(_, m)| m.leaving && !m.is_vacating()).map(|(worker, m)| (worker, m.incarnation));
+        let kept: BTreeMap<&WorkerId, _> = kept.collect();
+        let Placement { target, moved, unowned } =
+            Placement::find(ctx, partitions, &workers, &self.current, &kept, orphans_only);
 
         let version = self.highest_version.next();
         let mut waiting = BTreeMap::new();
@@ -163,9 +140,10 @@ impl Planner {
                 waiting.insert(worker.clone(), record);
             }
         }
-        let live: BTreeMap<_, _> = workers.iter().map(|(worker, m)| ((*worker).clone(), m.incarnation)).collect();
-        let leaving: BTreeMap<_, _> =
-            roster.members().filter(|(_, m)| m.leaving).map(|(worker, m)| (worker.clone(), m.incarnation)).collect();
+        let mut live: BTreeMap<_, _> = workers.iter().map(|(worker, m)| ((*worker).clone(), m.incarnation)).collect();
+        live.extend(kept.into_iter().map(|(worker, incarnation)| (worker.clone(), incarnation)));
+        let leaving = roster.members().filter(|(_, m)| m.is_vacating());
+        let leaving: BTreeMap<_, _> = leaving.map(|(worker, m)| (worker.clone(), m.incarnation)).collect();
         match lifecycle {
             Lifecycle::ColdStart => {
                 self.cold_until.get_or_insert(ctx.now + ctx.settings.cold_start_window);
@@ -178,7 +156,7 @@ impl Planner {
             _ => {}
         }
         self.joined_since = None;
-        if waiting.is_empty() && live == old_live {
+        if waiting.is_empty() && self.plan().is_some_and(|plan| plan.live == live) {
             return;
         }
         self.highest_version = version;
@@ -191,13 +169,29 @@ impl Planner {
             leaving,
             dead: roster.dead.clone(),
             changed: waiting.keys().cloned().collect(),
-            partitions: partitions.len(),
+            partitions: target.values().map(Vec::len).sum(),
             checksum: checksum(target.iter().flat_map(|(w, list)| list.iter().map(move |p| (w, p)))),
         };
         let expect = self.plan.as_ref().map_or(Expect::Nothing, |(_, revision)| Expect::Revision(*revision));
         let write = Self::write_plan(ctx, &plan, expect);
-        let summary = Summary { moved, unowned: 0, workers: candidates.len(), since: ctx.now };
+        let summary = Summary { moved, unowned, workers: workers.len(), since: ctx.now };
+        if unowned > 0 {
+            ctx.notice(Notice::Unowned { partitions: unowned });
+        }
         self.publication =
             Some(Publication { plan: Some((write, plan)), waiting, writes: BTreeMap::new(), summary: Some(summary) });
+    }
+
+    /// Who may get partitions. While only orphans are placed, joiners wait for the plan that is made for them, unless nobody
+    /// else is there.
+    fn eligible<'a>(&self, roster: &'a Roster, orphans_only: bool) -> Vec<(&'a WorkerId, &'a Member)> {
+        let stays = |(_, m): &(&WorkerId, &Member)| !m.leaving;
+        if orphans_only && let Some(plan) = self.plan() {
+            let known: Vec<_> = roster.members().filter(stays).filter(|(w, _)| plan.live.contains_key(*w)).collect();
+            if !known.is_empty() {
+                return known;
+            }
+        }
+        roster.members().filter(stays).collect()
     }
 }

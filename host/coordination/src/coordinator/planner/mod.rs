@@ -1,9 +1,11 @@
-//! The leader's plan: plant the term, collect what is in force, decide when to plan (`decision`), publish (`publication`).
+//! The leader's plan: plant the term, collect what is in force, decide when to plan (`decision`), place (`placement`), publish
+//! (`publication`).
 //!
 //! The plan and its assignments are separate writes. A leader that dies between them leaves assignments that do not add up
 //! to the plan; the next one rewrites every assignment under its own term and plans again for whatever is in none.
 
 mod decision;
+mod placement;
 mod publication;
 
 use super::context::{Context, Part};
@@ -259,6 +261,13 @@ impl Planner {
         }
     }
 
+    /// The list as the assignments in force have it: a failing source must not keep a new leader from placing orphans.
+    fn assigned_partitions(&self) -> Option<Vec<Partition>> {
+        let mut list: Vec<_> = self.current.values().flat_map(|(a, _)| a.partitions.iter().cloned()).collect();
+        list.sort();
+        (!list.is_empty()).then_some(list)
+    }
+
     fn listed(&mut self, ctx: &mut Context, reply: &Reply) {
         self.listing = None;
         let Reply::Partitions(result) = reply else { return };
@@ -287,6 +296,9 @@ impl Planner {
             }
             Err(why) => {
                 self.list_failures = self.list_failures.saturating_add(1);
+                if self.partitions.is_none() {
+                    self.partitions = self.assigned_partitions();
+                }
                 let wait = SOURCE_RETRY.0 * 2u32.saturating_pow(self.list_failures.min(16));
                 self.list_at = Some(ctx.now + wait.min(SOURCE_RETRY.1));
                 ctx.notice(Notice::SourceFailed(why.clone()));

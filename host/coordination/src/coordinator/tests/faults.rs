@@ -105,7 +105,7 @@ fn workers_that_answer_probes_are_not_dead_while_their_heartbeats_do_not_get_thr
     let before = fleet.owners();
     fleet.refuse_heartbeats = true;
     fleet.run(secs(60));
-    assert_eq!((fleet.owners(), fleet.unsettled()), (before, None));
+    assert_eq!((fleet.owners(), fleet.moved), (before, 0));
 }
 
 #[test]

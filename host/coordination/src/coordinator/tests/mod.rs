@@ -3,6 +3,7 @@
 mod faults;
 mod fleet;
 mod ids;
+mod outages;
 mod soak;
 
 use super::*;
@@ -76,14 +77,98 @@ fn an_emergency_moves_only_orphans_whatever_the_strategy_would_like() {
 
 #[test]
 fn a_killed_leader_is_succeeded_under_a_higher_term_and_only_its_partitions_move() {
-    let mut fleet = Fleet::settled(3, 30, 3);
-    let before = fleet.owners();
-    let victim = fleet.leader();
+    for seed in 0..20 {
+        let mut fleet = Fleet::settled(seed, 30, 4);
+        fleet.run(secs(30));
+        let before = fleet.owners();
+        let victim = fleet.leader();
+        fleet.kill(victim);
+        // Long before the lease expires: silence, suspicion, grace.
+        let took = fleet.settle(ms(1500) + 5 * ms(250) + ms(400));
+        assert!(took >= ms(1500), "{took:?} is less than the grace period");
+        assert_moved_only_from(&fleet, &before, &[victim]);
+        assert_eq!(fleet.term(), Term(2));
+    }
+}
+
+#[test]
+fn leaders_that_die_soon_after_one_another_are_succeeded_when_their_leases_expire() {
+    let mut fleet = Fleet::settled(3, 30, 5);
+    fleet.run(secs(30));
+    for _ in 0..3 {
+        let (before, victim) = (fleet.owners(), fleet.leader());
+        fleet.kill(victim);
+        fleet.settle(secs(5 + 6) + ms(1500) + secs(2));
+        assert_moved_only_from(&fleet, &before, &[victim]);
+    }
+}
+
+#[test]
+fn a_leader_that_may_not_be_probed_is_not_superseded_before_its_time() {
+    let mut fleet = Fleet::new(31, 30);
+    fleet.deaf = Some(0);
+    fleet.start();
+    fleet.until(secs(5), "it leads", |f| f.processes[0].coordinator.leading().is_some());
+    fleet.start();
+    fleet.start();
+    fleet.settle(secs(60));
+    fleet.run(secs(120));
+    assert_eq!((fleet.leader(), fleet.term(), fleet.unsettled()), (0, Term(1), None));
+}
+
+#[test]
+fn partitions_of_a_worker_that_comes_back_wait_for_it_and_move_when_it_does_not() {
+    for leads in [false, true] {
+        let mut fleet = Fleet::new(32, 30);
+        fleet.change = |s| s.shutdown_hold = secs(6);
+        for number in 0..3 {
+            fleet.start_as(Some(number));
+        }
+        fleet.settle(secs(30));
+        fleet.run(secs(30));
+        let before = fleet.owners();
+        let at = if leads { fleet.leader() } else { fleet.follower() };
+        let id = fleet.id(at);
+        fleet.leave(at);
+        fleet.until(secs(3), "it is gone", |f| f.processes[at].status == Status::Ended);
+        let plans = fleet.plans.len();
+        fleet.run(secs(3));
+        fleet.restart(at);
+        fleet.settle(secs(10));
+        fleet.run(secs(30));
+        assert_eq!((fleet.id(at), fleet.owners(), fleet.moved, fleet.unsettled()), (id, before.clone(), 0, None));
+        assert!(fleet.plans[plans..].iter().all(|p| p.lifecycle == fleet.plans[0].lifecycle), "nothing but a new term");
+        let at = fleet.follower();
+        fleet.leave(at);
+        fleet.until(secs(3), "it is gone", |f| f.processes[at].status == Status::Ended);
+        fleet.run(secs(5));
+        assert_eq!(fleet.moved, 0);
+        fleet.settle(secs(3));
+        assert_moved_only_from(&fleet, &before, &[at]);
+    }
+}
+
+#[test]
+fn no_worker_gets_more_than_it_may_hold_and_what_is_left_over_is_placed_when_there_is_room() {
+    let mut fleet = Fleet::new(33, 30);
+    fleet.change = |s| s.max_partitions = Some(9);
+    for _ in 0..4 {
+        fleet.start();
+    }
+    fleet.settle(secs(30));
+    fleet.run(secs(60));
+    let (before, victim) = (fleet.owners(), fleet.follower());
     fleet.kill(victim);
-    // The lease, then the time for a heartbeat that never comes.
-    fleet.settle(secs(5 + 6) + ms(1500) + secs(2));
+    fleet.run(secs(30));
+    let sizes: Vec<_> = fleet.live().into_iter().map(|at| fleet.has(at).len()).collect();
+    assert_eq!(sizes, [9, 9, 9], "three have no room");
     assert_moved_only_from(&fleet, &before, &[victim]);
-    assert_eq!(fleet.term(), Term(2));
+    assert!(fleet.notices.iter().any(|(_, n)| *n == Notice::Unowned { partitions: 3 }));
+    let plans = fleet.plans.len();
+    fleet.run(secs(60));
+    assert_eq!(fleet.plans.len(), plans, "what cannot be placed is not planned for again and again");
+    fleet.restart(victim);
+    fleet.settle(secs(30));
 }
 
 #[test]

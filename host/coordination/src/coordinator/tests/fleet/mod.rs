@@ -35,6 +35,8 @@ pub(super) struct Process {
     pub(super) assigned: Option<Assigned>,
     pub(super) failure: Option<StartFailure>,
     pub(super) fenced: usize,
+    /// What it has said of degraded mode.
+    pub(super) degraded: Vec<Action>,
     /// Whether it was last told that it leads.
     pub(super) leads: bool,
     /// Requests sent.
@@ -174,12 +176,29 @@ impl Fleet {
             heartbeat_ttl: secs(6),
             cold_start_window: secs(30),
             planned_scale_window: secs(10),
+            quiet_period: None,
             emergency_grace_period: ms(1500),
             election_timeout: self.lease,
             startup_timeout: secs(30),
             probe_interval: ms(250),
             min_rebalance_threshold: 0.15,
             min_rebalance_interval: secs(10),
+            max_partitions: None,
+            shutdown_hold: Duration::ZERO,
+            degraded_behavior: DegradedBehavior {
+                enter_threshold: secs(10),
+                exit_threshold: secs(5),
+                kv_error_threshold: 5,
+                kv_error_window: secs(30),
+                recovery_grace_period: secs(30),
+            },
+            degraded_alert: DegradedAlert {
+                info_threshold: secs(60),
+                warn_threshold: secs(5 * 60),
+                error_threshold: secs(15 * 60),
+                critical_threshold: secs(30 * 60),
+                alert_interval: secs(30),
+            },
             refresh_interval: Duration::ZERO,
             capacity: 1,
             labels: BTreeMap::new(),
@@ -208,6 +227,7 @@ impl Fleet {
             assigned: None,
             failure: None,
             fenced: 0,
+            degraded: Vec::new(),
             leads: false,
             sent: 0,
             preferred,
@@ -470,6 +490,9 @@ impl Fleet {
                 assert!(from.may_become(to), "#{at}: {from} to {to}")
             }
             Action::LeaderChanged { is_us, .. } => self.processes[at].leads = is_us,
+            Action::DegradedEntered { .. } | Action::DegradedAlert { .. } | Action::DegradedLeft { .. } => {
+                self.processes[at].degraded.push(action);
+            }
             request => self.send(at, request),
         }
     }

@@ -117,7 +117,7 @@ impl Fleet {
                 .get(&bucket)
                 .map(|s| s.keys.iter().map(|(k, e)| (k.clone(), e.clone())).collect())
                 .unwrap_or_default())),
-            Action::Probe { incarnation, .. } => Reply::Probe(self.probe(incarnation)),
+            Action::Probe { incarnation, .. } => Reply::Probe(self.probe(from, incarnation)),
             Action::ListPartitions { .. } if self.source_fails => Reply::Partitions(Err("no database".into())),
             Action::ListPartitions { .. } => Reply::Partitions(Ok(self.partitions.clone())),
             _ => return,
@@ -131,12 +131,21 @@ impl Fleet {
         }
     }
 
-    fn probe(&self, incarnation: Incarnation) -> ProbeAnswer {
-        match self.processes.iter().find(|p| p.answers == Some(incarnation)) {
-            Some(p) if !p.connected => ProbeAnswer::NoResponders,
-            Some(p) if p.status == Status::Paused => ProbeAnswer::TimedOut,
-            Some(_) => ProbeAnswer::Answered,
-            None => ProbeAnswer::NoResponders,
+    fn probe(&mut self, from: usize, incarnation: Incarnation) -> ProbeAnswer {
+        let Some(to) = self.processes.iter().position(|p| p.answers == Some(incarnation)) else {
+            return ProbeAnswer::NoResponders;
+        };
+        let (asked, asking) = (&self.processes[to], self.processes[from].coordinator.worker());
+        if !asked.connected {
+            return ProbeAnswer::NoResponders;
+        }
+        if let Some((_, by)) = asking {
+            let life = asked.life;
+            self.after(ms(1), Happening::Tell { to, life, watch: None, event: Event::Probed { by } });
+        }
+        match self.processes[to].status {
+            Status::Paused => ProbeAnswer::TimedOut,
+            _ => ProbeAnswer::Answered,
         }
     }
 
