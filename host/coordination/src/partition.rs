@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 
 /// The weight of a partition that names none.
 pub const DEFAULT_WEIGHT: u64 = 100;
@@ -10,10 +11,9 @@ pub const DEFAULT_WEIGHT: u64 = 100;
 ///
 /// The same text is the partition's part of the subject, the argument on the command line and the field in logs. A key
 /// keeps every character that a NATS subject token can hold; whitespace, control characters, `.`, `*`, `>` and the escape
-/// character `%` itself become `%` and two hexadecimal digits per byte.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct PartitionId(String);
+/// character `%` itself become `%` and two hexadecimal digits per byte. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionId(Arc<str>);
 
 /// Why a list of keys names no partition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,7 +73,7 @@ impl PartitionId {
         if id.len() > MAX_ID_BYTES {
             return Err(InvalidPartition::TooLong { length: id.len(), max: MAX_ID_BYTES });
         }
-        Ok(Self(id))
+        Ok(Self(id.into()))
     }
 
     /// The id as text.
@@ -104,11 +104,11 @@ impl fmt::Display for PartitionId {
     }
 }
 
-/// A unit of work: everything in it is processed in order, by one worker at a time.
+/// A unit of work: everything in it is processed in order, by one worker at a time. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Partition {
     id: PartitionId,
-    keys: Vec<String>,
+    keys: Arc<[String]>,
     weight: u64,
 }
 
@@ -118,7 +118,7 @@ impl Partition {
     /// # Errors
     /// See [`PartitionId::from_keys`].
     pub fn new(keys: Vec<String>, weight: u64) -> Result<Self, InvalidPartition> {
-        Ok(Self { id: PartitionId::from_keys(&keys)?, keys, weight })
+        Ok(Self { id: PartitionId::from_keys(&keys)?, keys: keys.into(), weight })
     }
 
     /// The partition's name.
@@ -140,8 +140,20 @@ impl Partition {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct WirePartition {
+impl Serialize for PartitionId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+#[derive(Serialize)]
+struct PartitionOut<'a> {
+    keys: &'a [String],
+    weight: u64,
+}
+
+#[derive(Deserialize)]
+struct PartitionIn {
     keys: Vec<String>,
     #[serde(default = "default_weight")]
     weight: u64,
@@ -153,13 +165,13 @@ fn default_weight() -> u64 {
 
 impl Serialize for Partition {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        WirePartition { keys: self.keys.clone(), weight: self.weight }.serialize(serializer)
+        PartitionOut { keys: &self.keys, weight: self.weight }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Partition {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let wire = WirePartition::deserialize(deserializer)?;
+        let wire = PartitionIn::deserialize(deserializer)?;
         Partition::new(wire.keys, wire.weight).map_err(serde::de::Error::custom)
     }
 }

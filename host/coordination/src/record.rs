@@ -169,8 +169,51 @@ pub struct AssignmentRecord {
     pub version: Version,
     /// Why that plan was made.
     pub lifecycle: Lifecycle,
+    /// The partitions, sorted by id. Empty if they are in chunks.
+    pub partitions: Vec<Partition>,
+    /// A list that is too long for one value is in this many values under `assignment.<worker>.<k>`, k from 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub chunks: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+/// A part of a long assignment: key `assignment.<worker>.<k>`. It belongs to the assignment of the same term and version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkRecord {
+    /// Format version.
+    pub v: u32,
+    /// The leadership that wrote it.
+    pub term: Term,
+    /// The plan that last changed it.
+    pub version: Version,
     /// The partitions, sorted by id.
     pub partitions: Vec<Partition>,
+}
+
+/// Puts the chunks of a long assignment together, chunk by number. `None` if one is missing or of another plan.
+#[must_use]
+pub fn assemble(header: &AssignmentRecord, chunks: &BTreeMap<usize, ChunkRecord>) -> Option<Vec<Partition>> {
+    let mut partitions = header.partitions.clone();
+    for k in 0..header.chunks {
+        let chunk = chunks.get(&k).filter(|c| (c.term, c.version) == (header.term, header.version))?;
+        partitions.extend(chunk.partitions.iter().cloned());
+    }
+    Some(partitions)
+}
+
+/// The key of a worker's assignment, or of one of its chunks: the worker and the chunk's number.
+#[must_use]
+pub fn assignment_key(key: &str) -> Option<(WorkerId, Option<usize>)> {
+    let rest = key.strip_prefix("assignment.")?;
+    let chunk = rest.rsplit_once('.').and_then(|(worker, k)| Some((worker, k.parse().ok()?)));
+    Some(match chunk {
+        Some((worker, k)) => (WorkerId::parse(worker), Some(k)),
+        None => (WorkerId::parse(rest), None),
+    })
 }
 
 /// A fingerprint of who has what, independent of order: the wrapping sum over all pairs of XXH3-64 of

@@ -2,13 +2,17 @@
 
 use super::context::Context;
 use super::io::{Action, Assigned, Bucket, Fleet, Notice, StoredEntry};
-use crate::record::{AssignmentRecord, Lifecycle, PlanRecord};
+use crate::record::{AssignmentRecord, ChunkRecord, Lifecycle, PlanRecord, assemble, assignment_key};
+
 use crate::{Incarnation, Term, Version, WorkerId, WorkerState};
+use std::collections::BTreeMap;
 
 #[derive(Default)]
 pub(super) struct Acceptance {
     plan: Option<PlanRecord>,
     assignment: Option<AssignmentRecord>,
+    /// Parts of a long assignment, by number.
+    chunks: BTreeMap<usize, ChunkRecord>,
     /// What the data path was last told of.
     accepted: Option<(Term, Version)>,
 }
@@ -33,6 +37,7 @@ impl Acceptance {
     /// A new claim: the assignment of the old one says nothing about us.
     pub(super) fn forget_assignment(&mut self) {
         self.assignment = None;
+        self.chunks.clear();
         self.accepted = None;
     }
 
@@ -55,7 +60,14 @@ impl Acceptance {
             if dead {
                 return Seen::DeclaredDead;
             }
-        } else if key.strip_prefix("assignment.") == Some(me.0.as_str()) {
+        } else if let Some((worker, Some(k))) = assignment_key(key) {
+            // Whether it counts is decided by the header of its term and version.
+            if worker == *me.0
+                && let Some(chunk) = ctx.decode::<ChunkRecord>(Bucket::Assignments, key, value)
+            {
+                self.chunks.insert(k, chunk);
+            }
+        } else if assignment_key(key).is_some_and(|(worker, _)| worker == *me.0) {
             let Some(new) = ctx.decode::<AssignmentRecord>(Bucket::Assignments, key, value) else {
                 return Seen::Nothing;
             };
@@ -92,12 +104,13 @@ impl Acceptance {
         if ctx.state == WorkerState::Shutdown || self.accepted == Some(rank) {
             return;
         }
+        let Some(partitions) = assemble(assignment, &self.chunks) else { return };
         self.accepted = Some(rank);
         ctx.emit(Action::Assigned(Assigned {
             term: plan.term,
             version: plan.version,
             lifecycle: plan.lifecycle,
-            partitions: assignment.partitions.clone(),
+            partitions,
             fleet: Fleet { version: plan.version, live: plan.live.clone(), dead: plan.dead.clone() },
         }));
         match plan.lifecycle {

@@ -196,6 +196,15 @@ impl Context {
         false
     }
 
+    /// Runs `look` and says when it has asked to be called again.
+    pub(super) fn noting_wakes<T>(&mut self, look: impl FnOnce(&mut Self) -> T) -> (T, Option<Now>) {
+        let before = self.deadline.take();
+        let found = look(self);
+        let asked = self.deadline;
+        self.deadline = [before, asked].into_iter().flatten().min();
+        (found, asked)
+    }
+
     pub(super) fn forget_deadline(&mut self) {
         self.deadline = None;
     }

@@ -306,7 +306,7 @@ impl Coordinator {
 
     fn watch(&mut self, worker: &WorkerId) {
         self.ctx.emit(Action::Watch { bucket: Bucket::Election, keys: vec!["leader".into()] });
-        let keys = vec!["plan".into(), format!("assignment.{worker}")];
+        let keys = vec!["plan".into(), format!("assignment.{worker}"), format!("assignment.{worker}.*")];
         self.ctx.emit(Action::Watch { bucket: Bucket::Assignments, keys });
     }
 

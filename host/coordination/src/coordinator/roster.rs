@@ -18,6 +18,8 @@ pub(super) struct Roster {
     pub(super) dead: BTreeMap<WorkerId, u64>,
     /// When somebody last joined, left or died.
     pub(super) changed_at: Now,
+    /// Grows with everything that a plan could depend on.
+    revision: u64,
     probes: BTreeMap<OpId, WorkerId>,
     probe_at: Now,
     /// When the signs were last looked at.
@@ -60,6 +62,15 @@ impl Member {
 impl Roster {
     pub(super) fn members(&self) -> impl Iterator<Item = (&WorkerId, &Member)> {
         self.members.iter()
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    fn changed(&mut self, now: Now) {
+        self.changed_at = now;
+        self.revision += 1;
     }
 
     pub(super) fn is_live(&self, worker: &WorkerId) -> bool {
@@ -120,7 +131,7 @@ impl Roster {
     pub(super) fn include(&mut self, ctx: &Context, worker: &WorkerId, incarnation: Incarnation, leaving: bool) {
         let known = self.members.get(worker).is_some_and(|m| m.incarnation == incarnation && !m.presumed);
         if !known {
-            self.changed_at = ctx.now;
+            self.changed(ctx.now);
             let mut member = Self::member(ctx, incarnation, false);
             member.capacity = ctx.settings.capacity;
             self.members.insert(worker.clone(), member);
@@ -129,9 +140,11 @@ impl Roster {
             member.heartbeat_at = ctx.now;
             member.sign_at = ctx.now;
             member.suspect_since = None;
-            member.leaving = leaving;
             let hold = Some(ctx.settings.shutdown_hold).filter(|hold| leaving && !hold.is_zero());
             member.returns_by = hold.map(|hold| ctx.now + hold);
+            if std::mem::replace(&mut member.leaving, leaving) != leaving {
+                self.revision += 1;
+            }
         }
     }
 
@@ -151,7 +164,7 @@ impl Roster {
                 && entry.revision > member.revision
             {
                 self.members.remove(&worker);
-                self.changed_at = ctx.now;
+                self.changed(ctx.now);
             }
             return None;
         };
@@ -191,12 +204,16 @@ impl Roster {
                     member.doubted_since = None;
                 }
                 member.missed = false;
-                member.capacity = beat.capacity;
+                let before = (member.capacity, member.presumed);
+                (member.capacity, member.presumed) = (beat.capacity, false);
                 member.returns_by = member.returns_by.or(returns_by);
-                member.presumed = false;
-                if leaving && !member.leaving {
-                    member.leaving = true;
-                    self.changed_at = now;
+                let leaves = leaving && !member.leaving;
+                member.leaving |= leaving;
+                if before != (beat.capacity, false) {
+                    self.revision += 1;
+                }
+                if leaves {
+                    self.changed(now);
                     ctx.notice(Notice::WorkerLeaving { worker: worker.clone() });
                 }
             }
@@ -207,7 +224,7 @@ impl Roster {
                 member.leaving = leaving;
                 member.returns_by = returns_by;
                 self.members.insert(worker.clone(), member);
-                self.changed_at = now;
+                self.changed(now);
                 ctx.notice(Notice::WorkerJoined { worker: worker.clone() });
             }
         }
@@ -215,6 +232,7 @@ impl Roster {
 
     pub(super) fn ready(&mut self) {
         self.ready = true;
+        self.revision += 1;
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -310,7 +328,7 @@ impl Roster {
             self.members.remove(&worker);
             let claim = self.dead.entry(worker.clone()).or_default();
             *claim = (*claim).max(incarnation.claim);
-            self.changed_at = ctx.now;
+            self.changed(ctx.now);
             ctx.notice(Notice::WorkerDead { worker, incarnation, evidence });
         }
         found

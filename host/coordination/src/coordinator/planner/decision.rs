@@ -3,9 +3,10 @@
 use super::super::context::Context;
 use super::super::io::{Expect, Notice};
 use super::super::roster::{Member, Roster};
-use super::Planner;
+use super::assignment::Published;
 use super::placement::Placement;
 use super::publication::{Publication, Summary};
+use super::{Coverage, Planner};
 use crate::record::{AssignmentRecord, FORMAT, Lifecycle, PlanRecord, checksum};
 use crate::{Partition, PartitionId, WorkerId};
 use std::collections::{BTreeMap, HashSet};
@@ -19,35 +20,49 @@ const COLD_JOIN_QUIET: Duration = Duration::from_secs(2);
 const QUIET_SHARE: u32 = 5;
 
 impl Planner {
-    /// Why a plan is due now, if one is. The order is that of urgency.
-    pub(super) fn trigger(&mut self, ctx: &mut Context, roster: &Roster) -> Option<Lifecycle> {
-        let partitions = self.partitions.as_ref()?;
+    /// Why a plan is due now, if one is. Looks only when something has changed or a window closes: a leader of many workers gets
+    /// thousands of events a second.
+    pub(super) fn look(&mut self, ctx: &mut Context, roster: &Roster) -> Option<Lifecycle> {
+        if let Some((revision, again)) = self.looked
+            && revision == roster.revision()
+            && again.is_none_or(|at| !ctx.due(at))
+        {
+            return None;
+        }
+        let (lifecycle, again) = ctx.noting_wakes(|ctx| self.trigger(ctx, roster));
+        self.looked = lifecycle.is_none().then_some((roster.revision(), again));
+        lifecycle
+    }
+
+    /// The order is that of urgency.
+    fn trigger(&mut self, ctx: &mut Context, roster: &Roster) -> Option<Lifecycle> {
+        let listed = self.partitions.as_ref()?.len();
         let candidates = roster.members().filter(|(_, m)| m.is_candidate()).count();
         if candidates == 0 || !roster.is_ready() {
             return None;
         }
-        let plan_live = self.plan().map(|p| p.live.clone()).unwrap_or_default();
         let owned_by = |live: &dyn Fn(&WorkerId) -> bool| {
-            self.current.iter().any(|(worker, (a, _))| !a.partitions.is_empty() && live(worker))
+            self.current.iter().any(|(worker, a)| !a.partitions().is_empty() && live(worker))
         };
         // A leader that died in between may have listed a worker and not written its assignment.
-        let is_served = |worker| plan_live.contains_key(worker) && self.current.contains_key(worker);
+        let is_served =
+            |worker| self.plan().is_some_and(|p| p.live.contains_key(worker)) && self.current.contains_key(worker);
         let joined = roster.members().any(|(worker, m)| m.is_candidate() && !is_served(worker));
         let cold = !owned_by(&|worker| roster.is_live(worker));
         if cold {
             let quiet = ctx.due(roster.changed_at.max(self.led_since) + COLD_QUIET);
             let waited = ctx.due(self.led_since + ctx.settings.cold_start_window);
-            let anything = !partitions.is_empty() || joined;
+            let anything = listed > 0 || joined;
             return (anything && (quiet || waited)).then_some(Lifecycle::ColdStart);
         }
         if owned_by(&|worker| !roster.is_live(worker)) {
             return Some(Lifecycle::Emergency);
         }
-        let has_some = |worker| self.current.get(worker).is_some_and(|(a, _)| !a.partitions.is_empty());
+        let has_some = |worker| self.current.get(worker).is_some_and(|a| !a.partitions().is_empty());
         if roster.members().any(|(worker, m)| m.is_vacating() && has_some(worker)) {
             return Some(Lifecycle::PlannedScale);
         }
-        if self.list_differs(partitions, ctx.settings.max_partitions, roster) {
+        if self.list_differs(ctx.settings.max_partitions, roster) {
             return Some(Lifecycle::Refresh);
         }
         if !joined {
@@ -70,15 +85,26 @@ impl Planner {
     }
 
     /// Whether the assignments lack a listed partition that somebody has room for, or hold one that is listed no more.
-    fn list_differs(&self, partitions: &[Partition], most: Option<usize>, roster: &Roster) -> bool {
-        let assigned: usize = self.current.values().map(|(a, _)| a.partitions.len()).sum();
-        let listed: HashSet<&PartitionId> = partitions.iter().map(Partition::id).collect();
-        if self.current.values().flat_map(|(a, _)| &a.partitions).any(|p| !listed.contains(p.id())) {
-            return true;
-        }
-        let holds = |worker| self.current.get(worker).map_or(0, |(a, _)| a.partitions.len());
+    fn list_differs(&mut self, most: Option<usize>, roster: &Roster) -> bool {
+        let coverage = self.coverage();
+        let holds = |worker| self.current.get(worker).map_or(0, |a| a.partitions().len());
         let has_room = |worker| most.is_none_or(|most| holds(worker) < most);
-        assigned < partitions.len() && self.eligible(roster, true).into_iter().any(|(worker, _)| has_room(worker))
+        coverage.stale
+            || coverage.missing > 0 && self.eligible(roster, true).into_iter().any(|(worker, _)| has_room(worker))
+    }
+
+    fn coverage(&mut self) -> Coverage {
+        if let Some(coverage) = self.coverage {
+            return coverage;
+        }
+        let listed: HashSet<&PartitionId> = self.partitions.iter().flatten().map(Partition::id).collect();
+        let assigned = || self.current.values().flat_map(Published::partitions);
+        let coverage = Coverage {
+            missing: listed.len().saturating_sub(assigned().count()),
+            stale: assigned().any(|p| !listed.contains(p.id())),
+        };
+        self.coverage = Some(coverage);
+        coverage
     }
 
     fn is_cool(&self, ctx: &mut Context) -> bool {
@@ -94,7 +120,7 @@ impl Planner {
                 let weight: u128 = self
                     .current
                     .get(worker)
-                    .map_or(0, |(a, _)| a.partitions.iter().map(|p| u128::from(p.weight().max(1))).sum());
+                    .map_or(0, |a| a.partitions().iter().map(|p| u128::from(p.weight().max(1))).sum());
                 #[expect(clippy::cast_precision_loss, reason = "a ratio of sums needs no more digits")]
                 let load = weight as f64 / f64::from(m.capacity.max(1));
                 load
@@ -133,10 +159,16 @@ impl Planner {
         let version = self.highest_version.next();
         let mut waiting = BTreeMap::new();
         for (worker, list) in &target {
-            let same = self.current.get(worker).is_some_and(|(a, _)| a.partitions == *list);
+            let same = self.current.get(worker).is_some_and(|a| a.partitions() == *list);
             if !same {
-                let record =
-                    AssignmentRecord { v: FORMAT, term: self.term, version, lifecycle, partitions: list.clone() };
+                let record = AssignmentRecord {
+                    v: FORMAT,
+                    term: self.term,
+                    version,
+                    lifecycle,
+                    partitions: list.clone(),
+                    chunks: 0,
+                };
                 waiting.insert(worker.clone(), record);
             }
         }

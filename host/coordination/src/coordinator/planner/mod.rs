@@ -1,9 +1,10 @@
-//! The leader's plan: plant the term, collect what is in force, decide when to plan (`decision`), place (`placement`), publish
-//! (`publication`).
+//! The leader's plan: plant the term, collect what is in force, decide when to plan (`decision`), place
+//! (`placement`), publish (`publication`, `assignment`).
 //!
 //! The plan and its assignments are separate writes. A leader that dies between them leaves assignments that do not add up
 //! to the plan; the next one rewrites every assignment under its own term and plans again for whatever is in none.
 
+mod assignment;
 mod decision;
 mod placement;
 mod publication;
@@ -12,8 +13,9 @@ use super::context::{Context, Part};
 use super::io::{Bucket, Expect, Lifetime, Notice, OpId, Reply, StoredEntry};
 use super::roster::Roster;
 use super::write::{FencedWrite, Progress};
-use crate::record::{AssignmentRecord, FORMAT, Lifecycle, PlanRecord};
+use crate::record::{AssignmentRecord, ChunkRecord, FORMAT, Lifecycle, PlanRecord, assemble, assignment_key};
 use crate::{Now, Partition, PartitionId, Term, Version, WorkerId};
+use assignment::Published;
 use publication::Publication;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -33,7 +35,7 @@ pub(super) struct Planner {
     /// When to look whether the plan is still what we wrote, and the read that is looking.
     check_at: Option<Now>,
     checking: Option<OpId>,
-    current: BTreeMap<WorkerId, (AssignmentRecord, u64)>,
+    current: BTreeMap<WorkerId, Published>,
     partitions: Option<Vec<Partition>>,
     listing: Option<OpId>,
     list_at: Option<Now>,
@@ -41,10 +43,23 @@ pub(super) struct Planner {
     /// The list has changed since the last full plan.
     list_changed: bool,
     publication: Option<Publication>,
+    /// The roster that was last looked at without a reason to plan, and when to look again although nothing has changed.
+    looked: Option<(u64, Option<Now>)>,
+    /// What the assignments in force lack; computed when it is asked for.
+    coverage: Option<Coverage>,
     joined_since: Option<Now>,
     led_since: Now,
     cold_until: Option<Now>,
     planned_at: Option<Now>,
+}
+
+/// How the assignments in force compare with the list of partitions.
+#[derive(Clone, Copy)]
+struct Coverage {
+    /// Listed and in no assignment.
+    missing: usize,
+    /// An assignment holds a partition that is listed no more.
+    stale: bool,
 }
 
 #[derive(Default)]
@@ -103,7 +118,13 @@ impl Planner {
     /// Nothing is being written and nothing is left to hand over from this worker.
     pub(super) fn is_at_rest(&self, leaving: &WorkerId) -> bool {
         self.publication.is_none()
-            && self.current.get(leaving).is_none_or(|(assignment, _)| assignment.partitions.is_empty())
+            && self.current.get(leaving).is_none_or(|assignment| assignment.partitions().is_empty())
+    }
+
+    /// The list or the assignments have changed: look again.
+    fn changed(&mut self) {
+        self.looked = None;
+        self.coverage = None;
     }
 
     pub(super) fn refresh(&mut self, ctx: &Context) {
@@ -203,22 +224,19 @@ impl Planner {
         FencedWrite::start(ctx, Part::Planner, Bucket::Assignments, "plan", value, expect, Lifetime::Forever)
     }
 
-    fn write_assignment(
-        ctx: &mut Context,
-        worker: &WorkerId,
-        record: &AssignmentRecord,
-        expect: Expect,
-    ) -> FencedWrite {
-        let key = format!("assignment.{worker}");
-        let value = Context::encode(record);
-        FencedWrite::start(ctx, Part::Planner, Bucket::Assignments, &key, value, expect, Lifetime::Assignment)
-    }
-
     /// Takes stock of the assignments in force and rewrites them under our term, which fences an old leader's late writes.
     fn collect(&mut self, ctx: &mut Context, list: &[(String, StoredEntry)]) {
+        let mut chunks: BTreeMap<WorkerId, BTreeMap<usize, (ChunkRecord, u64)>> = BTreeMap::new();
         for (key, entry) in list {
-            let Some(worker) = key.strip_prefix("assignment.").map(WorkerId::parse) else { continue };
-            let record = entry
+            let Some((worker, Some(k))) = assignment_key(key) else { continue };
+            let value = entry.value.as_deref();
+            if let Some(chunk) = value.and_then(|v| ctx.decode::<ChunkRecord>(Bucket::Assignments, key, v)) {
+                chunks.entry(worker).or_default().insert(k, (chunk, entry.revision));
+            }
+        }
+        for (key, entry) in list {
+            let Some((worker, None)) = assignment_key(key) else { continue };
+            let mut record = entry
                 .value
                 .as_deref()
                 .and_then(|value| ctx.decode::<AssignmentRecord>(Bucket::Assignments, key, value))
@@ -228,14 +246,22 @@ impl Planner {
                     version: Version(0),
                     lifecycle: Lifecycle::ColdStart,
                     partitions: Vec::new(),
+                    chunks: 0,
                 });
+            let parts = chunks.remove(&worker).unwrap_or_default();
+            let revisions = (0..).map_while(|k| parts.get(&k).map(|(_, revision)| *revision)).collect();
+            let parts = parts.into_iter().map(|(k, (chunk, _))| (k, chunk)).collect();
+            // Chunks that do not belong together are a write that never ended: nobody has obeyed it.
+            record.partitions = assemble(&record, &parts).unwrap_or_default();
+            record.chunks = 0;
             // What we have written ourselves may have been lost since: an older value is no news.
-            let known = self.current.remove(&worker).map(|(known, _)| known);
+            let known = self.current.remove(&worker).map(|known| known.record);
             let newer = known.filter(|known| (known.term, known.version) >= (record.term, record.version));
-            self.current.insert(worker, (newer.unwrap_or(record), entry.revision));
+            let published = Published { record: newer.unwrap_or(record), revision: entry.revision, chunks: revisions };
+            self.current.insert(worker, published);
         }
         let mut holders: HashMap<PartitionId, ((Term, Version), WorkerId)> = HashMap::new();
-        for (worker, (record, _)) in &self.current {
+        for (worker, Published { record, .. }) in &self.current {
             // A partition in two assignments belongs to the one that was written later.
             let rank = (record.term, record.version);
             for partition in &record.partitions {
@@ -247,13 +273,14 @@ impl Planner {
         }
         let version = self.plan.as_ref().map_or(Version(1), |(plan, _)| plan.version);
         let mut waiting = BTreeMap::new();
-        for (worker, (record, _)) in &mut self.current {
+        for (worker, Published { record, .. }) in &mut self.current {
             record.partitions.retain(|p| holders.get(p.id()).is_none_or(|(_, holder)| holder == worker));
             record.term = self.term;
             record.version = version;
             waiting.insert(worker.clone(), record.clone());
         }
         self.phase = Phase::Ready;
+        self.changed();
         self.list_at = Some(ctx.now);
         if !waiting.is_empty() {
             self.publication = Some(Publication { plan: None, waiting, writes: BTreeMap::new(), summary: None });
@@ -263,13 +290,14 @@ impl Planner {
 
     /// The list as the assignments in force have it: a failing source must not keep a new leader from placing orphans.
     fn assigned_partitions(&self) -> Option<Vec<Partition>> {
-        let mut list: Vec<_> = self.current.values().flat_map(|(a, _)| a.partitions.iter().cloned()).collect();
+        let mut list: Vec<_> = self.current.values().flat_map(|a| a.partitions().iter().cloned()).collect();
         list.sort();
         (!list.is_empty()).then_some(list)
     }
 
     fn listed(&mut self, ctx: &mut Context, reply: &Reply) {
         self.listing = None;
+        self.changed();
         let Reply::Partitions(result) = reply else { return };
         match result {
             Ok(list) if list.is_empty() && self.partitions.as_ref().is_some_and(|old| !old.is_empty()) => {
@@ -325,7 +353,7 @@ impl Planner {
             if let Some((write, _)) = &mut publication.plan {
                 write.tick(ctx);
             }
-            for (write, _) in publication.writes.values_mut() {
+            for write in publication.writes.values_mut() {
                 write.tick(ctx);
             }
         }
@@ -342,7 +370,7 @@ impl Planner {
         if self.is_busy() {
             return;
         }
-        if let Some(lifecycle) = self.trigger(ctx, roster) {
+        if let Some(lifecycle) = self.look(ctx, roster) {
             self.publish(ctx, roster, lifecycle);
         } else if let Some(at) = self.check_at
             && self.checking.is_none()

@@ -2,7 +2,7 @@
 
 use super::super::context::Context;
 use super::super::roster::Member;
-use crate::record::AssignmentRecord;
+use super::assignment::Published;
 use crate::strategy::{Candidate, Request};
 use crate::{Incarnation, Partition, PartitionId, WorkerId};
 use std::collections::{BTreeMap, HashMap};
@@ -16,7 +16,7 @@ pub(super) struct Placement {
     pub(super) unowned: usize,
 }
 
-type Current = BTreeMap<WorkerId, (AssignmentRecord, u64)>;
+type Current = BTreeMap<WorkerId, Published>;
 
 impl Placement {
     /// Places the partitions, sorted by id, on these workers; what `kept` workers have stays theirs. With `orphans_only` nothing
@@ -35,7 +35,7 @@ impl Placement {
             .collect();
         let index: HashMap<&WorkerId, usize> = candidates.iter().enumerate().map(|(i, c)| (&c.worker, i)).collect();
         let owner: HashMap<&PartitionId, &WorkerId> =
-            current.iter().flat_map(|(worker, (a, _))| a.partitions.iter().map(move |p| (p.id(), worker))).collect();
+            current.iter().flat_map(|(worker, a)| a.partitions().iter().map(move |p| (p.id(), worker))).collect();
         let mut target: BTreeMap<WorkerId, Vec<Partition>> =
             current.keys().chain(index.keys().copied()).map(|worker| (worker.clone(), Vec::new())).collect();
         let mut open = Vec::new();

@@ -1,8 +1,9 @@
 //! Writing a plan: first the plan, then every assignment that it changes, each by compare-and-set.
 
 use super::super::context::Context;
-use super::super::io::{Action, Bucket, Expect, OpId, Reply};
+use super::super::io::{Action, OpId, Reply};
 use super::super::write::{FencedWrite, Progress};
+use super::assignment::{AssignmentWrite, Written};
 use super::{Planner, Verdict};
 use crate::record::{AssignmentRecord, PlanRecord};
 use crate::{Now, WorkerId};
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 pub(super) struct Publication {
     pub(super) plan: Option<(FencedWrite, PlanRecord)>,
     pub(super) waiting: BTreeMap<WorkerId, AssignmentRecord>,
-    pub(super) writes: BTreeMap<WorkerId, (FencedWrite, AssignmentRecord)>,
+    pub(super) writes: BTreeMap<WorkerId, AssignmentWrite>,
     pub(super) summary: Option<Summary>,
 }
 
@@ -30,6 +31,7 @@ impl Planner {
                 Progress::Pending => publication.plan = Some((write, plan)),
                 Progress::Written { revision, .. } => {
                     self.plan = Some((plan, revision));
+                    self.changed();
                     self.write_waiting(ctx);
                 }
                 Progress::Conflict(entry) => {
@@ -41,32 +43,20 @@ impl Planner {
             return Verdict::GoOn;
         }
         let mut landed = None;
-        for (worker, (write, record)) in &mut publication.writes {
+        for (worker, write) in &mut publication.writes {
             match write.reply(ctx, op, reply) {
-                Progress::Pending => {}
-                Progress::Written { revision, .. } => {
-                    landed = Some((worker.clone(), revision));
+                Written::Pending => {}
+                Written::Landed(published) => {
+                    landed = Some((worker.clone(), published));
                     break;
                 }
-                Progress::Conflict(entry) => {
-                    let value = entry.as_ref().and_then(|e| e.value.as_deref());
-                    let key = format!("assignment.{worker}");
-                    let theirs = value.and_then(|v| ctx.decode::<AssignmentRecord>(Bucket::Assignments, &key, v));
-                    if let Some(theirs) = theirs
-                        && theirs.term > self.term
-                    {
-                        return Verdict::Superseded(theirs.term);
-                    }
-                    let expect = entry.map_or(Expect::Nothing, |e| Expect::Revision(e.revision));
-                    *write = Self::write_assignment(ctx, worker, record, expect);
-                    break;
-                }
+                Written::Superseded(term) => return Verdict::Superseded(term),
             }
         }
-        if let Some((worker, revision)) = landed
-            && let Some((_, record)) = publication.writes.remove(&worker)
-        {
-            self.current.insert(worker, (record, revision));
+        if let Some((worker, published)) = landed {
+            publication.writes.remove(&worker);
+            self.current.insert(worker, published);
+            self.changed();
         }
         self.finish_publication(ctx);
         Verdict::GoOn
@@ -75,9 +65,8 @@ impl Planner {
     pub(super) fn write_waiting(&mut self, ctx: &mut Context) {
         if let Some(publication) = &mut self.publication {
             for (worker, record) in std::mem::take(&mut publication.waiting) {
-                let expect = self.current.get(&worker).map_or(Expect::Nothing, |(_, rev)| Expect::Revision(*rev));
-                let write = Self::write_assignment(ctx, &worker, &record, expect);
-                publication.writes.insert(worker, (write, record));
+                let write = AssignmentWrite::start(ctx, &worker, record, self.current.get(&worker));
+                publication.writes.insert(worker, write);
             }
         }
         self.finish_publication(ctx);

@@ -149,6 +149,37 @@ fn partitions_of_a_worker_that_comes_back_wait_for_it_and_move_when_it_does_not(
 }
 
 #[test]
+fn an_assignment_too_long_for_one_value_is_read_whole_or_not_at_all() {
+    for seed in 0..10 {
+        let mut fleet = Fleet::new(seed, 0);
+        let key = |n| format!("{n:04}{}", "é".repeat(400));
+        fleet.partitions = (0..1500).map(|n| partition(&key(n))).collect();
+        fleet.start();
+        fleet.settle(secs(30));
+        let chunks = |f: &Fleet| {
+            (0..9).filter(|k| f.stored(Bucket::Assignments, &format!("assignment.worker-0.{k}")).is_some()).count()
+        };
+        assert_eq!(chunks(&fleet), 3);
+        // What the second takes leaves the first with less, and what is left over is cleared away.
+        fleet.start();
+        fleet.settle(secs(30));
+        assert_eq!(chunks(&fleet), 2);
+        fleet.run(secs(60));
+        let (before, leader) = (fleet.owners(), fleet.leader());
+        fleet.start();
+        fleet.start();
+        let plans = fleet.plans.len();
+        fleet.until(secs(15), "a plan is written", |f| f.plans.len() > plans);
+        // It dies between the plan, the chunks and the headers.
+        fleet.run(ms(3 * seed));
+        fleet.kill(leader);
+        fleet.settle(secs(30));
+        let stayed = fleet.owners().into_iter().filter(|(partition, owner)| before[partition] == *owner).count();
+        assert!(stayed >= 1500 / 4, "{stayed}");
+    }
+}
+
+#[test]
 fn no_worker_gets_more_than_it_may_hold_and_what_is_left_over_is_placed_when_there_is_room() {
     let mut fleet = Fleet::new(33, 30);
     fleet.change = |s| s.max_partitions = Some(9);

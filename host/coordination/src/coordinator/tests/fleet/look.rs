@@ -1,9 +1,9 @@
 //! What a test wants to know of a fleet.
 
 use super::{Fleet, Status};
-use crate::PartitionId;
 use crate::coordinator::*;
-use crate::record::{AssignmentRecord, decode};
+use crate::record::{AssignmentRecord, assemble, decode};
+use crate::{Partition, PartitionId};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Fleet {
@@ -40,6 +40,13 @@ impl Fleet {
         self.stores.get(&bucket)?.keys.get(key)?.value.clone()
     }
 
+    fn stored_assignment(&self, worker: &str) -> Option<Vec<Partition>> {
+        let key = format!("assignment.{worker}");
+        let header: AssignmentRecord = decode(&self.stored(Bucket::Assignments, &key)?).ok()?;
+        let chunk = |k| decode(&self.stored(Bucket::Assignments, &format!("{key}.{k}"))?).ok();
+        assemble(&header, &(0..header.chunks).filter_map(|k| Some((k, chunk(k)?))).collect())
+    }
+
     /// Why the fleet is not settled, if it is not: one leader whom everybody knows, everyone stable and on the stored assignment,
     /// each partition in exactly one live worker's.
     pub(crate) fn unsettled(&self) -> Option<String> {
@@ -62,9 +69,8 @@ impl Fleet {
             }
         }
         for at in &live {
-            let stored = self.stored(Bucket::Assignments, &format!("assignment.{}", self.id(*at)));
-            let stored = stored.and_then(|value| decode::<AssignmentRecord>(&value).ok());
-            let stored = stored.map(|record| record.partitions.iter().map(|p| p.id().clone()).collect());
+            let stored = self.stored_assignment(&self.id(*at));
+            let stored = stored.map(|partitions| partitions.iter().map(|p| p.id().clone()).collect());
             if stored != Some(self.has(*at)) {
                 return Some(format!("#{at} works on another assignment than the one that is stored"));
             }
