@@ -22,7 +22,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Waits between attempts to connect again.
-const RECONNECT: Backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(2) };
+/// The longest, one and a half of `cap`, is shorter than any `heartbeatTtl`: who judges after an outage waits that long for the
+/// others to come back.
+const RECONNECT: Backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(1) };
 
 /// How long one question whether JetStream is there may take before it is asked again.
 const JETSTREAM_CHECK: Duration = Duration::from_secs(2);

@@ -315,8 +315,9 @@ impl Roster {
                 member.missed = true;
                 ctx.notice(Notice::HeartbeatMissed { worker: worker.clone() });
             }
+            // Silence from before anybody could be judged proves nothing: all were reconnecting.
             if let Some(since) = member.suspect_since
-                && ctx.due(since + grace)
+                && ctx.due(since.max(ctx.judge_from) + grace)
             {
                 dead.push((worker.clone(), member.incarnation, "no process answers for it"));
             } else if ctx.due(member.sign_at.max(member.heartbeat_at + ttl) + grace) {
