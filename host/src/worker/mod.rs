@@ -4,20 +4,21 @@
 //! the other, can burn every core without costing a lease.
 
 mod control;
+mod member;
 mod settings;
 mod status;
 
 use crate::config::{Config, StartFrom, StreamMode};
 use crate::error::{ErrorCode, OperatorError};
 use crate::http::{self, Backend};
-use crate::intake::{Intake, IntakeOptions};
+use crate::intake::{Intake, IntakeEvent, IntakeOptions};
 use crate::nats::{ConnectError, KeyLifetime, Nats, Peers, Retention, Store, StreamInfo};
-use crate::plugin::{EngineError, MapBudget, PluginEngine};
+use crate::plugin::{EngineError, HandlerPlugin, MapBudget, PluginEngine};
 use crate::source::StaticSource;
 use crate::telemetry::{Metrics, WorkerLabel};
 use control::{Control, ControlBuckets, End, Lifetimes};
 use parti_coordination::record::StreamIdentity;
-use parti_coordination::{Coordinator, Position, StartFailure};
+use parti_coordination::{Coordinator, Event, Position, StartFailure};
 use status::{Board, WorkerStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -26,6 +27,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use member::{Glance, Member};
 pub use settings::load_handler;
 
 /// Threads of the control runtime: one may be busy with a burst of messages while the other renews leases.
@@ -53,13 +55,21 @@ pub fn run(config: Config, label: WorkerLabel) -> Result<(), OperatorError> {
 }
 
 fn runtime(name: &str, threads: usize) -> Result<Runtime, OperatorError> {
-    Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build().map_err(|error| {
-        ErrorCode::Internal.error(
-            "the worker has no threads",
-            error.to_string(),
-            "raise the limit of threads (ulimit -u)",
-        )
-    })
+    let built = Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build();
+    built.map_err(no_threads)
+}
+
+fn single_threaded() -> Result<Runtime, OperatorError> {
+    Builder::new_current_thread().enable_all().build().map_err(no_threads)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
+fn no_threads(error: std::io::Error) -> OperatorError {
+    ErrorCode::Internal.error("the worker has no threads", error.to_string(), "raise the limit of threads (ulimit -u)")
+}
+
+fn metrics_error(error: impl std::fmt::Display) -> OperatorError {
+    ErrorCode::Internal.error("the metrics cannot be set up", error.to_string(), "report this as a bug of parti")
 }
 
 /// What a failed engine means for an operator.
@@ -77,10 +87,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     let by = origin + config.startup_timeout;
     tracing::info!(group = config.group, version = env!("CARGO_PKG_VERSION"), "Manager starting");
     let stop = watch_signals(config.shutdown_timeout)?;
-    let metrics = Metrics::new(label.clone()).map_err(|error| {
-        ErrorCode::Internal.error("the metrics cannot be set up", error.to_string(), "report this as a bug of parti")
-    })?;
-    let metrics = Arc::new(metrics);
+    let metrics = Arc::new(Metrics::new(label.clone()).map_err(metrics_error)?);
     let listener = http::bind(&config.http.listen.to_string()).await.map_err(|error| {
         let text = error.to_string();
         let mut lines = text.lines().map(str::to_owned);
@@ -162,16 +169,46 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     tracing::info!(listen = %config.http.listen, "HTTP listens");
     let server = tokio::spawn(http::serve(listener, backend, ended(http_stopped)));
 
+    let told = told.unwrap_or_else(silent);
+    let label = Identification { metrics, label, board, origin };
+    let (control, inbox) = coordinate(&config, nats.clone(), buckets.0, plugin.as_deref(), intake, label);
+    let end = control.run(inbox, told, stop).await;
+    let _ = http_stop.send(true);
+    let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+    nats.close().await;
+    match end {
+        End::Finished => {
+            tracing::info!("Stopped; everything is released");
+            Ok(())
+        }
+        End::Failed(failure) => Err(start_failure(&config, failure)),
+    }
+}
+
+/// How a worker is known to the world.
+struct Identification {
+    metrics: Arc<Metrics>,
+    label: WorkerLabel,
+    board: Arc<Mutex<Board>>,
+    origin: Instant,
+}
+
+/// The control side of a worker, and where it gets its events.
+fn coordinate(
+    config: &Config,
+    nats: Nats,
+    buckets: ControlBuckets,
+    plugin: Option<&HandlerPlugin>,
+    intake: Option<Intake>,
+    Identification { metrics, label, board, origin }: Identification,
+) -> (Control, mpsc::UnboundedReceiver<Event>) {
     let (events, inbox) = mpsc::unbounded_channel();
-    let told = told.unwrap_or_else(|| {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        drop(sender);
-        receiver
-    });
+    let partitions = config.source.as_ref().map(|s| s.r#static.partitions.clone()).unwrap_or_default();
     let control = Control {
-        coordinator: Coordinator::new(settings::coordinator(&config, plugin.as_deref(), Arc::clone(&metrics))),
-        nats: nats.clone(),
-        buckets: buckets.0,
+        coordinator: Coordinator::new(settings::coordinator(config, plugin, Arc::clone(&metrics))),
+        peers: Peers::new(&nats, &config.group),
+        nats,
+        buckets,
         lifetimes: Lifetimes {
             worker_id: config.worker_id_ttl,
             heartbeat: config.heartbeat_ttl,
@@ -184,7 +221,6 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         board,
         metrics,
         label,
-        peers: Peers::new(&nats, &config.group),
         origin,
         events,
         watches: BTreeMap::new(),
@@ -192,17 +228,12 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         heartbeats: BTreeSet::new(),
         outage: None,
     };
-    let end = control.run(inbox, told, stop).await;
-    let _ = http_stop.send(true);
-    let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
-    nats.close().await;
-    match end {
-        End::Finished => {
-            tracing::info!("Stopped; everything is released");
-            Ok(())
-        }
-        End::Failed(failure) => Err(start_failure(&config, failure)),
-    }
+    (control, inbox)
+}
+
+/// Where a worker without a data path hears of it.
+fn silent() -> mpsc::UnboundedReceiver<IntakeEvent> {
+    mpsc::unbounded_channel().1
 }
 
 async fn ended(mut stop: watch::Receiver<bool>) {

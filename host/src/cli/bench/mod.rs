@@ -3,7 +3,10 @@
 //! Absolute rates say more about the machine than about the software. So both sides read the same stream, alternating, and
 //! what counts is the ratio of each round. The worker is a real `parti run` process with a no-op handler; its rate is read
 //! from its own metrics. The bare side is the fastest of the ways in which the client library can read.
+//!
+//! `--fleet` measures something else: how fast many workers agree.
 
+mod fleet;
 mod report;
 mod worker;
 
@@ -28,6 +31,9 @@ const IN_FLIGHT: usize = 4096;
 /// What `parti bench` takes.
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
+    /// Measure the coordination of this many workers in one process instead: cold start, join, leave, kill, idle traffic
+    #[arg(long, value_name = "WORKERS", value_parser = clap::value_parser!(u32).range(2..=1_000))]
+    fleet: Option<u32>,
     /// Messages in the stream
     #[arg(long, default_value_t = 600_000, value_parser = clap::value_parser!(u64).range(1_000..=50_000_000))]
     messages: u64,
@@ -66,6 +72,11 @@ async fn measure(args: &BenchArgs) -> Result<(), OperatorError> {
     let directory = directory.map_err(|error| failed("there is no room", error.to_string(), "set TMPDIR"))?;
     let leash = Leash::new()?;
     let server = Server::start(directory.path(), &leash).await?;
+    if let Some(workers) = args.fleet {
+        fleet::measure(&server, workers, args).await?;
+        server.stop().await;
+        return Ok(());
+    }
     let nats = connect(server.url()).await?;
     fill(&nats, args).await?;
     let bench = worker::Bench::prepare(directory.path(), server.url(), STREAM, args)?;

@@ -2,10 +2,12 @@
 
 use super::failed;
 use super::leash::{self, Leash};
+use super::web::get;
 use crate::error::OperatorError;
 use serde::Deserialize;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tokio::process::Child;
@@ -24,12 +26,23 @@ const LOG: &str = "nats-server.log";
 pub(in crate::cli) struct Server {
     child: Child,
     url: String,
+    monitor: SocketAddr,
 }
 
 /// The part of a nats-server's ports file that matters here.
 #[derive(Deserialize)]
 struct Ports {
     nats: Vec<String>,
+    monitoring: Vec<String>,
+}
+
+/// What the server has carried since its start.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(in crate::cli) struct Traffic {
+    /// Messages that clients sent.
+    pub(in crate::cli) in_msgs: u64,
+    /// Messages that clients got.
+    pub(in crate::cli) out_msgs: u64,
 }
 
 impl Server {
@@ -55,7 +68,7 @@ impl Server {
 
         let spawned = leash
             .command(&binary)
-            .args(["--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--store_dir"])
+            .args(["--addr", "127.0.0.1", "--port", "-1", "--http_port", "-1", "--jetstream", "--store_dir"])
             .arg(directory.join("jetstream"))
             .arg("--ports_file_dir")
             .arg(&ports)
@@ -77,8 +90,8 @@ impl Server {
 
         let deadline = Instant::now() + START;
         loop {
-            if let Some(url) = listening(&ports) {
-                return Ok(Self { child, url });
+            if let Some((url, monitor)) = listening(&ports) {
+                return Ok(Self { child, url, monitor });
             }
             let why = match child.try_wait() {
                 Ok(Some(status)) => format!("it ended ({status}): {}", super::last_lines(&log, 2)),
@@ -103,6 +116,12 @@ impl Server {
         &self.url
     }
 
+    /// What it has carried; `None` if it does not say.
+    pub(in crate::cli) async fn traffic(&self) -> Option<Traffic> {
+        let answer = get(self.monitor, "/varz").await.ok()?;
+        serde_json::from_str(&answer).ok()
+    }
+
     /// Whether it has ended by itself.
     pub(in crate::cli) fn has_ended(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(_)))
@@ -114,9 +133,10 @@ impl Server {
     }
 }
 
-/// The address in the server's ports file, once it is there and complete.
-fn listening(directory: &Path) -> Option<String> {
+/// The addresses in the server's ports file, once it is there and complete: for clients, for monitoring.
+fn listening(directory: &Path) -> Option<(String, SocketAddr)> {
     let file = fs::read_dir(directory).ok()?.next()?.ok()?.path();
     let ports: Ports = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
-    ports.nats.into_iter().next()
+    let monitor = ports.monitoring.first()?.strip_prefix("http://")?.parse().ok()?;
+    Some((ports.nats.into_iter().next()?, monitor))
 }

@@ -54,7 +54,7 @@ pub(in crate::cli) async fn ask(worker: SocketAddr) -> Option<Answer> {
 }
 
 /// The body of a successful answer. HTTP 1.0, so that it comes in one piece and ends with the connection.
-async fn get(address: SocketAddr, path: &str) -> io::Result<String> {
+pub(super) async fn get(address: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();
