@@ -20,6 +20,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::status::Board;
 
+/// How long after a failure a worker tries again to be reached by probes.
+const REACHABLE_AGAIN: Duration = Duration::from_secs(5);
+
 /// Time to live of each kind of value; zero = for ever.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lifetimes {
@@ -229,7 +232,8 @@ impl Control {
                     let owner = Owner { worker: worker.clone(), incarnation };
                     self.board().me = Some(owner.clone());
                     tracing::info!(workerId = %worker, claim = incarnation.claim, "Worker ID claimed");
-                    self.probes = Some(answer_probes(self.peers.clone(), incarnation, self.events.clone()));
+                    let board = Arc::clone(&self.board);
+                    self.probes = Some(answer_probes(self.peers.clone(), incarnation, self.events.clone(), board));
                     if let Some(intake) = &self.intake {
                         intake.identify(owner);
                     }
@@ -403,21 +407,36 @@ impl Control {
 }
 
 /// Answers probes of this incarnation until the handle is dropped. Setting that up waits for NATS, which the control loop must
-/// not.
+/// not. A worker that cannot be reached works, is judged by its heartbeat alone, and says so until it can.
 fn answer_probes(
     peers: Peers,
     incarnation: Incarnation,
     events: mpsc::UnboundedSender<Event>,
+    board: Arc<Mutex<Board>>,
 ) -> AbortOnDropHandle<()> {
+    let show = move |problem: Option<String>| {
+        let mut board = board.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = board.unreachable != problem;
+        board.unreachable = problem;
+        is_new
+    };
     AbortOnDropHandle::new(tokio::spawn(async move {
-        match peers.answer(&incarnation).await {
-            Ok(mut responder) => loop {
-                let by = responder.asked().await;
-                // The control loop has ended: nobody is to be told, and who asks is still to be answered.
-                let _ = events.send(Event::Probed { by });
-            },
-            Err(error) => {
-                tracing::warn!(%error, "Probes cannot be answered; this worker is judged by its heartbeat alone");
+        loop {
+            match peers.answer(&incarnation).await {
+                Ok(mut responder) => {
+                    show(None);
+                    loop {
+                        let by = responder.asked().await;
+                        // The control loop has ended: nobody is to be told, and who asks is still to be answered.
+                        let _ = events.send(Event::Probed { by });
+                    }
+                }
+                Err(error) => {
+                    if show(Some(error.to_string())) {
+                        tracing::warn!(%error, "Probes cannot be answered; this worker is judged by its heartbeat alone");
+                    }
+                    tokio::time::sleep(REACHABLE_AGAIN).await;
+                }
             }
         }
     }))

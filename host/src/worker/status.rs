@@ -19,6 +19,8 @@ pub(super) struct Board {
     pub(super) owned: usize,
     pub(super) lag: u64,
     pub(super) degraded: Option<Degraded>,
+    /// Why nobody can probe this worker.
+    pub(super) unreachable: Option<String>,
 }
 
 impl Board {
@@ -32,6 +34,7 @@ impl Board {
             owned: 0,
             lag: 0,
             degraded: None,
+            unreachable: None,
         }
     }
 }
@@ -77,7 +80,7 @@ impl StatusSource for WorkerStatus {
                     problem: None,
                 })
                 .collect(),
-            problems: Vec::new(),
+            problems: board.unreachable.iter().cloned().collect(),
         }
     }
 
