@@ -1,7 +1,13 @@
-//! What the simulations of this crate share: seeded randomness and short names for times.
+//! What the simulations of this crate share: seeded randomness, short names for times, runs over many seeds, and the ways in
+//! which the core can be broken on purpose.
 
-use std::ops::Range;
+mod mutants;
+mod sweep;
+
 use std::time::Duration;
+
+pub(crate) use mutants::Mutant;
+pub(crate) use sweep::{Run, seeds, sweep, sweep_for};
 
 pub(crate) const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -9,13 +15,6 @@ pub(crate) const fn ms(n: u64) -> Duration {
 
 pub(crate) const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
-}
-
-/// The seeds that a simulation runs: `PARTI_SEEDS=from..to` in the environment, or the given ones.
-pub(crate) fn seeds(default: Range<u64>) -> Range<u64> {
-    let Ok(text) = std::env::var("PARTI_SEEDS") else { return default };
-    let (from, to) = text.split_once("..").expect("PARTI_SEEDS is from..to");
-    from.parse().expect("a number")..to.parse().expect("a number")
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
@@ -37,5 +36,10 @@ impl Random {
     /// A time between these numbers of milliseconds, both included.
     pub(crate) fn between(&mut self, least: u64, most: u64) -> Duration {
         ms(least + self.below(most - least + 1))
+    }
+
+    /// One of these.
+    pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize]
     }
 }

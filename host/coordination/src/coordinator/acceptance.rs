@@ -3,7 +3,8 @@
 use super::context::Context;
 use super::io::{Action, Assigned, Bucket, Fleet, Notice, StoredEntry};
 use crate::record::{AssignmentRecord, ChunkRecord, Lifecycle, PlanRecord, assemble, assignment_key};
-
+#[cfg(test)]
+use crate::testing::Mutant;
 use crate::{Incarnation, Term, Version, WorkerId, WorkerState};
 use std::collections::BTreeMap;
 
@@ -21,7 +22,7 @@ pub(super) struct Acceptance {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     Nothing,
-    /// The plan says that we are dead.
+    /// The plan says that we are dead, or names a later run of our ID.
     DeclaredDead,
 }
 
@@ -56,8 +57,11 @@ impl Acceptance {
                 return Seen::Nothing;
             }
             let dead = plan.dead.get(me.0).is_some_and(|claim| me.1.claim <= *claim);
+            let superseded = [&plan.live, &plan.leaving]
+                .into_iter()
+                .any(|named| named.get(me.0).is_some_and(|named| named.claim > me.1.claim));
             self.plan = Some(plan);
-            if dead {
+            if dead || superseded {
                 return Seen::DeclaredDead;
             }
         } else if let Some((worker, Some(k))) = assignment_key(key) {
@@ -97,7 +101,10 @@ impl Acceptance {
         let listed = plan.live.contains_key(me) || plan.leaving.contains_key(me);
         // The plan arrives before the assignments that it changes.
         let awaited = plan.changed.contains(me) && assignment.version < plan.version;
-        if assignment.term != plan.term || assignment.version > plan.version || awaited || !listed {
+        let is_of_the_plan = assignment.term == plan.term;
+        #[cfg(test)]
+        let is_of_the_plan = Mutant::OldTermAccepted.or(is_of_the_plan, true);
+        if !is_of_the_plan || assignment.version > plan.version || awaited || !listed {
             return;
         }
         let rank = (plan.term, plan.version);

@@ -7,6 +7,8 @@ use super::context::{Context, Part};
 use super::io::{Action, Bucket, Expect, Lifetime, OpId, Reply, StoredEntry};
 use super::write::{FencedWrite, Progress};
 use crate::record::{FORMAT, HeartbeatRecord, LeaderRecord, PlanRecord};
+#[cfg(test)]
+use crate::testing::Mutant;
 use crate::{Incarnation, Now, Term, WorkerId};
 use std::time::Duration;
 
@@ -268,6 +270,8 @@ impl Election {
             return;
         }
         let term = self.highest.next();
+        #[cfg(test)]
+        let term = Mutant::TermFromLeaseOnly.or(term, self.lease.as_ref().map_or(Term(1), |lease| lease.term.next()));
         let value = Context::encode(&Self::record(me, term));
         let expect = if self.revision == 0 { Expect::Nothing } else { Expect::Revision(self.revision) };
         let write = FencedWrite::start(ctx, Part::Election, Bucket::Election, KEY, value, expect, Lifetime::Election);
@@ -310,6 +314,8 @@ impl Election {
                 None if ctx.due(*renew_at) => {
                     let value = Context::encode(&Self::record(me, *term));
                     let expect = Expect::Revision(*revision);
+                    #[cfg(test)]
+                    let expect = Mutant::LeaseRenewedBlindly.or(expect, Expect::Anything);
                     let (part, bucket) = (Part::Election, Bucket::Election);
                     let fenced = FencedWrite::start(ctx, part, bucket, KEY, value, expect, Lifetime::Election);
                     *write = Some((fenced, ctx.now));

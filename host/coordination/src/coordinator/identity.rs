@@ -4,6 +4,8 @@ use super::context::{Context, Part};
 use super::io::{Action, Bucket, Expect, Lifetime, Notice, OpId, ProbeAnswer, Reply, StartFailure, StoredEntry};
 use super::write::{FencedWrite, Progress};
 use crate::record::{ClaimRecord, FORMAT, HeartbeatRecord, PlanRecord};
+#[cfg(test)]
+use crate::testing::Mutant;
 use crate::{Incarnation, Now, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,6 +18,8 @@ pub(super) struct Identity {
     phase: Phase,
     /// The highest claim seen of each ID, wherever it was seen; survives fencing.
     highest: BTreeMap<WorkerId, u64>,
+    /// The highest claim that was ours, of whatever ID: no two of our runs are the same incarnation.
+    latest: u64,
     /// The number to try first: what the operator prefers, or what we held before.
     prefer: Option<u32>,
 }
@@ -120,6 +124,7 @@ impl Identity {
                 Progress::Written { revision, .. } => {
                     let worker = WorkerId::new(&ctx.settings.worker_id_prefix, number);
                     self.saw(&worker, incarnation.claim);
+                    self.latest = incarnation.claim;
                     self.prefer = Some(number);
                     let renew_at = ctx.now + ctx.settings.worker_id_ttl / 3;
                     ctx.emit(Action::Claimed { worker: worker.clone(), incarnation });
@@ -191,7 +196,11 @@ impl Identity {
         };
         let worker = WorkerId::new(&ctx.settings.worker_id_prefix, number);
         let record = match &entry.value {
-            None => None,
+            None => {
+                // A marker says no claim any more. No claim is higher than the revision of its write, so the marker's is above all.
+                self.saw(&worker, entry.revision);
+                None
+            }
             Some(value) => match crate::record::decode::<ClaimRecord>(value) {
                 Ok(record) => {
                     self.saw(&worker, record.incarnation.claim);
@@ -253,7 +262,7 @@ impl Identity {
 
     fn claim(&mut self, ctx: &mut Context, found: Found, number: u32) {
         let worker = WorkerId::new(&ctx.settings.worker_id_prefix, number);
-        let claim = self.highest.get(&worker).copied().unwrap_or(0) + 1;
+        let claim = self.highest.get(&worker).copied().unwrap_or(0).max(self.latest) + 1;
         let incarnation = Incarnation { claim, uuid: ctx.settings.uuid };
         let value = Self::value(ctx, incarnation);
         let expect = found.entries.get(&number).map_or(Expect::Nothing, |(_, revision)| Expect::Revision(*revision));
@@ -315,6 +324,10 @@ impl Identity {
             self.phase = Phase::Held(held);
             return;
         };
+        #[cfg(test)]
+        if Mutant::LostCompareFences.is_on() && *reply == Reply::Write(super::io::WriteOutcome::Lost) {
+            return self.fenced(ctx, held.worker, None);
+        }
         match write.reply(ctx, op, reply) {
             Progress::Pending => held.write = Some(write),
             Progress::Written { revision, fresh } => {
@@ -325,8 +338,13 @@ impl Identity {
                 let value = entry.as_ref().and_then(|e| e.value.as_deref());
                 let holder = value.map(crate::record::decode::<ClaimRecord>);
                 match holder {
-                    // Expired during an outage: nobody else has it, so it is written back.
-                    None => {
+                    Some(Err(_)) => return self.fenced(ctx, held.worker, None),
+                    Some(Ok(record)) if record.incarnation.claim >= held.incarnation.claim => {
+                        return self.fenced(ctx, held.worker, Some(record.incarnation));
+                    }
+                    // Expired during an outage, or an earlier run's, shown again by servers that have lost their last writes: nobody
+                    // has it, so it is written back.
+                    _ => {
                         let expect = entry.map_or(Expect::Nothing, |e| Expect::Revision(e.revision));
                         let value = Self::value(ctx, held.incarnation);
                         let key = held.worker.as_str();
@@ -341,10 +359,6 @@ impl Identity {
                             Lifetime::WorkerId,
                         ));
                     }
-                    Some(Ok(record)) => {
-                        return self.fenced(ctx, held.worker, Some(record.incarnation));
-                    }
-                    Some(Err(_)) => return self.fenced(ctx, held.worker, None),
                 }
             }
         }
@@ -377,6 +391,8 @@ impl Identity {
                     if ctx.due(held.renew_at) {
                         let value = Self::value(ctx, held.incarnation);
                         let (key, expect) = (held.worker.as_str(), Expect::Revision(held.revision));
+                        #[cfg(test)]
+                        let expect = Mutant::IdRenewedBlindly.or(expect, Expect::Anything);
                         held.write = Some(FencedWrite::start(
                             ctx,
                             Part::Identity,

@@ -7,6 +7,8 @@ use super::context::{Context, Part};
 use super::io::{Bucket, Notice, OpId, ProbeAnswer, Reply, StoredEntry};
 use super::watchdog::Finding;
 use crate::record::{HeartbeatRecord, PlanRecord};
+#[cfg(test)]
+use crate::testing::Mutant;
 use crate::{Incarnation, Now, WorkerId, WorkerState};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -189,8 +191,13 @@ impl Roster {
         let leaving = beat.state == WorkerState::Shutdown;
         let returns_by = beat.returning.map(|hold| ctx.now + Duration::from_millis(hold));
         let now = ctx.now;
+        let known = self.members.get(worker).map(|member| member.incarnation);
+        let is_older = known.is_some_and(|known| known.claim > beat.incarnation.claim);
+        #[cfg(test)]
+        let is_older =
+            Mutant::UuidInsteadOfClaim.or(is_older, known.is_some_and(|known| known.uuid > beat.incarnation.uuid));
         match self.members.get_mut(worker) {
-            Some(member) if member.incarnation.claim > beat.incarnation.claim => {}
+            _ if is_older => {}
             Some(member) if member.incarnation == beat.incarnation => {
                 if revision == member.revision {
                     return;

@@ -6,6 +6,8 @@
 use super::context::{Context, Part};
 use super::io::{Bucket, Expect, Lifetime, OpId, Reply, StoredEntry, WriteOutcome};
 use crate::Now;
+#[cfg(test)]
+use crate::testing::Mutant;
 use std::time::Duration;
 
 /// How long to wait before NATS is asked again after it did not answer.
@@ -30,7 +32,7 @@ enum Step {
 pub(super) enum Progress {
     /// No verdict yet.
     Pending,
-    /// Our value is there with this revision; `fresh` if it is another revision than the one we expected to replace.
+    /// Our value is there with this revision; `fresh` if it is a later one than the one we expected to replace.
     Written { revision: u64, fresh: bool },
     /// Another value is there, or none.
     Conflict(Option<StoredEntry>),
@@ -57,6 +59,10 @@ impl FencedWrite {
 
     pub(super) fn reply(&mut self, ctx: &mut Context, op: OpId, reply: &Reply) -> Progress {
         match (&self.step, reply) {
+            #[cfg(test)]
+            (Step::Writing(_), Reply::Write(WriteOutcome::Written(revision))) if Mutant::LateReplyTaken.is_on() => {
+                Progress::Written { revision: *revision, fresh: true }
+            }
             (Step::Writing(mine), Reply::Write(outcome)) if *mine == op => match outcome {
                 WriteOutcome::Written(revision) => Progress::Written { revision: *revision, fresh: true },
                 WriteOutcome::Lost => {
@@ -84,7 +90,11 @@ impl FencedWrite {
     fn judge(&mut self, ctx: &mut Context, entry: Option<StoredEntry>) -> Progress {
         let revision = entry.as_ref().map_or(0, |e| e.revision);
         if entry.as_ref().and_then(|e| e.value.as_deref()) == Some(self.value.as_bytes()) {
-            return Progress::Written { revision, fresh: self.expect != Expect::Revision(revision) };
+            // What a server that has lost its last writes shows again is older than what we expected to replace.
+            let fresh = !matches!(self.expect, Expect::Revision(expected) if revision <= expected);
+            #[cfg(test)]
+            let fresh = Mutant::OldValueTakenForNew.or(fresh, true);
+            return Progress::Written { revision, fresh };
         }
         let unchanged = match self.expect {
             Expect::Anything => true,

@@ -39,6 +39,8 @@ pub(super) struct AssignmentWrite {
     surplus: Vec<u64>,
     expect: Expect,
     header: Option<FencedWrite>,
+    /// The record says what is in force already, under another term: what an older term has written since must not be lost.
+    restates: bool,
 }
 
 enum ChunkWrite {
@@ -51,6 +53,8 @@ pub(super) enum Written {
     Landed(Published),
     /// A higher term has written here.
     Superseded(Term),
+    /// A lower term has written here since it was read.
+    Outdated,
 }
 
 impl AssignmentWrite {
@@ -60,13 +64,14 @@ impl AssignmentWrite {
         worker: &WorkerId,
         record: AssignmentRecord,
         before: Option<&Published>,
+        restates: bool,
     ) -> Self {
         let expect = before.map_or(Expect::Nothing, |b| Expect::Revision(b.revision));
         let mut before = before.map_or_else(Vec::new, |b| b.chunks.clone());
         let key = format!("assignment.{worker}");
         let lists = split(&record.partitions);
         let surplus = before.split_off(lists.len().min(before.len()));
-        let mut write = Self { key, record, lists, chunks: Vec::new(), surplus, expect, header: None };
+        let mut write = Self { key, record, lists, chunks: Vec::new(), surplus, expect, header: None, restates };
         for k in 0..write.lists.len() {
             let expect = before.get(k).map_or(Expect::Nothing, |revision| Expect::Revision(*revision));
             let chunk = write.chunk(ctx, k, expect);
@@ -140,6 +145,9 @@ impl AssignmentWrite {
                 let theirs = decode::<AssignmentRecord>(ctx, &self.key, entry.as_ref()).map(|record| record.term);
                 if let Some(term) = theirs.filter(|term| *term > self.record.term) {
                     return Written::Superseded(term);
+                }
+                if self.restates && theirs.is_some_and(|term| term < self.record.term) {
+                    return Written::Outdated;
                 }
                 self.expect = found(entry.as_ref());
                 self.header = None;

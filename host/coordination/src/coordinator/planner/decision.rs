@@ -8,6 +8,8 @@ use super::placement::Placement;
 use super::publication::{Publication, Summary};
 use super::{Coverage, Planner};
 use crate::record::{AssignmentRecord, FORMAT, Lifecycle, PlanRecord, checksum};
+#[cfg(test)]
+use crate::testing::Mutant;
 use crate::{Partition, PartitionId, WorkerId};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -56,6 +58,10 @@ impl Planner {
             return (anything && (quiet || waited)).then_some(Lifecycle::ColdStart);
         }
         if owned_by(&|worker| !roster.is_live(worker)) {
+            #[cfg(test)]
+            if Mutant::EmergencyCoolsDown.is_on() && !self.is_cool(ctx) {
+                return None;
+            }
             return Some(Lifecycle::Emergency);
         }
         let has_some = |worker| self.current.get(worker).is_some_and(|a| !a.partitions().is_empty());

@@ -14,10 +14,12 @@ use super::io::{Bucket, Expect, Lifetime, Notice, OpId, Reply, StoredEntry};
 use super::roster::Roster;
 use super::write::{FencedWrite, Progress};
 use crate::record::{AssignmentRecord, ChunkRecord, FORMAT, Lifecycle, PlanRecord, assemble, assignment_key};
+#[cfg(test)]
+use crate::testing::Mutant;
 use crate::{Now, Partition, PartitionId, Term, Version, WorkerId};
 use assignment::Published;
 use publication::Publication;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 /// How long to wait before NATS is asked again after it did not answer.
@@ -35,6 +37,8 @@ pub(super) struct Planner {
     /// When to look whether the plan is still what we wrote, and the read that is looking.
     check_at: Option<Now>,
     checking: Option<OpId>,
+    /// The bucket was told anew: what is in force may have been lost, even if the plan is still there.
+    retold: bool,
     current: BTreeMap<WorkerId, Published>,
     partitions: Option<Vec<Partition>>,
     listing: Option<OpId>,
@@ -112,6 +116,7 @@ impl Planner {
     pub(super) fn told(&mut self, ctx: &Context, revision: Option<u64>) {
         if self.plan.as_ref().is_some_and(|(_, ours)| Some(*ours) != revision) {
             self.check_at = Some(ctx.now);
+            self.retold |= revision.is_none();
         }
     }
 
@@ -193,12 +198,18 @@ impl Planner {
             live: BTreeMap::new(),
             leaving: BTreeMap::new(),
             dead: BTreeMap::new(),
-            changed: std::collections::BTreeSet::new(),
+            changed: BTreeSet::new(),
             partitions: 0,
             checksum: 0,
         });
         plan.term = self.term;
         plan.version = self.highest_version.next();
+        #[cfg(test)]
+        let first = Mutant::VersionRestarts.is_on() && self.plan().is_none();
+        #[cfg(test)]
+        if first {
+            plan.version = Version(1);
+        }
         self.highest_version = plan.version;
         plan.changed = plan.live.keys().cloned().collect();
         let expect = entry.map_or(Expect::Nothing, |e| Expect::Revision(e.revision));
@@ -208,10 +219,16 @@ impl Planner {
 
     fn checked(&mut self, ctx: &mut Context, entry: Option<&StoredEntry>) -> Verdict {
         let ours = self.plan.as_ref().map(|(_, revision)| *revision);
-        if self.is_busy() || entry.map(|e| e.revision) == ours {
+        if self.is_busy() {
             return Verdict::GoOn;
         }
-        self.plant(ctx, entry)
+        if entry.map(|e| e.revision) != ours {
+            return self.plant(ctx, entry);
+        }
+        if std::mem::take(&mut self.retold) {
+            self.phase = Phase::Collecting(ctx.list(Part::Planner, Bucket::Assignments));
+        }
+        Verdict::GoOn
     }
 
     /// The plan or assignments are being written: what is found then may be half of it.
@@ -224,8 +241,10 @@ impl Planner {
         FencedWrite::start(ctx, Part::Planner, Bucket::Assignments, "plan", value, expect, Lifetime::Forever)
     }
 
-    /// Takes stock of the assignments in force and rewrites them under our term, which fences an old leader's late writes.
+    /// Takes stock of the assignments in force and rewrites those that are not ours as the plan wants them under our term, which
+    /// fences an old leader's late writes.
     fn collect(&mut self, ctx: &mut Context, list: &[(String, StoredEntry)]) {
+        let mut stands = BTreeSet::new();
         let mut chunks: BTreeMap<WorkerId, BTreeMap<usize, (ChunkRecord, u64)>> = BTreeMap::new();
         for (key, entry) in list {
             let Some((worker, Some(k))) = assignment_key(key) else { continue };
@@ -256,6 +275,11 @@ impl Planner {
             record.chunks = 0;
             // What we have written ourselves may have been lost since: an older value is no news.
             let known = self.current.remove(&worker).map(|known| known.record);
+            let is_awaited =
+                self.plan().is_some_and(|plan| plan.changed.contains(&worker) && record.version < plan.version);
+            if record.term == self.term && known.as_ref() == Some(&record) && !is_awaited {
+                stands.insert(worker.clone());
+            }
             let newer = known.filter(|known| (known.term, known.version) >= (record.term, record.version));
             let published = Published { record: newer.unwrap_or(record), revision: entry.revision, chunks: revisions };
             self.current.insert(worker, published);
@@ -271,13 +295,16 @@ impl Planner {
                 }
             }
         }
+        #[cfg(test)]
+        if Mutant::LeaderPlansFromScratch.is_on() {
+            self.current.values_mut().for_each(|published| published.record.partitions.clear());
+        }
         let version = self.plan.as_ref().map_or(Version(1), |(plan, _)| plan.version);
         let mut waiting = BTreeMap::new();
-        for (worker, Published { record, .. }) in &mut self.current {
+        for (worker, Published { record, .. }) in self.current.iter().filter(|(worker, _)| !stands.contains(*worker)) {
+            let mut record = AssignmentRecord { term: self.term, version, ..record.clone() };
             record.partitions.retain(|p| holders.get(p.id()).is_none_or(|(_, holder)| holder == worker));
-            record.term = self.term;
-            record.version = version;
-            waiting.insert(worker.clone(), record.clone());
+            waiting.insert(worker.clone(), record);
         }
         self.phase = Phase::Ready;
         self.changed();
@@ -292,6 +319,8 @@ impl Planner {
     fn assigned_partitions(&self) -> Option<Vec<Partition>> {
         let mut list: Vec<_> = self.current.values().flat_map(|a| a.partitions().iter().cloned()).collect();
         list.sort();
+        // One that a leader has left in two assignments is about to be taken out of one.
+        list.dedup_by(|a, b| a.id() == b.id());
         (!list.is_empty()).then_some(list)
     }
 

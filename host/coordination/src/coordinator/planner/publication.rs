@@ -4,7 +4,7 @@ use super::super::context::Context;
 use super::super::io::{Action, OpId, Reply};
 use super::super::write::{FencedWrite, Progress};
 use super::assignment::{AssignmentWrite, Written};
-use super::{Planner, Verdict};
+use super::{Phase, Planner, RETRY, Verdict};
 use crate::record::{AssignmentRecord, PlanRecord};
 use crate::{Now, WorkerId};
 use std::collections::BTreeMap;
@@ -51,6 +51,12 @@ impl Planner {
                     break;
                 }
                 Written::Superseded(term) => return Verdict::Superseded(term),
+                Written::Outdated => {
+                    // The list was of a moment ago: what is in force is to be collected again.
+                    self.publication = None;
+                    self.phase = Phase::CollectAt(ctx.now + RETRY);
+                    return Verdict::GoOn;
+                }
             }
         }
         if let Some((worker, published)) = landed {
@@ -64,8 +70,9 @@ impl Planner {
 
     pub(super) fn write_waiting(&mut self, ctx: &mut Context) {
         if let Some(publication) = &mut self.publication {
+            let restates = publication.summary.is_none();
             for (worker, record) in std::mem::take(&mut publication.waiting) {
-                let write = AssignmentWrite::start(ctx, &worker, record, self.current.get(&worker));
+                let write = AssignmentWrite::start(ctx, &worker, record, self.current.get(&worker), restates);
                 publication.writes.insert(worker, write);
             }
         }

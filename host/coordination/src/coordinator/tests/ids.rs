@@ -20,7 +20,7 @@ fn workers_that_start_at_once_all_get_ids_without_fighting_for_each() {
 #[test]
 fn a_zombie_whose_id_was_taken_gives_way_to_the_new_holder() {
     let mut fleet = Fleet::new(11, 12);
-    fleet.change = |s| s.worker_id_max = 2;
+    fleet.change = Box::new(|s| s.worker_id_max = 2);
     for _ in 0..3 {
         fleet.start();
     }
@@ -42,7 +42,7 @@ fn a_zombie_whose_id_was_taken_gives_way_to_the_new_holder() {
 #[test]
 fn a_start_without_a_free_id_fails_and_names_the_holders() {
     let mut fleet = Fleet::new(12, 12);
-    fleet.change = |s| s.worker_id_max = 2;
+    fleet.change = Box::new(|s| s.worker_id_max = 2);
     for _ in 0..3 {
         fleet.start();
     }
@@ -66,7 +66,7 @@ fn a_start_without_a_free_id_fails_and_names_the_holders() {
 #[test]
 fn an_id_is_not_taken_from_a_worker_that_is_away_for_a_moment() {
     let mut fleet = Fleet::new(24, 12);
-    fleet.change = |s| s.worker_id_max = 2;
+    fleet.change = Box::new(|s| s.worker_id_max = 2);
     for _ in 0..3 {
         fleet.start();
     }

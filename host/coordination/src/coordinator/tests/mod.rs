@@ -3,8 +3,9 @@
 mod faults;
 mod fleet;
 mod ids;
+mod mutants;
 mod outages;
-mod soak;
+mod simulation;
 
 use super::*;
 use crate::record::Lifecycle;
@@ -63,7 +64,7 @@ fn an_emergency_moves_only_orphans_whatever_the_strategy_would_like() {
         }
     }
     let mut fleet = Fleet::new(29, 30);
-    fleet.change = |s| s.strategy = Arc::new(Restless(AtomicUsize::new(0)));
+    fleet.change = Box::new(|s| s.strategy = Arc::new(Restless(AtomicUsize::new(0))));
     for _ in 0..4 {
         fleet.start();
     }
@@ -120,7 +121,7 @@ fn a_leader_that_may_not_be_probed_is_not_superseded_before_its_time() {
 fn partitions_of_a_worker_that_comes_back_wait_for_it_and_move_when_it_does_not() {
     for leads in [false, true] {
         let mut fleet = Fleet::new(32, 30);
-        fleet.change = |s| s.shutdown_hold = secs(6);
+        fleet.change = Box::new(|s| s.shutdown_hold = secs(6));
         for number in 0..3 {
             fleet.start_as(Some(number));
         }
@@ -182,7 +183,7 @@ fn an_assignment_too_long_for_one_value_is_read_whole_or_not_at_all() {
 #[test]
 fn no_worker_gets_more_than_it_may_hold_and_what_is_left_over_is_placed_when_there_is_room() {
     let mut fleet = Fleet::new(33, 30);
-    fleet.change = |s| s.max_partitions = Some(9);
+    fleet.change = Box::new(|s| s.max_partitions = Some(9));
     for _ in 0..4 {
         fleet.start();
     }

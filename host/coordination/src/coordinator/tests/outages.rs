@@ -97,7 +97,7 @@ fn alerts_come_when_their_thresholds_are_crossed_and_again_after_each_interval()
 #[test]
 fn a_level_without_a_threshold_raises_no_alert_and_a_crossed_one_is_raised_at_once() {
     let mut fleet = Fleet::new(53, 30);
-    fleet.change = |s| {
+    fleet.change = Box::new(|s| {
         s.degraded_alert = DegradedAlert {
             info_threshold: secs(2),
             warn_threshold: Duration::ZERO,
@@ -105,7 +105,7 @@ fn a_level_without_a_threshold_raises_no_alert_and_a_crossed_one_is_raised_at_on
             critical_threshold: Duration::ZERO,
             alert_interval: secs(300),
         };
-    };
+    });
     fleet.start();
     fleet.settle(secs(30));
     fleet.disconnect(0);

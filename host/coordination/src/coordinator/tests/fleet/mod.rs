@@ -1,22 +1,33 @@
 //! A whole fleet in one thread: coordinators against a model of NATS and of processes, in virtual time.
 //!
 //! The model has what the protocol must survive: compare-and-set with revisions, expiry and deletion that leave markers,
-//! replies that come late or never although the write landed, watches that lag and are told anew, processes that die, stop
-//! or lose their connection. Everything random comes from one seed. A failing test prints its seed and the trace.
+//! replies that come late or never although the write landed, watches that lag and are told anew, listings of a moment ago,
+//! servers that restart and lose their last writes, processes that die, stop, lose their connection or have a wrong clock.
+//! After every step the promises in `laws` are checked. Everything random comes from one seed.
 
+mod clock;
+mod disasters;
+mod laws;
 mod look;
 mod nats;
+mod steps;
+mod store;
 
 use crate::Partition;
 use crate::coordinator::*;
 use crate::record::PlanRecord;
 use crate::strategy::ConsistentHash;
 use crate::testing::{Random, ms, secs};
-use nats::{Store, Watch, failed};
+use clock::Clock;
+use laws::Laws;
+use nats::Watch;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+use store::Store;
 use uuid::Uuid;
+
+pub(super) use disasters::BUCKETS;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
@@ -30,7 +41,10 @@ pub(super) enum Status {
 pub(super) struct Process {
     pub(super) coordinator: Coordinator,
     pub(super) status: Status,
+    /// What the process believes of its connection.
     pub(super) connected: bool,
+    /// Nothing gets through, and nobody has noticed yet.
+    pub(super) cut: bool,
     /// What the data path works on.
     pub(super) assigned: Option<Assigned>,
     pub(super) failure: Option<StartFailure>,
@@ -42,10 +56,21 @@ pub(super) struct Process {
     /// Requests sent.
     pub(super) sent: usize,
     preferred: Option<u32>,
+    incarnation: Option<Incarnation>,
+    claimed_at: Duration,
+    /// The highest claims that it was told of since it began to watch heartbeats.
+    heard: BTreeMap<WorkerId, u64>,
+    /// The highest `(term, version)` that this incarnation was assigned.
+    accepted: Option<(Term, Version)>,
     /// Which start of this process it is: what was meant for an earlier one is dropped.
     life: u64,
+    clock: Clock,
+    /// The lowest rate at which its clock has run.
+    slowest: u32,
     watches: BTreeMap<Bucket, Watch>,
     answers: Option<Incarnation>,
+    /// When probes reach it again after it has reconnected.
+    subscribes_at: Duration,
     /// What a stopped process has not read yet, and what it had not sent yet.
     inbox: VecDeque<Event>,
     outbox: Vec<Action>,
@@ -71,6 +96,18 @@ enum Happening {
         key: String,
         revision: u64,
     },
+    Reconnect {
+        at: usize,
+        life: u64,
+    },
+    /// Whether the plan knows by now who was judged dead.
+    Verdict {
+        at: usize,
+        life: u64,
+        worker: WorkerId,
+        claim: u64,
+        said_at: Duration,
+    },
     /// The data path has carried an assignment out.
     Settle {
         at: usize,
@@ -79,12 +116,18 @@ enum Happening {
     },
 }
 
-/// What may go wrong with a request, in percent.
-#[derive(Default, Clone, Copy)]
+/// What may go wrong on the way, in percent of the occasions.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Trouble {
     pub(super) lost_requests: u64,
     pub(super) lost_replies: u64,
     pub(super) late_requests: u64,
+    pub(super) stale_reads: u64,
+    pub(super) stale_watches: u64,
+    pub(super) slow_watches: u64,
+    pub(super) late_subscriptions: u64,
+    /// A key expires between the decision to renew it and the renewal.
+    pub(super) expires_under_renewal: u64,
 }
 
 pub(super) struct Fleet {
@@ -96,19 +139,33 @@ pub(super) struct Fleet {
     pub(super) trouble: Trouble,
     /// NATS answers nobody, although connections stand.
     pub(super) mute: bool,
+    nats_runs: bool,
     pub(super) refuse_heartbeats: bool,
     /// A process that may not listen to probes.
     pub(super) deaf: Option<usize>,
+    /// The `max_partitions` of the latest settings.
+    max_partitions: Option<usize>,
     pub(super) lease: Duration,
+    pub(super) id_lives: Duration,
+    pub(super) heartbeat_lives: Duration,
     /// Least and most milliseconds that a data path takes to hand everything over.
     pub(super) drain_time: (u64, u64),
-    /// Every plan that ever was in the bucket, in that order.
+    /// Every plan that ever was in the bucket since it was last lost, in that order.
     pub(super) plans: Vec<PlanRecord>,
+    /// Plans that ever were in the bucket.
+    pub(super) planned: usize,
     pub(super) notices: Vec<(usize, Notice)>,
     /// Partitions moved, by all published plans.
     pub(super) moved: usize,
     pub(super) writes: BTreeMap<Bucket, usize>,
-    pub(super) change: fn(&mut Settings),
+    pub(super) change: Box<dyn Fn(&mut Settings)>,
+    /// Steps made.
+    pub(super) steps: u64,
+    /// The first broken promise, if they are collected instead of ending the test at once.
+    pub(super) violation: Option<String>,
+    pub(super) collects: bool,
+    pub(super) traced: bool,
+    laws: Laws,
     stores: BTreeMap<Bucket, Store>,
     queue: BTreeMap<(Duration, u64), Happening>,
     order: u64,
@@ -119,7 +176,7 @@ pub(super) struct Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if self.traced && (std::thread::panicking() || self.violation.is_some()) {
             eprintln!("--- seed {}; the last of the trace:", self.seed);
             for line in &self.trace {
                 eprintln!("{line}");
@@ -138,15 +195,25 @@ impl Fleet {
             source_fails: false,
             trouble: Trouble::default(),
             mute: false,
+            nats_runs: true,
             refuse_heartbeats: false,
             deaf: None,
+            max_partitions: None,
             lease: secs(5),
+            id_lives: secs(30),
+            heartbeat_lives: secs(6),
             drain_time: (1, 300),
             plans: Vec::new(),
+            planned: 0,
             notices: Vec::new(),
             moved: 0,
             writes: BTreeMap::new(),
-            change: |_| {},
+            change: Box::new(|_| {}),
+            steps: 0,
+            violation: None,
+            collects: false,
+            traced: true,
+            laws: Laws::default(),
             stores: BTreeMap::new(),
             queue: BTreeMap::new(),
             order: 0,
@@ -171,9 +238,9 @@ impl Fleet {
             worker_id_min: 0,
             worker_id_max: 99,
             preferred_number: preferred,
-            worker_id_ttl: secs(30),
+            worker_id_ttl: self.id_lives,
             heartbeat_interval: secs(2),
-            heartbeat_ttl: secs(6),
+            heartbeat_ttl: self.heartbeat_lives,
             cold_start_window: secs(30),
             planned_scale_window: secs(10),
             quiet_period: None,
@@ -209,6 +276,7 @@ impl Fleet {
             strategy: Arc::new(ConsistentHash::default()),
         };
         (self.change)(&mut settings);
+        self.max_partitions = settings.max_partitions;
         settings
     }
 
@@ -223,7 +291,8 @@ impl Fleet {
         self.processes.push(Process {
             coordinator: Coordinator::new(settings),
             status: Status::Running,
-            connected: true,
+            connected: self.nats_runs,
+            cut: false,
             assigned: None,
             failure: None,
             fenced: 0,
@@ -232,20 +301,57 @@ impl Fleet {
             sent: 0,
             preferred,
             life: 0,
+            incarnation: None,
+            claimed_at: Duration::ZERO,
+            heard: BTreeMap::new(),
+            accepted: None,
+            clock: Clock::TRUE,
+            slowest: clock::TRUE_RATE,
             watches: BTreeMap::new(),
             answers: None,
+            subscribes_at: Duration::ZERO,
             inbox: VecDeque::new(),
             outbox: Vec::new(),
         });
         let at = self.processes.len() - 1;
-        self.note(format!("start #{at}"));
-        self.give(at, Event::Connected);
+        self.note(|_| format!("start #{at}"));
+        self.begin(at);
         at
+    }
+
+    fn begin(&mut self, at: usize) {
+        if self.nats_runs {
+            self.give(at, Event::Connected);
+        } else {
+            self.tick(at);
+        }
+    }
+
+    /// Sets a process's clock to another time, or makes it run at another rate: so many thousandths of a second each second.
+    /// Only the rate may change while the process lives.
+    pub(super) fn set_clock(&mut self, at: usize, shows: Option<Duration>, rate: u32) {
+        let (now, process) = (self.now, &mut self.processes[at]);
+        match shows {
+            Some(shows) => process.clock = Clock::new(now, shows, rate),
+            None => process.clock.run_at(now, rate),
+        }
+        process.slowest = if shows.is_some() { rate } else { process.slowest.min(rate) };
+    }
+
+    /// Starts a process again with another clock.
+    pub(super) fn restart_at(&mut self, at: usize, shows: Duration, rate: u32) {
+        self.kill(at);
+        self.set_clock(at, Some(shows), rate);
+        self.restart(at);
+    }
+
+    pub(super) fn clock_rate(&self, at: usize) -> u32 {
+        self.processes[at].clock.rate()
     }
 
     /// SIGKILL.
     pub(super) fn kill(&mut self, at: usize) {
-        self.note(format!("kill #{at}"));
+        self.disturb(|| format!("kill #{at}"));
         let process = &mut self.processes[at];
         process.status = Status::Dead;
         process.life += 1;
@@ -258,30 +364,32 @@ impl Fleet {
 
     /// Starts a process again that has died or ended.
     pub(super) fn restart(&mut self, at: usize) {
-        self.note(format!("restart #{at}"));
-        let settings = self.settings(self.processes[at].preferred);
+        self.disturb(|| format!("restart #{at}"));
+        let (settings, nats_runs) = (self.settings(self.processes[at].preferred), self.nats_runs);
         let process = &mut self.processes[at];
         process.life += 1;
         process.coordinator = Coordinator::new(settings);
         process.status = Status::Running;
-        process.connected = true;
+        process.connected = nats_runs;
+        process.cut = false;
+        process.heard.clear();
         process.assigned = None;
         process.failure = None;
         process.leads = false;
         process.answers = None;
         process.watches.clear();
-        self.give(at, Event::Connected);
+        self.begin(at);
     }
 
     /// SIGSTOP.
     pub(super) fn pause(&mut self, at: usize) {
-        self.note(format!("pause #{at}"));
+        self.disturb(|| format!("pause #{at}"));
         self.processes[at].status = Status::Paused;
     }
 
     /// SIGCONT: what was on its way out goes out now; timers and what came in meanwhile are worked off in either order.
     pub(super) fn resume(&mut self, at: usize) {
-        self.note(format!("resume #{at}"));
+        self.disturb(|| format!("resume #{at}"));
         self.processes[at].status = Status::Running;
         let life = self.processes[at].life;
         for request in std::mem::take(&mut self.processes[at].outbox) {
@@ -296,127 +404,28 @@ impl Fleet {
         }
     }
 
-    pub(super) fn disconnect(&mut self, at: usize) {
-        self.note(format!("disconnect #{at}"));
-        self.processes[at].connected = false;
-        self.give(at, Event::Disconnected);
-    }
-
-    pub(super) fn reconnect(&mut self, at: usize) {
-        self.note(format!("reconnect #{at}"));
-        self.processes[at].connected = true;
-        self.give(at, Event::Connected);
-        let watches: Vec<_> = self.processes[at].watches.iter().map(|(b, w)| (*b, w.keys.clone())).collect();
-        for (bucket, keys) in watches {
-            self.watch(at, bucket, keys);
-        }
-    }
-
     /// SIGTERM.
     pub(super) fn leave(&mut self, at: usize) {
-        self.note(format!("leave #{at}"));
+        self.disturb(|| format!("leave #{at}"));
         self.give(at, Event::Shutdown);
     }
 
-    // Time.
-
-    pub(super) fn run(&mut self, time: Duration) {
-        let until = self.now + time;
-        while self.step(until) {}
-        self.now = until;
+    /// The test interferes with a process.
+    pub(super) fn disturb(&mut self, what: impl FnOnce() -> String) {
+        self.laws.calm_since = self.laws.calm_since.max(self.now);
+        self.note(|_| what());
     }
 
-    /// Runs until `what` holds; fails after `limit`. Returns how long it took.
-    pub(super) fn until(&mut self, limit: Duration, name: &str, mut what: impl FnMut(&Self) -> bool) -> Duration {
-        let began = self.now;
-        while !what(self) {
-            assert!(self.step(began + limit), "not within {limit:?}: {name}; {:?}", self.unsettled());
-        }
-        self.now - began
-    }
-
-    pub(super) fn settle(&mut self, limit: Duration) -> Duration {
-        self.until(limit, "settled", |fleet| fleet.unsettled().is_none())
-    }
-
-    fn step(&mut self, until: Duration) -> bool {
-        let timer = (0..self.processes.len())
-            .filter(|at| self.processes[*at].status == Status::Running)
-            .filter_map(|at| Some((self.processes[at].coordinator.poll_timeout()?.0.max(self.now), at)))
-            .min();
-        let queued = self.queue.keys().next().map(|(at, _)| *at);
-        if let Some((when, at)) = timer
-            && queued.is_none_or(|q| when <= q)
-        {
-            if when > until {
-                return false;
-            }
-            self.now = when;
-            self.tick(at);
-            let again = self.processes[at].coordinator.poll_timeout();
-            assert!(again.is_none_or(|next| next.0 > self.now), "#{at} asks to be called at a time that has come");
-            return true;
-        }
-        if queued.is_none_or(|q| q > until) {
-            return false;
-        }
-        let Some(((when, _), happening)) = self.queue.pop_first() else { return false };
-        self.now = when;
-        self.happen(happening);
-        true
-    }
-
-    fn happen(&mut self, happening: Happening) {
-        match happening {
-            Happening::Serve { from, life, request, reply_lost } => self.serve(from, life, request, reply_lost),
-            Happening::Tell { to, life, watch, event } => {
-                let process = &self.processes[to];
-                let dropped = watch.is_some_and(|(bucket, id)| {
-                    !process.connected || process.watches.get(&bucket).is_none_or(|w| w.id != id)
-                });
-                if process.life != life || dropped {
-                    return;
-                }
-                let event = match event {
-                    Event::Reply { op, reply } if !process.connected => Event::Reply { op, reply: failed(reply) },
-                    event => event,
-                };
-                self.give(to, event);
-            }
-            Happening::Expire { bucket, key, revision } => {
-                let store = self.stores.entry(bucket).or_default();
-                if store.put(&key, None, Expect::Revision(revision)) != WriteOutcome::Lost {
-                    self.note(format!("{bucket:?} {key} expires"));
-                    self.changed(bucket, &key);
-                }
-            }
-            Happening::Settle { at, life, settled } => {
-                let process = &self.processes[at];
-                let assigned = process.assigned.as_ref();
-                if process.life == life && assigned.is_some_and(|a| (a.term, a.version) == settled) {
-                    let owned = assigned.map_or(0, |a| a.partitions.len());
-                    self.give(at, Event::DataPath { owned, lag: 0, settled: Some(settled) });
-                }
-            }
-        }
-    }
-
-    fn after(&mut self, time: Duration, happening: Happening) {
-        self.order += 1;
-        self.queue.insert((self.now + time, self.order), happening);
-    }
-
-    pub(super) fn note(&mut self, line: String) {
-        if self.trace.len() == 600 {
-            self.trace.pop_front();
-        }
-        self.trace.push_back(format!("{:10.3} {line}", self.now.as_secs_f64() - 1000.0));
+    /// The test interferes with NATS: requests wait for their answers for a while.
+    pub(super) fn disturb_all(&mut self, what: impl FnOnce() -> String) {
+        self.laws.calm_since = self.now + secs(3);
+        self.note(|_| what());
     }
 
     // The process's side.
 
     fn tick(&mut self, at: usize) {
-        let now = Now(self.now);
+        let now = self.processes[at].clock.read(self.now);
         self.processes[at].coordinator.handle_timeout(now);
         self.drain(at);
     }
@@ -427,7 +436,8 @@ impl Fleet {
             Status::Paused => return self.processes[at].inbox.push_back(event),
             Status::Dead | Status::Ended => return,
         }
-        let now = Now(self.now);
+        self.hears(at, &event);
+        let now = self.processes[at].clock.read(self.now);
         self.processes[at].coordinator.handle(now, event);
         self.drain(at);
     }
@@ -436,21 +446,14 @@ impl Fleet {
         while let Some(action) = self.processes[at].coordinator.poll_action() {
             self.act(at, action);
         }
+        self.check_process(at);
     }
 
     fn act(&mut self, at: usize, action: Action) {
         if !matches!(action, Action::Probe { .. } | Action::Read { .. } | Action::List { .. }) {
-            let text = match &action {
-                Action::Write { bucket, key, value, expect, .. } => {
-                    format!("writes {bucket:?} {key} {expect:?} {value}")
-                }
-                Action::Assigned(a) => {
-                    format!("is assigned {}/{} {} partitions", a.term, a.version, a.partitions.len())
-                }
-                other => format!("{other:?}"),
-            };
-            self.note(format!("#{at} {} {text}", self.id(at)));
+            self.note(|fleet| format!("#{at} {} {}", fleet.id(at), told(&action)));
         }
+        self.check_action(at, &action);
         let life = self.processes[at].life;
         match action {
             Action::Watch { bucket, keys } => self.watch(at, bucket, keys),
@@ -486,9 +489,7 @@ impl Fleet {
                 self.processes[at].status = Status::Ended;
             }
             Action::Notice(notice) => self.notices.push((at, notice)),
-            Action::StateChanged { from, to } => {
-                assert!(from.may_become(to), "#{at}: {from} to {to}")
-            }
+            Action::StateChanged { .. } => {}
             Action::LeaderChanged { is_us, .. } => self.processes[at].leads = is_us,
             Action::DegradedEntered { .. } | Action::DegradedAlert { .. } | Action::DegradedLeft { .. } => {
                 self.processes[at].degraded.push(action);
@@ -500,4 +501,13 @@ impl Fleet {
 
 pub(super) fn partition(name: &str) -> Partition {
     Partition::new(vec![name.to_owned()], crate::DEFAULT_WEIGHT).expect("a name")
+}
+
+/// An action as the trace shows it.
+fn told(action: &Action) -> String {
+    match action {
+        Action::Write { bucket, key, value, expect, .. } => format!("writes {bucket:?} {key} {expect:?} {value}"),
+        Action::Assigned(a) => format!("is assigned {}/{} {} partitions", a.term, a.version, a.partitions.len()),
+        other => format!("{other:?}"),
+    }
 }

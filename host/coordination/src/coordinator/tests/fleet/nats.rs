@@ -1,35 +1,13 @@
-//! The side of NATS: buckets, requests on their way, expiry, watches, probes.
+//! The side of NATS: requests on their way, expiry, watches, probes.
 
+use super::store::Store;
 use super::{Fleet, Happening, Status};
 use crate::coordinator::*;
-use crate::record::{PlanRecord, decode};
 use crate::testing::{ms, secs};
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// One KV bucket.
-#[derive(Default)]
-pub(super) struct Store {
-    last: u64,
-    pub(super) keys: BTreeMap<String, StoredEntry>,
-}
-
-impl Store {
-    pub(super) fn put(&mut self, key: &str, value: Option<Vec<u8>>, expect: Expect) -> WriteOutcome {
-        let found = self.keys.get(key).map_or(0, |e| e.revision);
-        let holds = match expect {
-            Expect::Anything => true,
-            Expect::Nothing => found == 0,
-            Expect::Revision(revision) => found == revision,
-        };
-        if !holds {
-            return WriteOutcome::Lost;
-        }
-        self.last += 1;
-        self.keys.insert(key.to_owned(), StoredEntry { value, revision: self.last });
-        WriteOutcome::Written(self.last)
-    }
-}
+/// After this long a request without an answer has failed.
+const TIMEOUT: Duration = secs(2);
 
 pub(super) struct Watch {
     pub(super) id: u64,
@@ -74,17 +52,17 @@ impl Fleet {
         let Some((op, failed)) = no_answer(&request) else { return };
         let time = self.random.between(1, 15);
         let trouble = self.trouble;
-        let lost = self.mute || self.random.chance(trouble.lost_requests);
+        let connected = self.processes[from].connected;
+        let lost = self.mute || self.processes[from].cut || self.random.chance(trouble.lost_requests);
         let late = !lost && self.random.chance(trouble.late_requests);
         let reply_lost = late || self.random.chance(trouble.lost_replies);
-        let connected = self.processes[from].connected;
         if !connected || lost || reply_lost {
-            let wait = if connected { secs(2) } else { ms(50) };
+            let wait = if connected { TIMEOUT } else { ms(50) };
             let event = Event::Reply { op, reply: failed };
             self.after(wait, Happening::Tell { to: from, life, watch: None, event });
         }
         if connected && !lost {
-            let time = if late { secs(2) + time } else { time };
+            let time = if late { TIMEOUT + self.random.between(0, 6000) } else { time };
             self.after(time, Happening::Serve { from, life, request, reply_lost });
         }
     }
@@ -98,25 +76,29 @@ impl Fleet {
         if self.processes[from].life != life && self.random.chance(50) {
             return;
         }
-        let Some((op, _)) = no_answer(&request) else { return };
+        let Some((op, nothing)) = no_answer(&request) else { return };
+        if !self.nats_runs {
+            if !reply_lost {
+                let event = Event::Reply { op, reply: nothing };
+                self.after(TIMEOUT, Happening::Tell { to: from, life, watch: None, event });
+            }
+            return;
+        }
         let reply = match request {
             Action::Write { bucket: Bucket::Heartbeats, .. } if self.refuse_heartbeats => {
                 Reply::Write(WriteOutcome::Unknown)
             }
             Action::Write { bucket, key, value, expect, lifetime, .. } => {
-                Reply::Write(self.put(bucket, &key, Some(value.into_bytes()), expect, lifetime))
+                self.expire_under(bucket, &key, expect, lifetime);
+                Reply::Write(self.put_by(Some((from, life)), bucket, &key, Some(value.into_bytes()), expect, lifetime))
             }
             Action::Delete { bucket, key, expect, .. } => {
-                Reply::Write(self.put(bucket, &key, None, expect, Lifetime::Forever))
+                Reply::Write(self.put_by(Some((from, life)), bucket, &key, None, expect, Lifetime::Forever))
             }
             Action::Read { bucket, key, .. } => {
                 Reply::Entry(Ok(self.stores.get(&bucket).and_then(|s| s.keys.get(&key)).cloned()))
             }
-            Action::List { bucket, .. } => Reply::Listing(Ok(self
-                .stores
-                .get(&bucket)
-                .map(|s| s.keys.iter().map(|(k, e)| (k.clone(), e.clone())).collect())
-                .unwrap_or_default())),
+            Action::List { bucket, .. } => Reply::Listing(Ok(self.list(bucket))),
             Action::Probe { incarnation, .. } => Reply::Probe(self.probe(from, incarnation)),
             Action::ListPartitions { .. } if self.source_fails => Reply::Partitions(Err("no database".into())),
             Action::ListPartitions { .. } => Reply::Partitions(Ok(self.partitions.clone())),
@@ -131,13 +113,47 @@ impl Fleet {
         }
     }
 
+    /// A listing comes from any replica: it may be of a moment ago.
+    fn list(&mut self, bucket: Bucket) -> Vec<(String, StoredEntry)> {
+        let stale = self.trouble.stale_reads;
+        let ago = if self.random.chance(stale) { self.random.between(1, 2000) } else { Duration::ZERO };
+        let then = self.now - ago;
+        self.stores.get(&bucket).map(|s| s.as_of(then).into_iter().collect()).unwrap_or_default()
+    }
+
+    /// A renewal may find that its key has expired on its way.
+    fn expire_under(&mut self, bucket: Bucket, key: &str, expect: Expect, lifetime: Lifetime) {
+        let expires = !matches!(lifetime, Lifetime::Forever | Lifetime::Assignment);
+        let just_then = self.trouble.expires_under_renewal;
+        if let Expect::Revision(revision) = expect
+            && expires
+            && self.random.chance(just_then)
+        {
+            self.expire(bucket, key, revision);
+        }
+    }
+
+    pub(super) fn expire(&mut self, bucket: Bucket, key: &str, revision: u64) {
+        let now = self.now;
+        let store = self.stores.entry(bucket).or_default();
+        if store.keys.get(key).is_some_and(|e| e.revision == revision && e.value.is_some()) {
+            store.put(now, key, None, Expect::Revision(revision));
+            self.note(|_| format!("{bucket:?} {key} expires"));
+            self.changed(bucket, key);
+        }
+    }
+
     fn probe(&mut self, from: usize, incarnation: Incarnation) -> ProbeAnswer {
         let Some(to) = self.processes.iter().position(|p| p.answers == Some(incarnation)) else {
             return ProbeAnswer::NoResponders;
         };
         let (asked, asking) = (&self.processes[to], self.processes[from].coordinator.worker());
-        if !asked.connected {
+        // Who has just reconnected has not subscribed yet.
+        if !asked.connected || asked.subscribes_at > self.now {
             return ProbeAnswer::NoResponders;
+        }
+        if asked.cut {
+            return ProbeAnswer::TimedOut;
         }
         if let Some((_, by)) = asking {
             let life = asked.life;
@@ -157,93 +173,85 @@ impl Fleet {
         expect: Expect,
         lifetime: Lifetime,
     ) -> WriteOutcome {
+        self.put_by(None, bucket, key, value, expect, lifetime)
+    }
+
+    fn put_by(
+        &mut self,
+        by: Option<(usize, u64)>,
+        bucket: Bucket,
+        key: &str,
+        value: Option<Vec<u8>>,
+        expect: Expect,
+        lifetime: Lifetime,
+    ) -> WriteOutcome {
         *self.writes.entry(bucket).or_default() += 1;
-        let outcome = self.stores.entry(bucket).or_default().put(key, value, expect);
+        let now = self.now;
+        let outcome = self.stores.entry(bucket).or_default().put(now, key, value, expect);
         let WriteOutcome::Written(revision) = outcome else { return outcome };
-        let lives = match lifetime {
-            Lifetime::Forever | Lifetime::Assignment => None,
-            Lifetime::WorkerId => Some(secs(30)),
-            Lifetime::Heartbeat => Some(secs(6)),
-            Lifetime::Election => Some(self.lease),
-        };
-        if let Some(lives) = lives {
-            let time = lives + self.random.between(0, 250);
-            self.after(time, Happening::Expire { bucket, key: key.to_owned(), revision });
+        if lifetime != Lifetime::Forever {
+            self.will_expire(bucket, key, revision);
         }
-        if bucket == Bucket::Assignments && key == "plan" {
-            self.check_plan();
-        }
+        self.check_write(by, bucket, key);
         self.changed(bucket, key);
         outcome
     }
 
-    /// What must hold of any two plans that ever were in force.
-    fn check_plan(&mut self) {
-        let Some(value) = self.stored(Bucket::Assignments, "plan") else { return };
-        let Ok(plan) = decode::<PlanRecord>(&value) else { return };
-        if let Some(last) = self.plans.last() {
-            assert!(
-                (plan.term, plan.version) > (last.term, last.version) && plan.version > last.version,
-                "plan {}/{} follows {}/{}",
-                plan.term,
-                plan.version,
-                last.term,
-                last.version
-            );
-        }
-        self.plans.push(plan);
-    }
-
-    /// Loses a bucket with everything in it; it is made anew, its revisions begin again.
-    pub(crate) fn lose_bucket(&mut self, bucket: Bucket) {
-        self.note(format!("{bucket:?} is lost"));
-        self.stores.insert(bucket, Store::default());
-        if bucket == Bucket::Assignments {
-            self.plans.clear();
-        }
-        for at in 0..self.processes.len() {
-            if let Some(watch) = self.processes[at].watches.get(&bucket) {
-                let keys = watch.keys.clone();
-                self.watch(at, bucket, keys);
-            }
-        }
+    pub(super) fn will_expire(&mut self, bucket: Bucket, key: &str, revision: u64) {
+        let lives = match bucket {
+            Bucket::Assignments => return,
+            Bucket::StableIds => self.id_lives,
+            Bucket::Heartbeats => self.heartbeat_lives,
+            Bucket::Election => self.lease,
+        };
+        let time = lives + self.random.between(0, 250);
+        self.after(time, Happening::Expire { bucket, key: key.to_owned(), revision });
     }
 
     pub(super) fn changed(&mut self, bucket: Bucket, key: &str) {
+        let Some(entry) = self.stores.get(&bucket).and_then(|s| s.keys.get(key)).cloned() else { return };
         for at in 0..self.processes.len() {
-            self.tell(at, bucket, Some(key));
+            self.tell(at, bucket, Some((key, &entry)));
         }
     }
 
+    /// Begins a watch: tells what is there, or what was there a moment ago and then what has happened since.
     pub(super) fn watch(&mut self, at: usize, bucket: Bucket, keys: Vec<String>) {
         self.order += 1;
         let watch = Watch { id: self.order, keys, told_at: self.now };
         self.processes[at].watches.insert(bucket, watch);
-        if !self.processes[at].connected {
+        if !self.processes[at].connected || !self.nats_runs {
             return;
         }
-        let mut all: Vec<_> =
-            self.stores.entry(bucket).or_default().keys.iter().map(|(k, e)| (e.revision, k.clone())).collect();
-        all.sort();
-        for (_, key) in all {
-            self.tell(at, bucket, Some(&key));
+        let stale = self.trouble.stale_watches;
+        let ago = if self.random.chance(stale) { self.random.between(1, 3000) } else { Duration::ZERO };
+        let then = self.now - ago;
+        let store: &Store = self.stores.entry(bucket).or_default();
+        let mut all: Vec<_> = store.as_of(then).into_iter().collect();
+        all.sort_by_key(|(_, entry)| entry.revision);
+        let later = store.since(then);
+        for (key, entry) in all {
+            self.tell(at, bucket, Some((&key, &entry)));
         }
         self.tell(at, bucket, None);
+        for (key, entry) in later {
+            self.tell(at, bucket, Some((&key, &entry)));
+        }
     }
 
-    /// Sends a key's latest revision to a watcher, or that everything has been told.
-    fn tell(&mut self, at: usize, bucket: Bucket, key: Option<&str>) {
-        let delay = self.random.between(1, 40);
+    /// Sends a key's revision to a watcher, or that everything has been told.
+    fn tell(&mut self, at: usize, bucket: Bucket, news: Option<(&str, &StoredEntry)>) {
+        let slow = self.trouble.slow_watches;
         let now = self.now;
+        if self.processes[at].watches.get(&bucket).is_none_or(|w| news.is_some_and(|(key, _)| !w.covers(key))) {
+            return;
+        }
+        let delay = if self.random.chance(slow) { self.random.between(40, 4000) } else { self.random.between(1, 40) };
         let process = &mut self.processes[at];
         let Some(watch) = process.watches.get_mut(&bucket) else { return };
-        let event = match key {
+        let event = match news {
             None => Event::WatchReady { bucket },
-            Some(key) if !watch.covers(key) => return,
-            Some(key) => {
-                let Some(entry) = self.stores.get(&bucket).and_then(|s| s.keys.get(key)) else { return };
-                Event::Watched { bucket, key: key.to_owned(), entry: entry.clone() }
-            }
+            Some((key, entry)) => Event::Watched { bucket, key: key.to_owned(), entry: entry.clone() },
         };
         watch.told_at = watch.told_at.max(now + delay);
         let (time, watch, life) = (watch.told_at - now, Some((bucket, watch.id)), process.life);

@@ -1,0 +1,370 @@
+//! The promises that are checked after every step. A promise about what NATS holds is checked when it is written, one about a
+//! process when the process has acted.
+
+use super::{Fleet, Happening, Process, Status, Trouble};
+use crate::coordinator::*;
+use crate::record::{AssignmentRecord, ClaimRecord, LeaderRecord, Lifecycle, PlanRecord, assignment_key, decode};
+use crate::testing::{ms, secs};
+use crate::{Partition, PartitionId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// After the loss of plan and assignments a leader writes back what it remembers: for so long nothing is said about moves.
+const SHAKEN: Duration = secs(90);
+
+/// Within this time of a verdict, on the leader's clock, the plan must know the dead, if nothing else happens.
+const AT_ONCE: Duration = secs(1);
+
+/// One start of one process.
+type Writer = (usize, u64);
+
+#[derive(Default)]
+pub(super) struct Laws {
+    plan: Option<PlanRecord>,
+    /// The last plan says nothing new: a leader has only put its term into it.
+    is_restated: bool,
+    /// Who wrote plans under a term.
+    writers: BTreeMap<Term, Writer>,
+    /// The assignments in the bucket, and those that were there when the last plan was written.
+    stored: BTreeMap<WorkerId, AssignmentRecord>,
+    in_force: BTreeMap<WorkerId, AssignmentRecord>,
+    /// What a worker was given under a term, by version.
+    given: BTreeMap<(WorkerId, Term), BTreeMap<Version, Vec<Partition>>>,
+    /// The highest claim of an ID in any plan, as live and as dead.
+    listed: BTreeMap<WorkerId, u64>,
+    dead: BTreeMap<WorkerId, u64>,
+    /// Who has held an ID's key.
+    holders: BTreeMap<WorkerId, BTreeSet<Incarnation>>,
+    /// When a process last wrote its lease.
+    leases: BTreeMap<Uuid, Duration>,
+    shaken_until: Duration,
+    /// When the bucket of IDs last lost something, and whether one has that holds terms.
+    ids_lost_at: Duration,
+    term_lost: bool,
+    /// Nothing has gone wrong by the test's doing since then, and nothing that it has delayed is still to come.
+    pub(super) calm_since: Duration,
+}
+
+fn ids(record: Option<&AssignmentRecord>) -> BTreeSet<&PartitionId> {
+    record.iter().flat_map(|r| &r.partitions).map(Partition::id).collect()
+}
+
+impl Laws {
+    pub(super) fn stored(&self, worker: &WorkerId) -> Option<&AssignmentRecord> {
+        self.stored.get(worker)
+    }
+
+    /// What is wrong with a plan that follows the last one.
+    fn judge_plan(&self, new: &PlanRecord, by: Option<Writer>, now: Duration) -> Option<String> {
+        // A revision that is given twice lets a write through that was meant for the first.
+        if let Some(last) = self.plan.as_ref().filter(|_| now >= self.shaken_until)
+            && ((new.term, new.version) <= (last.term, last.version) || new.version <= last.version)
+        {
+            return Some(format!("plan {}/{} follows {}/{}", new.term, new.version, last.term, last.version));
+        }
+        if let (Some(by), Some(other)) = (by, self.writers.get(&new.term))
+            && by != *other
+        {
+            return Some(format!("#{} and #{} both write plans under term {}", by.0, other.0, new.term));
+        }
+        for (worker, incarnation) in &new.live {
+            let later = self.listed.get(worker).is_some_and(|claim| incarnation.claim < *claim);
+            // A bucket that has forgotten who has claimed what lets claims be counted again.
+            if later && self.ids_lost_at.is_zero() {
+                return Some(format!("the plan lists {worker} {incarnation} after a later run of it"));
+            }
+            if new.dead.get(worker).is_some_and(|claim| incarnation.claim <= *claim) {
+                return Some(format!("the plan lists {worker} {incarnation} as live and as dead"));
+            }
+        }
+        None
+    }
+
+    fn planned(&mut self, new: PlanRecord, by: Option<Writer>) {
+        if let Some(by) = by {
+            self.writers.entry(new.term).or_insert(by);
+        }
+        for (worker, incarnation) in &new.live {
+            let listed = self.listed.entry(worker.clone()).or_default();
+            *listed = (*listed).max(incarnation.claim);
+        }
+        for (worker, claim) in &new.dead {
+            let dead = self.dead.entry(worker.clone()).or_default();
+            *dead = (*dead).max(*claim);
+        }
+        self.is_restated = self.plan.as_ref().is_some_and(|old| {
+            let (old, said) = ((&old.live, &old.leaving, &old.dead), (&new.live, &new.leaving, &new.dead));
+            old == said && new.changed.iter().eq(new.live.keys())
+        }) && self.plan.as_ref().is_some_and(|old| {
+            let said = (new.lifecycle, new.partitions, new.checksum);
+            (old.lifecycle, old.partitions, old.checksum) == said && old.term < new.term
+        });
+        self.in_force.clone_from(&self.stored);
+        self.plan = Some(new);
+    }
+
+    /// What is wrong with a worker's new assignment.
+    fn judge_assignment(&self, worker: &WorkerId, new: &AssignmentRecord, now: Duration) -> Option<String> {
+        let rank = (new.term, new.version);
+        let has = ids(Some(new));
+        for (other, theirs) in self.stored.iter().filter(|(w, a)| *w != worker && (a.term, a.version) == rank) {
+            if let Some(twice) = ids(Some(theirs)).intersection(&has).next() {
+                return Some(format!("{}/{} gives {twice} to {worker} and to {other}", rank.0, rank.1));
+            }
+        }
+        let plan = self.plan.as_ref().filter(|plan| (plan.term, plan.version) == rank)?;
+        if now < self.shaken_until {
+            return None;
+        }
+        let had = ids(self.stored.get(worker));
+        if self.is_restated {
+            if let Some(gained) = has.difference(&had).next() {
+                return Some(format!("a new leader alone has moved {gained} to {worker}"));
+            }
+            let elsewhere: BTreeSet<_> =
+                self.stored.iter().filter(|(w, _)| *w != worker).flat_map(|(_, a)| ids(Some(a))).collect();
+            if let Some(lost) = had.difference(&has).find(|p| !elsewhere.contains(*p)) {
+                return Some(format!("a new leader alone has taken {lost} from {worker}"));
+            }
+        }
+        let orphans_only = match plan.lifecycle {
+            Lifecycle::Emergency | Lifecycle::Refresh => true,
+            Lifecycle::PlannedScale => !plan.leaving.is_empty(),
+            Lifecycle::ColdStart | Lifecycle::Rebalance => false,
+        };
+        if !self.is_restated && orphans_only {
+            for (other, theirs) in self.in_force.iter().filter(|(w, _)| *w != worker && plan.live.contains_key(w)) {
+                let theirs = ids(Some(theirs));
+                if let Some(taken) = has.iter().find(|p| !had.contains(*p) && theirs.contains(*p)) {
+                    let why = plan.lifecycle.as_str();
+                    return Some(format!("{why} {}/{} moves {taken} from {other}, who lives", rank.0, rank.1));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Fleet {
+    /// A bucket has lost what was in it: what follows is not measured by it.
+    pub(super) fn forgive(&mut self, bucket: Bucket) {
+        match bucket {
+            Bucket::StableIds => self.laws.ids_lost_at = self.now,
+            Bucket::Election | Bucket::Heartbeats | Bucket::Assignments => self.laws.term_lost = true,
+        }
+        if bucket != Bucket::Assignments {
+            return;
+        }
+        self.plans.clear();
+        let kept = std::mem::take(&mut self.laws);
+        self.laws = Laws {
+            holders: kept.holders,
+            dead: kept.dead,
+            leases: kept.leases,
+            calm_since: kept.calm_since,
+            ids_lost_at: kept.ids_lost_at,
+            term_lost: true,
+            shaken_until: self.now + SHAKEN,
+            ..Laws::default()
+        };
+        let stored: Vec<_> = self.stores.get(&bucket).map(|s| s.keys.keys().cloned().collect()).unwrap_or_default();
+        for key in stored {
+            if let Some((worker, None)) = assignment_key(&key)
+                && let Some(record) = self.stored_assignment(&worker)
+            {
+                self.laws.stored.insert(worker, record);
+            }
+        }
+    }
+
+    pub(super) fn check_write(&mut self, by: Option<Writer>, bucket: Bucket, key: &str) {
+        let Some(value) = self.stored(bucket, key) else { return };
+        match bucket {
+            Bucket::StableIds => {
+                if let Ok(record) = decode::<ClaimRecord>(&value) {
+                    self.laws.holders.entry(WorkerId::parse(key)).or_default().insert(record.incarnation);
+                }
+            }
+            Bucket::Election => {
+                let Ok(record) = decode::<LeaderRecord>(&value) else { return };
+                let planned = self.laws.plan.as_ref().map_or(Term(0), |plan| plan.term);
+                if record.term < planned && !self.laws.term_lost {
+                    let (worker, term) = (record.worker, record.term);
+                    self.violated(format!("{worker} has the lease under term {term}, and the plan is of {planned}"));
+                }
+                self.laws.leases.insert(record.incarnation.uuid, self.now);
+            }
+            Bucket::Heartbeats => {}
+            Bucket::Assignments if by.is_none() => {
+                // Not the protocol's doing.
+                self.forgive(bucket);
+                if key == "plan"
+                    && let Ok(plan) = decode::<PlanRecord>(&value)
+                {
+                    self.plans.push(plan);
+                }
+            }
+            Bucket::Assignments if key == "plan" => {
+                let Ok(plan) = decode::<PlanRecord>(&value) else { return };
+                if let Some(wrong) = self.laws.judge_plan(&plan, by, self.now) {
+                    self.violated(wrong);
+                }
+                self.planned += 1;
+                self.laws.planned(plan.clone(), by);
+                self.plans.push(plan);
+            }
+            Bucket::Assignments => {
+                let Some((worker, None)) = assignment_key(key) else { return };
+                let Some(record) = self.stored_assignment(&worker) else { return };
+                if let Some(wrong) = self.laws.judge_assignment(&worker, &record, self.now) {
+                    self.violated(wrong);
+                }
+                let given = self.laws.given.entry((worker.clone(), record.term)).or_default();
+                given.insert(record.version, record.partitions.clone());
+                self.laws.stored.insert(worker, record);
+            }
+        }
+    }
+
+    pub(super) fn check_action(&mut self, at: usize, action: &Action) {
+        let wrong = match action {
+            Action::StateChanged { from, to } => {
+                (!from.may_become(*to)).then(|| format!("#{at} goes from {from} to {to}"))
+            }
+            Action::Claimed { worker, incarnation } => {
+                let process = &mut self.processes[at];
+                process.accepted = None;
+                process.incarnation = Some(*incarnation);
+                process.claimed_at = self.now;
+                self.check_claim(at, worker, *incarnation)
+            }
+            Action::Fenced { worker, .. } => self.check_fenced(at, worker),
+            Action::Assigned(assigned) => self.check_assigned(at, assigned),
+            Action::Notice(Notice::WorkerDead { worker, incarnation, .. }) => {
+                let (life, said_at) = (self.processes[at].life, self.now);
+                let (worker, claim) = (worker.clone(), incarnation.claim);
+                let time = self.processes[at].clock.takes(AT_ONCE);
+                let heard = self.processes[at].heard.get(&worker).copied().unwrap_or(0);
+                let wrong =
+                    (heard > claim).then(|| format!("#{at} judges {worker} {claim} dead, which {heard} has replaced"));
+                self.after(time, Happening::Verdict { at, life, worker, claim, said_at });
+                wrong
+            }
+            Action::Watch { bucket: Bucket::Heartbeats, .. } | Action::Unwatch { bucket: Bucket::Heartbeats } => {
+                self.processes[at].heard.clear();
+                None
+            }
+            _ => None,
+        };
+        if let Some(wrong) = wrong {
+            self.violated(wrong);
+        }
+    }
+
+    /// Of two live processes that believe in one ID, one is the later run. Only a bucket that forgets who has claimed what can
+    /// mislead them, until they meet.
+    fn check_claim(&self, at: usize, worker: &WorkerId, mine: Incarnation) -> Option<String> {
+        let mut others = (0..self.processes.len()).filter(|other| *other != at && self.is_there(*other));
+        let other = others.find(|other| {
+            let process = &self.processes[*other];
+            process.claimed_at > self.laws.ids_lost_at
+                && process.coordinator.worker().is_some_and(|(id, i)| id == *worker && i.claim == mine.claim)
+        })?;
+        Some(format!("#{at} and #{other} both act under claim {} of {worker}", mine.claim))
+    }
+
+    fn is_there(&self, at: usize) -> bool {
+        matches!(self.processes[at].status, Status::Running | Status::Paused)
+    }
+
+    /// A leader has been told of a sign of life.
+    pub(super) fn hears(&mut self, at: usize, event: &Event) {
+        if let Event::Watched { bucket: Bucket::Heartbeats, key, entry } = event
+            && let (Some(worker), Some(value)) = (key.strip_prefix("heartbeat."), &entry.value)
+            && let Ok(beat) = decode::<HeartbeatRecord>(value)
+        {
+            let heard = self.processes[at].heard.entry(WorkerId::parse(worker)).or_default();
+            *heard = (*heard).max(beat.incarnation.claim);
+        }
+    }
+
+    /// Only who is superseded or declared dead stops.
+    fn check_fenced(&self, at: usize, worker: &WorkerId) -> Option<String> {
+        let mine = self.processes[at].incarnation?;
+        let others = self.laws.holders.get(worker);
+        let superseded = others.is_some_and(|all| all.iter().any(|i| i.claim >= mine.claim && i.uuid != mine.uuid));
+        let dead = self.laws.dead.get(worker).is_some_and(|claim| mine.claim <= *claim);
+        (!superseded && !dead).then(|| format!("#{at} is fenced, and nobody has {worker} or calls it dead"))
+    }
+
+    /// What a worker works on never goes back, and is what the leader of that term has given it last.
+    fn check_assigned(&mut self, at: usize, new: &Assigned) -> Option<String> {
+        let rank = (new.term, new.version);
+        let before = self.processes[at].accepted.replace(rank);
+        if before.is_some_and(|before| rank <= before) {
+            return Some(format!("#{at} accepts {}/{} after {before:?}", rank.0, rank.1));
+        }
+        let (worker, _) = self.processes[at].coordinator.worker()?;
+        let given = self.laws.given.get(&(worker.clone(), new.term));
+        let last = given.and_then(|given| given.range(..=new.version).next_back()).map(|(_, partitions)| partitions);
+        if self.now >= self.laws.shaken_until && last != Some(&new.partitions) {
+            return Some(format!(
+                "#{at} works under {}/{} on other partitions than those that {worker} was given",
+                rank.0, rank.1
+            ));
+        }
+        None
+    }
+
+    /// After everything that a process does.
+    pub(super) fn check_process(&mut self, at: usize) {
+        let process = &self.processes[at];
+        if process.status != Status::Running {
+            return;
+        }
+        let mut wrong = None;
+        if let Some(term) = process.coordinator.leading() {
+            // The lease decides who tries, the plan who leads: who has not put its term into it yet acts not.
+            let leads = |process: &Process| {
+                process.coordinator.leading() == Some(term) && process.coordinator.planner.plan().is_some()
+            };
+            let mut others = (0..self.processes.len()).filter(|other| *other != at && self.is_there(*other));
+            let other = others.find(|other| leads(&self.processes[*other])).filter(|_| leads(process));
+            if let Some(other) = other {
+                wrong = Some(format!("#{at} and #{other} both lead under term {term}"));
+            }
+            let wrote = process.incarnation.and_then(|mine| self.laws.leases.get(&mine.uuid)).copied();
+            let until = wrote.unwrap_or_default() + self.lease * super::clock::TRUE_RATE / process.slowest;
+            if self.now > until + ms(1) {
+                wrong = Some(format!("#{at} still leads, {:?} after its lease has ended", self.now - until));
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.violated(wrong);
+        }
+    }
+
+    /// Time has passed since a leader has judged somebody dead.
+    pub(super) fn check_verdict(&mut self, at: usize, life: u64, worker: &WorkerId, claim: u64, said_at: Duration) {
+        let process = &self.processes[at];
+        let leads = process.life == life
+            && process.status == Status::Running
+            && process.connected
+            && !process.cut
+            && process.coordinator.leading().is_some()
+            && process.coordinator.state() != WorkerState::Shutdown;
+        let is_calm = self.laws.calm_since < said_at && !self.mute && self.trouble == Trouble::default();
+        let has_some = |a: &AssignmentRecord| !a.partitions.is_empty();
+        // If nobody is left who has something, the fleet starts cold.
+        let served = self.laws.stored.iter().any(|(w, a)| has_some(a) && process.coordinator.roster.is_live(w));
+        if leads
+            && is_calm
+            && served
+            && self.laws.stored.get(worker).is_some_and(has_some)
+            && self.laws.plan.as_ref().is_some_and(|plan| plan.dead.get(worker).is_none_or(|dead| *dead < claim))
+        {
+            self.violated(format!("#{at} has judged {worker} dead, and its partitions wait"));
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The simulator notices a broken core: each mutant breaks a promise within so many seeds, and the whole core keeps them all on
+//! the same seeds.
+
+use super::simulation::simulate;
+use crate::testing::Mutant;
+
+/// The first seed that shows the mutant, and what it breaks there.
+fn caught(mutant: Mutant, seeds: u64) -> (u64, String) {
+    let broken = |seed| mutant.breaks(|| simulate(seed, false)).violation;
+    let found = (0..seeds).find_map(|seed| Some((seed, broken(seed)?)));
+    let (seed, violation) = found.unwrap_or_else(|| panic!("{mutant:?} is not noticed within {seeds} seeds"));
+    println!("{mutant:?} at seed {seed}: {violation}");
+    for seed in 0..=seed {
+        assert_eq!(simulate(seed, false).violation, None, "seed {seed}, nothing broken");
+    }
+    (seed, violation)
+}
+
+#[test]
+fn an_id_renewed_without_a_compare_is_noticed() {
+    caught(Mutant::IdRenewedBlindly, 300);
+}
+
+#[test]
+fn a_lease_renewed_without_a_compare_is_noticed() {
+    caught(Mutant::LeaseRenewedBlindly, 300);
+}
+
+#[test]
+fn a_new_leader_that_plans_from_scratch_is_noticed() {
+    caught(Mutant::LeaderPlansFromScratch, 300);
+}
+
+#[test]
+fn an_emergency_that_obeys_the_cool_down_is_noticed() {
+    caught(Mutant::EmergencyCoolsDown, 300);
+}
+
+#[test]
+fn versions_that_restart_with_a_new_leader_are_noticed() {
+    caught(Mutant::VersionRestarts, 300);
+}
+
+#[test]
+fn a_late_reply_taken_for_a_fresh_one_is_noticed() {
+    caught(Mutant::LateReplyTaken, 300);
+}
+
+#[test]
+fn an_old_value_of_our_own_taken_for_a_new_one_is_noticed() {
+    caught(Mutant::OldValueTakenForNew, 300);
+}
+
+#[test]
+fn an_assignment_of_an_older_term_that_is_accepted_is_noticed() {
+    caught(Mutant::OldTermAccepted, 300);
+}
+
+#[test]
+fn a_lost_compare_taken_for_a_verdict_is_noticed() {
+    caught(Mutant::LostCompareFences, 300);
+}
+
+#[test]
+fn a_term_read_from_the_lease_alone_is_noticed() {
+    caught(Mutant::TermFromLeaseOnly, 300);
+}
+
+#[test]
+fn incarnations_compared_by_uuid_instead_of_claim_are_noticed() {
+    caught(Mutant::UuidInsteadOfClaim, 300);
+}

@@ -1,0 +1,299 @@
+//! Random fleets under random faults: no promise of `fleet::laws` is ever broken, and afterwards one leader, every partition in
+//! exactly one place, and peace.
+//!
+//! Each seed draws its own settings, clocks and kinds of faults, so that some runs are calm enough for the promises about time
+//! and others wild enough for those about safety.
+
+use super::fleet::{BUCKETS, Fleet, Status, Trouble, partition};
+use crate::coordinator::*;
+use crate::testing::{Run, ms, secs, seeds, sweep, sweep_for};
+use std::time::{Duration, SystemTime};
+
+#[test]
+fn whatever_happens_no_promise_is_broken_and_the_fleet_settles_afterwards() {
+    sweep("coordinator::tests::simulation::whatever_happens", seeds(0..2500), simulate);
+}
+
+#[test]
+#[ignore = "runs for PARTI_SOAK_MINUTES: make soak"]
+fn soak() {
+    let minutes = std::env::var("PARTI_SOAK_MINUTES").map_or(60, |text| text.parse().expect("a number of minutes"));
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_nanos();
+    let from = u64::from_le_bytes(nanos.to_le_bytes()[..8].try_into().expect("eight bytes")) % 1_000_000_000_000;
+    println!("soak: {minutes} minutes from seed {from} on");
+    sweep_for("coordinator::tests::simulation::whatever_happens", from, secs(minutes * 60), simulate);
+}
+
+/// What can happen to a fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Kill,
+    Pause,
+    Leave,
+    Disconnect,
+    /// Nothing gets through, and nobody notices for a while.
+    Cut,
+    /// Connections stand, and nothing is answered.
+    Mute,
+    ServerRestart,
+    /// The servers restart and have lost the last writes of a bucket.
+    Rewind,
+    LostBucket,
+    Source,
+    SourceFails,
+    Clock,
+}
+
+const FAULTS: [Fault; 12] = [
+    Fault::Kill,
+    Fault::Pause,
+    Fault::Leave,
+    Fault::Disconnect,
+    Fault::Cut,
+    Fault::Mute,
+    Fault::ServerRestart,
+    Fault::Rewind,
+    Fault::LostBucket,
+    Fault::Source,
+    Fault::SourceFails,
+    Fault::Clock,
+];
+
+pub(super) fn simulate(seed: u64, traced: bool) -> Run {
+    let mut world = Simulation::new(seed, traced);
+    world.disturb();
+    if world.fleet.violation.is_none() {
+        world.heal();
+        world.calm_down();
+    }
+    Run { steps: world.fleet.steps, violation: world.fleet.violation.clone() }
+}
+
+struct Simulation {
+    fleet: Fleet,
+    workers: usize,
+    kinds: Vec<Fault>,
+    /// Everything that the test has done to the fleet.
+    deeds: usize,
+    /// The longest that settling may take, on a true clock.
+    bound: Duration,
+}
+
+impl Simulation {
+    fn new(seed: u64, traced: bool) -> Self {
+        let mut fleet = Fleet::new(seed, 0);
+        (fleet.collects, fleet.traced) = (true, traced);
+        let partitions = fleet.random.pick(&[3, 8, 24]);
+        fleet.partitions = (0..partitions).map(|n| partition(&format!("p{n:02}"))).collect();
+        let random = &mut fleet.random;
+        let hasty = random.chance(40);
+        let hold = if random.chance(30) { random.between(1000, 6000) } else { Duration::ZERO };
+        let most = random.chance(20).then(|| 1 + random.below(partitions) as usize);
+        let aggressive = random.chance(50);
+        (fleet.lease, fleet.id_lives, fleet.heartbeat_lives) =
+            if hasty { (secs(2), secs(4), secs(3)) } else { (secs(5), secs(30), secs(6)) };
+        let heartbeat_interval = fleet.heartbeat_lives / 3;
+        let change = move |s: &mut Settings| {
+            s.worker_id_max = 9;
+            s.startup_timeout = secs(600);
+            s.heartbeat_interval = heartbeat_interval;
+            s.shutdown_hold = hold;
+            s.max_partitions = most;
+            if aggressive {
+                s.degraded_behavior.enter_threshold = secs(5);
+                s.degraded_behavior.exit_threshold = secs(3);
+                s.degraded_behavior.kv_error_threshold = 3;
+                s.degraded_behavior.recovery_grace_period = secs(10);
+            }
+        };
+        let settings = {
+            let mut settings = fleet.settings(None);
+            change(&mut settings);
+            settings
+        };
+        fleet.change = Box::new(change);
+        let workers = 2 + fleet.random.below(5) as usize;
+        let share = fleet.random.pick(&[15, 40, 80]);
+        let kinds = FAULTS.into_iter().filter(|_| fleet.random.chance(share)).collect();
+        let mut world = Self { fleet, workers, kinds, deeds: workers, bound: bound(&settings) };
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        let fleet = &mut self.fleet;
+        let (named, skewed) = (fleet.random.chance(30), fleet.random.chance(50));
+        for number in 0..self.workers {
+            let number = u32::try_from(number).expect("few");
+            let at = if named { fleet.start_as(Some(number)) } else { fleet.start() };
+            if skewed {
+                let (ahead, rate) = (fleet.random.between(0, 1_000_000), 800 + fleet.random.below(500));
+                fleet.restart_at(at, ahead, u32::try_from(rate).expect("a rate"));
+            }
+            let time = fleet.random.between(0, 3000);
+            fleet.run(time);
+        }
+        let share = fleet.random.pick(&[0, 0, 30, 100]);
+        let mut some = |most: u64| if fleet.random.chance(share) { 1 + fleet.random.below(most) } else { 0 };
+        fleet.trouble = Trouble {
+            lost_requests: some(4),
+            lost_replies: some(4),
+            late_requests: some(4),
+            stale_reads: some(50),
+            stale_watches: some(50),
+            slow_watches: some(5),
+            late_subscriptions: some(50),
+            expires_under_renewal: some(5),
+        };
+    }
+
+    /// One fault after another.
+    fn disturb(&mut self) {
+        let faults = 5 + self.fleet.random.below(20);
+        for _ in 0..faults {
+            self.deeds += 1;
+            let at = self.fleet.random.below(self.workers as u64) as usize;
+            let (status, connected) = (self.fleet.processes[at].status, self.fleet.processes[at].connected);
+            let fleet = &mut self.fleet;
+            match status {
+                Status::Dead | Status::Ended => fleet.restart(at),
+                Status::Paused if fleet.random.chance(10) => fleet.kill(at),
+                Status::Paused => fleet.resume(at),
+                Status::Running if fleet.processes[at].cut => fleet.disconnect(at),
+                Status::Running if !connected => fleet.reconnect(at),
+                Status::Running if self.kinds.is_empty() => {}
+                Status::Running => {
+                    let fault = self.fleet.random.pick(&self.kinds);
+                    self.inflict(fault, at);
+                }
+            }
+            let most = if self.fleet.random.chance(30) { 8000 } else { 800 };
+            let time = self.fleet.random.between(0, most);
+            self.fleet.run(time);
+            if self.fleet.violation.is_some() {
+                return;
+            }
+        }
+    }
+
+    fn inflict(&mut self, fault: Fault, at: usize) {
+        let fleet = &mut self.fleet;
+        match fault {
+            Fault::Kill => fleet.kill(at),
+            Fault::Pause => fleet.pause(at),
+            Fault::Leave => fleet.leave(at),
+            Fault::Disconnect => fleet.disconnect(at),
+            Fault::Cut => fleet.cut(at),
+            Fault::Mute => {
+                fleet.mute = true;
+                let time = fleet.random.between(0, 9000);
+                fleet.run(time);
+                fleet.disturb_all(|| "NATS answers again".into());
+                fleet.mute = false;
+            }
+            Fault::ServerRestart | Fault::Rewind => {
+                fleet.stop_nats();
+                let most = fleet.random.pick(&[300, 3000, 20_000]);
+                let time = fleet.random.between(0, most);
+                fleet.run(time);
+                if fault == Fault::Rewind {
+                    let (bucket, writes) = (fleet.random.pick(&BUCKETS), 1 + fleet.random.below(12) as usize);
+                    fleet.rewind(bucket, writes);
+                }
+                let within = fleet.random.pick(&[100, 1000, 6000]);
+                fleet.start_nats(within);
+                self.deeds += self.workers;
+            }
+            Fault::LostBucket => {
+                let bucket = fleet.random.pick(&BUCKETS);
+                fleet.lose_bucket(bucket);
+            }
+            Fault::Source => {
+                let name = format!("n{}", fleet.random.below(10));
+                fleet.partitions.retain(|p| p.id().as_str() != name);
+                if fleet.random.chance(60) {
+                    fleet.partitions.push(partition(&name));
+                }
+                for at in fleet.live() {
+                    fleet.give(at, Event::Refresh);
+                }
+            }
+            Fault::SourceFails => fleet.source_fails = !fleet.source_fails,
+            Fault::Clock => {
+                let rate = fleet.random.pick(&[500, 800, 1000, 1250, 2000]);
+                fleet.set_clock(at, None, rate);
+            }
+        }
+    }
+
+    /// The last fault is over: everything works from here on.
+    fn heal(&mut self) {
+        let fleet = &mut self.fleet;
+        fleet.disturb_all(|| "everything works from here on".into());
+        fleet.trouble = Trouble::default();
+        fleet.source_fails = false;
+        for at in 0..self.workers {
+            if fleet.processes[at].status == Status::Paused {
+                fleet.resume(at);
+            }
+            if fleet.processes[at].cut {
+                fleet.disconnect(at);
+            }
+            if !fleet.processes[at].connected && fleet.processes[at].status == Status::Running {
+                fleet.reconnect(at);
+            }
+            let rate = fleet.clock_rate(at).clamp(800, 1250);
+            fleet.set_clock(at, None, rate);
+        }
+        for at in fleet.live() {
+            fleet.give(at, Event::Refresh);
+        }
+        // Those that are leaving finish.
+        fleet.run(secs(8));
+        if fleet.live().is_empty() {
+            fleet.restart(0);
+        }
+    }
+
+    /// The fleet settles in time, nobody has given up, and then nothing is planned any more.
+    fn calm_down(&mut self) {
+        let (fleet, bound) = (&mut self.fleet, self.bound);
+        let (began, live) = (fleet.now, fleet.live());
+        while let Some(why) = fleet.unsettled() {
+            if fleet.violation.is_some() {
+                return;
+            }
+            if fleet.now - began > bound {
+                return fleet.violated(format!("not settled within {bound:?} of the last fault: {why}"));
+            }
+            fleet.run(ms(200));
+        }
+        fleet.run(secs(40));
+        let plans = fleet.planned;
+        fleet.run(secs(30));
+        if let Some(why) = fleet.unsettled() {
+            fleet.violated(format!("settled, and then no more: {why}"));
+        }
+        if fleet.live() != live {
+            fleet.violated("a healthy worker has given up".into());
+        }
+        if fleet.planned > plans {
+            fleet.violated(format!("{} plans in peace", fleet.planned - plans));
+        }
+        let most = 8 + 3 * self.deeds;
+        if fleet.planned > most {
+            fleet.violated(format!("{} plans after {} faults", fleet.planned, self.deeds));
+        }
+    }
+}
+
+/// The longest that a fleet takes to settle after the last fault, on a true clock: NATS is found well again, the lead is won, who
+/// is gone is found out, and one plan follows the other.
+fn bound(s: &Settings) -> Duration {
+    let well = s.degraded_behavior.exit_threshold + s.degraded_behavior.recovery_grace_period;
+    let led = s.election_timeout * 2 + secs(2);
+    let judged = s.heartbeat_ttl * 2 + s.emergency_grace_period + s.shutdown_hold;
+    let planned = s.planned_scale_window + s.min_rebalance_interval;
+    // A clock may be slow by a fifth.
+    (well + led + judged + planned) * 5 / 4
+}

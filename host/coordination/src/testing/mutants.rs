@@ -1,0 +1,56 @@
+//! Ways in which the core can be broken on purpose, to show that the simulator notices.
+//!
+//! A mutant is switched on for one thread, in which a whole simulation runs. The core asks for it at the one place that it
+//! breaks, under `#[cfg(test)]`.
+
+use std::cell::Cell;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    /// A worker renews its ID without a compare.
+    IdRenewedBlindly,
+    /// A leader renews its lease without a compare.
+    LeaseRenewedBlindly,
+    /// A new leader begins without the assignments in force.
+    LeaderPlansFromScratch,
+    /// A dead worker's partitions wait for the cool-down.
+    EmergencyCoolsDown,
+    /// A new leader counts plan versions from the beginning.
+    VersionRestarts,
+    /// A reply to an earlier request is taken for that of the latest.
+    LateReplyTaken,
+    /// A value of ours that was there before is taken for the one just written.
+    OldValueTakenForNew,
+    /// An assignment of another term than the plan's is accepted.
+    OldTermAccepted,
+    /// A lost compare is taken for the verdict that another holds our ID.
+    LostCompareFences,
+    /// A candidate's term is one more than the lease's, and an expired lease has none.
+    TermFromLeaseOnly,
+    /// Of two incarnations of an ID the one with the higher UUID counts as the later.
+    UuidInsteadOfClaim,
+}
+
+thread_local! {
+    static BROKEN: Cell<Option<Mutant>> = const { Cell::new(None) };
+}
+
+impl Mutant {
+    /// Whether the core of this thread is broken in this way.
+    pub(crate) fn is_on(self) -> bool {
+        BROKEN.get() == Some(self)
+    }
+
+    /// What the core means, or what it does instead if it is broken in this way.
+    pub(crate) fn or<T>(self, meant: T, wrong: T) -> T {
+        if self.is_on() { wrong } else { meant }
+    }
+
+    /// Runs something with a core that is broken in this way.
+    pub(crate) fn breaks<T>(self, run: impl FnOnce() -> T) -> T {
+        BROKEN.set(Some(self));
+        let result = run();
+        BROKEN.set(None);
+        result
+    }
+}
