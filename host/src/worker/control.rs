@@ -28,6 +28,7 @@ const REACHABLE_AGAIN: Duration = Duration::from_secs(5);
 pub(super) struct Lifetimes {
     pub(super) worker_id: Duration,
     pub(super) heartbeat: Duration,
+    pub(super) hold: Duration,
     pub(super) election: Duration,
     pub(super) assignment: Duration,
 }
@@ -38,6 +39,7 @@ impl Lifetimes {
             Lifetime::Forever => Duration::ZERO,
             Lifetime::WorkerId => self.worker_id,
             Lifetime::Heartbeat => self.heartbeat,
+            Lifetime::Hold => self.hold,
             Lifetime::Election => self.election,
             Lifetime::Assignment => self.assignment,
         };
@@ -246,6 +248,8 @@ impl Control {
                     board.me = None;
                     board.assigned = None;
                     drop(board);
+                    self.metrics.assigned_partitions.set(0);
+                    self.metrics.assignment_version.set(0);
                     if let Some(intake) = &self.intake {
                         intake.fence();
                     }
@@ -267,6 +271,9 @@ impl Control {
                         tracing::info!("The group has no leader");
                     }
                     self.metrics.is_leader.set(u64::from(is_us));
+                    if !is_us {
+                        self.metrics.unowned_partitions.set(0);
+                    }
                     self.metrics.leadership_changes.inc();
                     let mut board = self.board();
                     board.leader = worker;
@@ -283,11 +290,15 @@ impl Control {
                         milliseconds = took.as_millis() as u64, "Plan published"
                     );
                     self.metrics.plans_published.inc(lifecycle);
-                    self.metrics.unowned_partitions.set(unowned as u64);
                 }
                 Action::Failed(failure) => return Some(End::Failed(failure)),
                 Action::Finished => return Some(End::Finished),
-                Action::Notice(notice) => say(&notice),
+                Action::Notice(notice) => {
+                    if let Notice::Unowned { partitions } = notice {
+                        self.metrics.unowned_partitions.set(partitions as u64);
+                    }
+                    say(&notice);
+                }
             }
         }
         None
@@ -459,6 +470,7 @@ fn say(notice: &Notice) {
         Notice::LeaderSilent { worker, incarnation } => {
             tracing::warn!(leader = %worker, %incarnation, "The leader's process is gone; bidding for the lead before its lease expires");
         }
+        Notice::Unowned { partitions: 0 } => tracing::info!("Every partition has an owner again"),
         Notice::Unowned { partitions } => tracing::error!(
             partitions,
             "Partitions have no owner: every worker holds assignment.maxPartitions; add workers or raise it"

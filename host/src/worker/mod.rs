@@ -212,6 +212,7 @@ fn coordinate(
         lifetimes: Lifetimes {
             worker_id: config.worker_id_ttl,
             heartbeat: config.heartbeat_ttl,
+            hold: config.heartbeat_ttl.max(Duration::from_secs(config.shutdown.hold.as_secs_f64().ceil() as u64)),
             election: config.election_timeout,
             assignment: config.kv_bucket.assignment_ttl,
         },

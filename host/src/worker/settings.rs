@@ -72,6 +72,7 @@ pub(super) fn coordinator(config: &Config, plugin: Option<&HandlerPlugin>, metri
             alert_interval: alert.alert_interval,
         },
         refresh_interval: config.source.as_ref().and_then(|s| s.refresh_interval).unwrap_or_default(),
+        assignment_ttl: config.kv_bucket.assignment_ttl,
         capacity: config.capacity,
         labels: config.labels.clone(),
         plugins: plugin.map(|p| (p.name().to_owned(), p.digest().to_string())).into_iter().collect(),

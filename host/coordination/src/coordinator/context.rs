@@ -41,6 +41,8 @@ pub struct Settings {
     pub degraded_alert: DegradedAlert,
     /// How often the source is asked again; zero = only when told to.
     pub refresh_interval: Duration,
+    /// How long an assignment lives without being written again; zero = for ever (`kvBucket.assignmentTtl`).
+    pub assignment_ttl: Duration,
     pub capacity: u32,
     pub labels: BTreeMap<String, String>,
     /// Digests of the loaded plugins by name.

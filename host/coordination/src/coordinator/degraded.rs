@@ -70,6 +70,9 @@ pub enum Outage {
     Errors(u32),
 }
 
+/// Errors closer together than this count as one.
+const ERROR_SPACING: Duration = Duration::from_secs(1);
+
 #[derive(Default)]
 pub(super) struct Health {
     connected: bool,
@@ -144,7 +147,10 @@ impl Health {
             return;
         }
         if !succeeded {
-            self.errors.push_back(ctx.now);
+            // One operation is tried again several times a second: what fails in the same second has failed once.
+            if self.errors.back().is_none_or(|last| ctx.now.since(*last) >= ERROR_SPACING) {
+                self.errors.push_back(ctx.now);
+            }
             self.well_since = None;
             self.outage.get_or_insert(ctx.now);
         } else {
@@ -202,7 +208,7 @@ impl Health {
     pub(super) fn leave(&mut self, ctx: &mut Context) {
         if let Some(mode) = self.mode.take() {
             self.errors.clear();
-            self.outage = None;
+            self.outage = self.down_since;
             ctx.emit(Action::DegradedLeft { lasted: ctx.now.since(mode.outage) });
         }
     }

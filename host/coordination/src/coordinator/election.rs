@@ -103,9 +103,9 @@ impl Election {
         }
     }
 
-    /// The lease, as last seen.
-    pub(super) fn lease(&self) -> Option<&LeaderRecord> {
-        self.lease.as_ref()
+    /// The lease, as last seen, with its revision.
+    pub(super) fn lease(&self) -> Option<(&LeaderRecord, u64)> {
+        self.lease.as_ref().map(|lease| (lease, self.revision))
     }
 
     pub(super) fn saw(&mut self, term: Term) {
@@ -171,6 +171,8 @@ impl Election {
             Role::Gathering { plan, heartbeats, over } => {
                 let (op, over) = (Some(op), *over);
                 match reply {
+                    // The answer to what is no longer asked says nothing.
+                    _ if op != *plan && op != *heartbeats => {}
                     Reply::Entry(Err(())) | Reply::Listing(Err(())) => self.follow(ctx),
                     Reply::Entry(Ok(entry)) if *plan == op => {
                         *plan = None;
@@ -257,11 +259,28 @@ impl Election {
     /// Bids for a lease that still stands, because its holder's process is gone. Who renews it meanwhile keeps it. Returns
     /// whether the bid begins now.
     pub(super) fn supersede(&mut self, ctx: &mut Context) -> bool {
-        let begins = matches!(self.role, Role::Follower { .. }) && self.lease.is_some();
+        let begins = match self.role {
+            // One that came to nothing is not repeated at once.
+            Role::Follower { bid_at, .. } => self.lease.is_some() && bid_at.is_none_or(|at| ctx.due(at)),
+            _ => false,
+        };
         if begins {
             self.gather(ctx, Some(self.revision));
         }
         begins
+    }
+
+    /// The leader whose lease was about to be bid for gives a sign of life.
+    pub(super) fn leave_in_office(&mut self) {
+        if let Role::Gathering { over: Some(_), .. } = self.role {
+            self.role = Role::Follower { bid_at: None, checking: None };
+        }
+    }
+
+    /// Does not bid for the time of two leases, so that others can.
+    pub(super) fn sit_out(&mut self, ctx: &Context) {
+        let bid_at = Some(ctx.now + ctx.settings.election_timeout * 2);
+        self.role = Role::Follower { bid_at, checking: None };
     }
 
     fn bid(&mut self, ctx: &mut Context, me: (&WorkerId, Incarnation), over: Option<u64>) {

@@ -144,6 +144,8 @@ impl Identity {
     fn survey_reply(&mut self, ctx: &mut Context, mut survey: Survey, op: OpId, reply: &Reply) {
         let op = Some(op);
         match reply {
+            // The answer to what is no longer asked says nothing.
+            _ if ![survey.ids, survey.heartbeats, survey.plan].contains(&op) => {}
             Reply::Listing(Err(())) | Reply::Entry(Err(())) => {
                 let at = ctx.now + RETRY + ctx.jitter(RETRY);
                 ctx.wake_at(at);

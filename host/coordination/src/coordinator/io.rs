@@ -41,6 +41,8 @@ pub enum Lifetime {
     WorkerId,
     /// `heartbeatTtl`.
     Heartbeat,
+    /// `shutdown.hold`, at least `heartbeatTtl`. Where single keys cannot expire (NATS 2.10), `heartbeatTtl`.
+    Hold,
     /// `electionTimeout`.
     Election,
     /// `kvBucket.assignmentTtl`.
@@ -390,7 +392,7 @@ pub enum Notice {
         /// Which run of it.
         incarnation: Incarnation,
     },
-    /// Partitions that fit on no worker: all of them hold `maxPartitions`.
+    /// How many partitions fit on no worker, because all of them hold `maxPartitions`, has changed.
     Unowned {
         /// How many.
         partitions: usize,

@@ -23,7 +23,7 @@ use degraded::{Health, Shift};
 use election::{Change, Election};
 use identity::Identity;
 use planner::{Planner, Verdict};
-use roster::Roster;
+use roster::{Roster, Sight};
 use std::collections::BTreeSet;
 use watchdog::Watchdog;
 
@@ -56,6 +56,10 @@ pub struct Coordinator {
     heartbeat_at: Now,
     /// A heartbeat is on its way: the next one waits, so that an older one cannot overwrite it.
     beating: bool,
+    /// A heartbeat has told the others that we leave.
+    has_said_goodbye: bool,
+    /// What the last heartbeat said.
+    last_beat: Option<WorkerState>,
     data_path: (usize, u64),
     settled: Option<(Term, Version)>,
     leaving: Leaving,
@@ -92,6 +96,8 @@ impl Coordinator {
             is_started: false,
             heartbeat_at: Now::default(),
             beating: false,
+            has_said_goodbye: false,
+            last_beat: None,
             data_path: (0, 0),
             settled: None,
             leaving: Leaving::No,
@@ -185,7 +191,11 @@ impl Coordinator {
                 }
             }
             Event::Refresh => self.planner.refresh(&self.ctx),
-            Event::Probed { by } => self.watchdog.probed(&self.ctx, by),
+            Event::Probed { by } => {
+                if self.watchdog.probed(&self.ctx, by) {
+                    self.election.leave_in_office();
+                }
+            }
             Event::Shutdown => self.shutdown(),
             Event::Drained => {
                 if let Leaving::Draining { drained } = &mut self.leaving {
@@ -231,11 +241,15 @@ impl Coordinator {
                     _ => {}
                 }
             }
-            Part::Heartbeat => self.beating = false,
+            Part::Heartbeat => {
+                self.beating = false;
+                self.has_said_goodbye |= self.last_beat == Some(WorkerState::Shutdown);
+            }
             Part::Election => {
                 let Some((worker, incarnation)) = self.worker() else { return };
                 let change = self.election.reply(&mut self.ctx, op, reply, (&worker, incarnation));
                 self.lead_changed(change);
+                self.watch_lease(incarnation);
             }
             Part::Watchdog => self.watchdog.reply(&self.ctx, op, reply),
             Part::Roster => self.roster.reply(&self.ctx, op, reply),
@@ -262,9 +276,7 @@ impl Coordinator {
         match bucket {
             Bucket::Election => {
                 let change = self.election.watched(&mut self.ctx, entry, Some(incarnation));
-                if let Some(lease) = self.election.lease().filter(|lease| lease.incarnation != incarnation) {
-                    self.watchdog.lease(&self.ctx, lease);
-                }
+                self.watch_lease(incarnation);
                 self.lead_changed(change);
             }
             Bucket::Heartbeats => {
@@ -295,6 +307,16 @@ impl Coordinator {
                 }
             }
             Bucket::StableIds => {}
+        }
+    }
+
+    /// A lease that is new to us, or renewed, is a sign of life of its holder.
+    fn watch_lease(&mut self, me: Incarnation) {
+        let Some((lease, revision)) = self.election.lease().filter(|(lease, _)| lease.incarnation != me) else {
+            return;
+        };
+        if self.watchdog.lease(&self.ctx, lease, revision) {
+            self.election.leave_in_office();
         }
     }
 
@@ -365,8 +387,9 @@ impl Coordinator {
         if let Some((worker, incarnation)) = self.worker() {
             self.beat(&worker, incarnation);
             if !matches!(self.leaving, Leaving::Releasing(_) | Leaving::Gone) {
-                let connected = self.health.is_connected();
-                let change = self.election.tick(&mut self.ctx, (&worker, incarnation), connected);
+                // Who is degraded neither plans nor judges: it must not keep the lead from somebody who could.
+                let may_lead = self.health.is_connected() && !self.health.is_degraded();
+                let change = self.election.tick(&mut self.ctx, (&worker, incarnation), may_lead);
                 self.lead_changed(change);
             }
             if self.health.is_connected() && !self.health.is_degraded() {
@@ -374,7 +397,9 @@ impl Coordinator {
                 if self.planner.plan().is_some() {
                     let leaving = self.leaving != Leaving::No;
                     self.roster.include(&self.ctx, &worker, incarnation, leaving);
-                    self.roster.tick(&mut self.ctx, &worker);
+                    if self.roster.tick(&mut self.ctx, &worker) == Sight::Blind {
+                        self.step_aside();
+                    }
                 }
                 self.planner.tick(&mut self.ctx, &self.roster);
             }
@@ -408,12 +433,19 @@ impl Coordinator {
         }
     }
 
+    /// A leader that can judge nobody for long leaves the lead to one with a better connection.
+    fn step_aside(&mut self) {
+        self.abdicate();
+        self.election.sit_out(&self.ctx);
+    }
+
     /// The leader's process is gone before its lease: bid for the lead now.
     fn watch_leader(&mut self, me: &WorkerId) {
         if self.leaving == Leaving::No
             && self.leading().is_none()
-            && self.watchdog.tick(&mut self.ctx, me, self.election.lease(), self.acceptance.plan())
-            && let Some(LeaderRecord { worker, incarnation, .. }) = self.election.lease().cloned()
+            && self.watchdog.tick(&mut self.ctx, me, self.acceptance.plan())
+            && let Some((LeaderRecord { worker, incarnation, .. }, _)) = self.election.lease()
+            && let (worker, incarnation) = (worker.clone(), *incarnation)
             && self.election.supersede(&mut self.ctx)
         {
             self.ctx.notice(Notice::LeaderSilent { worker, incarnation });
@@ -425,7 +457,8 @@ impl Coordinator {
         if self.is_started {
             return;
         }
-        if self.ctx.state.is_processing() || self.leaving != Leaving::No {
+        let works = self.ctx.state.is_processing() && self.ctx.state != WorkerState::Degraded;
+        if works || self.leaving != Leaving::No {
             self.is_started = true;
         } else if self.ctx.due(by) {
             self.is_started = true;
@@ -459,7 +492,9 @@ impl Coordinator {
     }
 
     fn beat(&mut self, worker: &WorkerId, incarnation: Incarnation) {
+        let is_last = self.leaving == Leaving::Draining { drained: true } && self.has_said_goodbye;
         if self.beating
+            || is_last
             || matches!(self.leaving, Leaving::Releasing(_) | Leaving::Gone)
             || !self.ctx.due(self.heartbeat_at)
         {
@@ -486,7 +521,10 @@ impl Coordinator {
         let value = Context::encode(&record);
         let key = format!("heartbeat.{worker}");
         self.beating = true;
-        self.ctx.write(Part::Heartbeat, Bucket::Heartbeats, &key, &value, Expect::Anything, Lifetime::Heartbeat);
+        self.last_beat = Some(self.ctx.state);
+        // Whoever leads in the meantime must know for as long as it is awaited.
+        let lifetime = if record.returning.is_some() { Lifetime::Hold } else { Lifetime::Heartbeat };
+        self.ctx.write(Part::Heartbeat, Bucket::Heartbeats, &key, &value, Expect::Anything, lifetime);
     }
 
     fn leave(&mut self) {

@@ -13,6 +13,9 @@ use crate::{Incarnation, Now, WorkerId, WorkerState};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// A leader that can judge nobody for so many times `heartbeatTtl` gives the lead up.
+const BLIND: u32 = 5;
+
 #[derive(Default)]
 pub(super) struct Roster {
     members: BTreeMap<WorkerId, Member>,
@@ -27,6 +30,16 @@ pub(super) struct Roster {
     /// When the signs were last looked at.
     looked_at: Now,
     ready: bool,
+    /// Since when nobody could be judged without a break.
+    blind_since: Option<Now>,
+}
+
+/// Whether the leader can judge.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    Clear,
+    /// Not for so long that somebody else should lead.
+    Blind,
 }
 
 pub(super) struct Member {
@@ -94,7 +107,6 @@ impl Roster {
     pub(super) fn inherit(&mut self, finding: Finding) {
         if let Some(member) = self.members.get_mut(&finding.worker).filter(|m| m.incarnation == finding.incarnation) {
             member.answered = true;
-            member.silent_probes = u8::from(finding.suspect_since.is_some());
             member.doubted_since = finding.suspect_since;
         }
     }
@@ -213,7 +225,7 @@ impl Roster {
                 member.missed = false;
                 let before = (member.capacity, member.presumed);
                 (member.capacity, member.presumed) = (beat.capacity, false);
-                member.returns_by = member.returns_by.or(returns_by);
+                member.returns_by = returns_by;
                 let leaves = leaving && !member.leaving;
                 member.leaving |= leaving;
                 if before != (beat.capacity, false) {
@@ -268,8 +280,8 @@ impl Roster {
         }
     }
 
-    /// Probes whoever is due and judges. Returns whether somebody was found dead.
-    pub(super) fn tick(&mut self, ctx: &mut Context, me: &WorkerId) -> bool {
+    /// Probes whoever is due and judges.
+    pub(super) fn tick(&mut self, ctx: &mut Context, me: &WorkerId) -> Sight {
         // A judge that was stopped has not seen the signs that came meanwhile.
         if ctx.now.since(self.looked_at) > ctx.settings.heartbeat_interval {
             self.reconnected(ctx);
@@ -289,13 +301,21 @@ impl Roster {
                 self.probes.insert(op, worker);
             }
         }
-        if !self.ready || !ctx.due(ctx.judge_from) {
-            return false;
+        if !ctx.due(ctx.judge_from) {
+            // A connection that comes and goes, or a process that is stopped again and again, would never judge.
+            let since = *self.blind_since.get_or_insert(ctx.now);
+            let recovery = ctx.settings.degraded_behavior.recovery_grace_period;
+            let patience = (ctx.settings.heartbeat_ttl * BLIND).max(recovery + ctx.settings.heartbeat_ttl);
+            return if ctx.due(since + patience) { Sight::Blind } else { Sight::Clear };
+        }
+        self.blind_since = None;
+        if !self.ready {
+            return Sight::Clear;
         }
         let (grace, ttl, interval) =
             (ctx.settings.emergency_grace_period, ctx.settings.heartbeat_ttl, ctx.settings.heartbeat_interval);
         let others = self.members.keys().filter(|w| *w != me).count();
-        let suspects = self.members.values().filter(|m| m.suspect_since.is_some()).count();
+        let suspects = self.members.values().filter(|m| m.silent_probes >= 2).count();
         // Many at once are a server being rolled, not many deaths: then only heartbeats count, and who is still away when the
         // others are back gets the full time.
         if suspects > 1 && suspects * 3 > others + 1 {
@@ -331,7 +351,6 @@ impl Roster {
                 dead.push((worker.clone(), member.incarnation, "its heartbeat has expired"));
             }
         }
-        let found = !dead.is_empty();
         for (worker, incarnation, evidence) in dead {
             self.members.remove(&worker);
             let claim = self.dead.entry(worker.clone()).or_default();
@@ -339,6 +358,6 @@ impl Roster {
             self.changed(ctx.now);
             ctx.notice(Notice::WorkerDead { worker, incarnation, evidence });
         }
-        found
+        Sight::Clear
     }
 }

@@ -28,8 +28,9 @@ struct Watched {
     worker: WorkerId,
     incarnation: Incarnation,
     term: Term,
-    /// When its lease was first seen.
+    /// When its lease was first seen, and the revision last seen.
     since: Now,
+    revision: u64,
     /// The last sign of life.
     heard_at: Now,
     /// Only who has answered once can be missed.
@@ -55,10 +56,17 @@ impl Watched {
 }
 
 impl Watchdog {
-    /// A lease was seen, new or renewed: its holder lives.
-    pub(super) fn lease(&mut self, ctx: &Context, lease: &LeaderRecord) {
+    /// A lease as it is now. Returns whether that is a sign of life: it is new to us, or renewed.
+    pub(super) fn lease(&mut self, ctx: &Context, lease: &LeaderRecord, revision: u64) -> bool {
         match &mut self.watched {
-            Some(w) if w.incarnation == lease.incarnation && w.term == lease.term => w.alive(ctx.now),
+            Some(w) if w.incarnation == lease.incarnation && w.term == lease.term => {
+                let is_news = w.revision != revision;
+                w.revision = revision;
+                if is_news {
+                    w.alive(ctx.now);
+                }
+                is_news
+            }
             _ => {
                 self.probes.clear();
                 self.watched = Some(Watched {
@@ -66,20 +74,21 @@ impl Watchdog {
                     incarnation: lease.incarnation,
                     term: lease.term,
                     since: ctx.now,
+                    revision,
                     heard_at: ctx.now,
                     answered: false,
                     silent: 0,
                     suspect_since: None,
                 });
+                true
             }
         }
     }
 
-    /// A probe from this worker has reached us.
-    pub(super) fn probed(&mut self, ctx: &Context, by: Incarnation) {
-        if let Some(w) = self.watched.as_mut().filter(|w| w.incarnation == by) {
-            w.alive(ctx.now);
-        }
+    /// A probe from this worker has reached us. Returns whether that is the leader.
+    pub(super) fn probed(&mut self, ctx: &Context, by: Incarnation) -> bool {
+        let leader = self.watched.as_mut().filter(|w| w.incarnation == by);
+        leader.map(|w| w.alive(ctx.now)).is_some()
     }
 
     pub(super) fn reply(&mut self, ctx: &Context, op: OpId, reply: &Reply) {
@@ -107,18 +116,7 @@ impl Watchdog {
     }
 
     /// Probes the leader if that is due. Returns whether it is to be superseded.
-    pub(super) fn tick(
-        &mut self,
-        ctx: &mut Context,
-        me: &WorkerId,
-        lease: Option<&LeaderRecord>,
-        plan: Option<&PlanRecord>,
-    ) -> bool {
-        // Our own lease, told before the answer to our bid, says nothing about whom we succeed.
-        let Some(lease) = lease.filter(|lease| lease.worker != *me) else { return false };
-        if self.watched.as_ref().is_none_or(|w| w.incarnation != lease.incarnation || w.term != lease.term) {
-            self.lease(ctx, lease);
-        }
+    pub(super) fn tick(&mut self, ctx: &mut Context, me: &WorkerId, plan: Option<&PlanRecord>) -> bool {
         // Who was stopped has not heard the signs of life that came meanwhile.
         if ctx.now.since(self.looked_at) > ctx.settings.heartbeat_interval {
             self.reconnected(ctx);

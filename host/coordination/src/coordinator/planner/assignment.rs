@@ -117,6 +117,9 @@ impl AssignmentWrite {
                     if let Some(term) = theirs.filter(|term| *term > self.record.term) {
                         return Written::Superseded(term);
                     }
+                    if self.restates && theirs.is_some_and(|term| term < self.record.term) {
+                        return Written::Outdated;
+                    }
                     ChunkWrite::Open(self.chunk(ctx, k, found(entry.as_ref())))
                 }
             };

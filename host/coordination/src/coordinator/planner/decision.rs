@@ -32,6 +32,12 @@ impl Planner {
             return None;
         }
         let (lifecycle, again) = ctx.noting_wakes(|ctx| self.trigger(ctx, roster));
+        if lifecycle.is_none() && self.partitions.is_some() {
+            let unowned = self.coverage().missing;
+            if std::mem::replace(&mut self.unowned, unowned) != unowned {
+                ctx.notice(Notice::Unowned { partitions: unowned });
+            }
+        }
         self.looked = lifecycle.is_none().then_some((roster.revision(), again));
         lifecycle
     }
@@ -64,8 +70,11 @@ impl Planner {
             }
             return Some(Lifecycle::Emergency);
         }
-        let has_some = |worker| self.current.get(worker).is_some_and(|a| !a.partitions().is_empty());
-        if roster.members().any(|(worker, m)| m.is_vacating() && has_some(worker)) {
+        // One that died with nothing assigned may still own what it was handing over: the new owners must know.
+        if self.hides_a_death(roster) {
+            return Some(Lifecycle::Emergency);
+        }
+        if self.somebody_vacates(roster) {
             return Some(Lifecycle::PlannedScale);
         }
         if self.list_differs(ctx.settings.max_partitions, roster) {
@@ -88,6 +97,21 @@ impl Planner {
             return self.is_cool(ctx).then_some(Lifecycle::Rebalance);
         }
         None
+    }
+
+    /// Somebody is leaving for good and has partitions.
+    fn somebody_vacates(&self, roster: &Roster) -> bool {
+        let has_some = |worker| self.current.get(worker).is_some_and(|a| !a.partitions().is_empty());
+        roster.members().any(|(worker, m)| m.is_vacating() && has_some(worker))
+    }
+
+    /// The plan names somebody as live or leaving who is dead.
+    fn hides_a_death(&self, roster: &Roster) -> bool {
+        let Some(plan) = self.plan() else { return false };
+        roster.dead.iter().any(|(worker, claim)| {
+            let named = plan.live.get(worker).or_else(|| plan.leaving.get(worker));
+            named.is_some_and(|i| i.claim <= *claim) && plan.dead.get(worker).is_none_or(|published| published < claim)
+        })
     }
 
     /// Whether the assignments lack a listed partition that somebody has room for, or hold one that is listed no more.
@@ -148,7 +172,7 @@ impl Planner {
         // Whoever must move moves now; everything wider waits for a planned change.
         let orphans_only = match lifecycle {
             Lifecycle::Emergency | Lifecycle::Refresh => true,
-            Lifecycle::PlannedScale => roster.members().any(|(_, m)| m.is_vacating()),
+            Lifecycle::PlannedScale => self.somebody_vacates(roster),
             Lifecycle::ColdStart | Lifecycle::Rebalance => false,
         };
         let workers = self.eligible(roster, orphans_only);
@@ -194,7 +218,7 @@ impl Planner {
             _ => {}
         }
         self.joined_since = None;
-        if waiting.is_empty() && self.plan().is_some_and(|plan| plan.live == live) {
+        if waiting.is_empty() && !self.hides_a_death(roster) && self.plan().is_some_and(|plan| plan.live == live) {
             return;
         }
         self.highest_version = version;
@@ -213,9 +237,6 @@ impl Planner {
         let expect = self.plan.as_ref().map_or(Expect::Nothing, |(_, revision)| Expect::Revision(*revision));
         let write = Self::write_plan(ctx, &plan, expect);
         let summary = Summary { moved, unowned, workers: workers.len(), since: ctx.now };
-        if unowned > 0 {
-            ctx.notice(Notice::Unowned { partitions: unowned });
-        }
         self.publication =
             Some(Publication { plan: Some((write, plan)), waiting, writes: BTreeMap::new(), summary: Some(summary) });
     }

@@ -51,6 +51,10 @@ pub(super) struct Planner {
     looked: Option<(u64, Option<Now>)>,
     /// What the assignments in force lack; computed when it is asked for.
     coverage: Option<Coverage>,
+    /// Partitions that nobody owns, as last told.
+    unowned: usize,
+    /// When the assignments are to be written again, because they expire.
+    restate_at: Option<Now>,
     joined_since: Option<Now>,
     led_since: Now,
     cold_until: Option<Now>,
@@ -220,6 +224,7 @@ impl Planner {
     fn checked(&mut self, ctx: &mut Context, entry: Option<&StoredEntry>) -> Verdict {
         let ours = self.plan.as_ref().map(|(_, revision)| *revision);
         if self.is_busy() {
+            self.check_at = Some(ctx.now + RETRY);
             return Verdict::GoOn;
         }
         if entry.map(|e| e.revision) != ours {
@@ -268,10 +273,15 @@ impl Planner {
                     chunks: 0,
                 });
             let parts = chunks.remove(&worker).unwrap_or_default();
+            if entry.value.is_none() && parts.is_empty() {
+                // Expired or deleted: that says nothing about what the worker has, least of all that it has nothing.
+                continue;
+            }
             let revisions = (0..).map_while(|k| parts.get(&k).map(|(_, revision)| *revision)).collect();
             let parts = parts.into_iter().map(|(k, (chunk, _))| (k, chunk)).collect();
-            // Chunks that do not belong together are a write that never ended: nobody has obeyed it.
-            record.partitions = assemble(&record, &parts).unwrap_or_default();
+            // Chunks that do not belong together are a write that never ended. Its worker still obeys the one before it, of which they
+            // hold most; what another has been given since is found below, and what is in none is placed again.
+            record.partitions = assemble(&record, &parts).unwrap_or_else(|| union(&parts));
             record.chunks = 0;
             // What we have written ourselves may have been lost since: an older value is no news.
             let known = self.current.remove(&worker).map(|known| known.record);
@@ -324,12 +334,34 @@ impl Planner {
         (!list.is_empty()).then_some(list)
     }
 
+    /// Writes every assignment again before it expires.
+    fn restate(&mut self, ctx: &mut Context) {
+        let lifetime = ctx.settings.assignment_ttl;
+        if lifetime.is_zero() {
+            return;
+        }
+        let at = *self.restate_at.get_or_insert(ctx.now + lifetime / 3);
+        if ctx.due(at) {
+            self.restate_at = None;
+            let waiting = self.current.iter().map(|(worker, a)| (worker.clone(), a.record.clone())).collect();
+            self.publication = Some(Publication { plan: None, waiting, writes: BTreeMap::new(), summary: None });
+            self.write_waiting(ctx);
+        }
+    }
+
     fn listed(&mut self, ctx: &mut Context, reply: &Reply) {
         self.listing = None;
         self.changed();
         let Reply::Partitions(result) = reply else { return };
         match result {
-            Ok(list) if list.is_empty() && self.partitions.as_ref().is_some_and(|old| !old.is_empty()) => {
+            Ok(list)
+                if list.is_empty()
+                    && (self.partitions.as_ref().is_some_and(|old| !old.is_empty())
+                        || self.assigned_partitions().is_some()) =>
+            {
+                if self.partitions.is_none() {
+                    self.partitions = self.assigned_partitions();
+                }
                 ctx.notice(Notice::SourceFailed(
                     "the source lists no partitions any more; the last list stays in force".into(),
                 ));
@@ -407,6 +439,16 @@ impl Planner {
         {
             self.check_at = None;
             self.checking = Some(ctx.read(Part::Planner, Bucket::Assignments, "plan"));
+        } else {
+            self.restate(ctx);
         }
     }
+}
+
+/// Every partition of these chunks, once.
+fn union(chunks: &BTreeMap<usize, ChunkRecord>) -> Vec<Partition> {
+    let mut all: Vec<_> = chunks.values().flat_map(|chunk| chunk.partitions.iter().cloned()).collect();
+    all.sort();
+    all.dedup_by(|a, b| a.id() == b.id());
+    all
 }

@@ -130,7 +130,8 @@ impl Laws {
         }
         let orphans_only = match plan.lifecycle {
             Lifecycle::Emergency | Lifecycle::Refresh => true,
-            Lifecycle::PlannedScale => !plan.leaving.is_empty(),
+            // Who has handed over already holds back nobody who joins.
+            Lifecycle::PlannedScale => plan.leaving.keys().any(|w| !ids(self.in_force.get(w)).is_empty()),
             Lifecycle::ColdStart | Lifecycle::Rebalance => false,
         };
         if !self.is_restated && orphans_only {
@@ -330,7 +331,9 @@ impl Fleet {
                 process.coordinator.leading() == Some(term) && process.coordinator.planner.plan().is_some()
             };
             let mut others = (0..self.processes.len()).filter(|other| *other != at && self.is_there(*other));
-            let other = others.find(|other| leads(&self.processes[*other])).filter(|_| leads(process));
+            // A plan that was lost with its term, and the lease with it, can be planted twice; the first to write again ends that.
+            let calm = self.now >= self.laws.shaken_until;
+            let other = others.find(|other| leads(&self.processes[*other])).filter(|_| calm && leads(process));
             if let Some(other) = other {
                 wrong = Some(format!("#{at} and #{other} both lead under term {term}"));
             }

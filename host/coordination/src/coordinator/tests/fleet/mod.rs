@@ -267,6 +267,7 @@ impl Fleet {
                 alert_interval: secs(30),
             },
             refresh_interval: Duration::ZERO,
+            assignment_ttl: Duration::ZERO,
             capacity: 1,
             labels: BTreeMap::new(),
             plugins: BTreeMap::new(),
