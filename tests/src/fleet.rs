@@ -2,15 +2,18 @@
 
 use crate::artifacts::{parti_binary, plugin_folder};
 use crate::http::{Answer, get};
+use crate::log::LogLine;
 use crate::port::free_port;
 use crate::process::Process;
+use crate::proxy::Proxy;
 use crate::server::NatsServer;
 use crate::wait::eventually;
+use parti_coordination::Incarnation;
 use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
@@ -63,8 +66,14 @@ impl Fleet {
     /// A fleet without workers yet; see [`config`].
     #[must_use]
     pub fn new(server: &NatsServer, partitions: usize, plugin: &str) -> Self {
+        Self::at(&server.url(), partitions, plugin)
+    }
+
+    /// The same for servers with these URLs, separated by commas.
+    #[must_use]
+    pub fn at(urls: &str, partitions: usize, plugin: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        Self { config: config(&server.url(), partitions, plugin), partitions, workers: Vec::new(), folder }
+        Self { config: config(urls, partitions, plugin), partitions, workers: Vec::new(), folder }
     }
 
     /// The same with these keys of the configuration, for workers started from now on.
@@ -82,6 +91,23 @@ impl Fleet {
     /// Starts a worker that prefers this number for its ID.
     pub fn start_as(&mut self, number: Option<u32>) -> &mut Worker {
         let config = self.config_file();
+        self.launch(number, &config)
+    }
+
+    /// Starts a worker whose configuration has these keys besides.
+    pub fn start_with(&mut self, keys: Value) -> &mut Worker {
+        let mut config = self.config.clone();
+        merge(&mut config, keys);
+        let config = self.write(&config);
+        self.launch(None, &config)
+    }
+
+    /// Starts a worker that reaches its server through this proxy.
+    pub fn start_behind(&mut self, proxy: &Proxy) -> &mut Worker {
+        self.start_with(json!({ "nats": { "url": proxy.url() } }))
+    }
+
+    fn launch(&mut self, number: Option<u32>, config: &Path) -> &mut Worker {
         let port = free_port();
         let mut command = Command::new(parti_binary());
         command.args(["run", "--config"]).arg(config).env_clear();
@@ -104,9 +130,13 @@ impl Fleet {
     /// The file with the configuration, written anew.
     #[must_use]
     pub fn config_file(&self) -> PathBuf {
+        self.write(&self.config)
+    }
+
+    fn write(&self, config: &Value) -> PathBuf {
         // One for each process: another one may be reading its own. And JSON is YAML.
         let path = self.folder.path().join(format!("parti-{}.yaml", self.workers.len()));
-        fs::write(&path, self.config.to_string()).expect("a configuration file");
+        fs::write(&path, config.to_string()).expect("a configuration file");
         path
     }
 
@@ -133,7 +163,8 @@ impl Fleet {
     }
 
     /// Which of the workers run: all whose end the test has not seen.
-    fn running(&self) -> Vec<usize> {
+    #[must_use]
+    pub fn running(&self) -> Vec<usize> {
         let workers = self.workers.iter().enumerate();
         workers.filter_map(|(index, worker)| (!worker.is_over).then_some(index)).collect()
     }
@@ -188,6 +219,19 @@ pub struct Status {
     pub owned_partitions: usize,
     /// Live workers by the plan in force.
     pub workers: Vec<String>,
+    /// This run of the worker.
+    pub incarnation: Option<Incarnation>,
+    /// Since when and how badly it does without NATS.
+    pub degraded: Option<Outage>,
+}
+
+/// An outage as `/status` tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Outage {
+    /// When it began.
+    pub since: String,
+    /// The last alert.
+    pub level: Option<String>,
 }
 
 impl Status {
@@ -238,6 +282,12 @@ impl Worker {
     #[must_use]
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// The lines of its log, as far as they are JSON.
+    #[must_use]
+    pub fn log_lines(&self) -> Vec<LogLine> {
+        self.log().lines().filter_map(LogLine::parse).collect()
     }
 
     /// Waits until its log has a line with each of these texts.

@@ -5,24 +5,32 @@
 //! a panic; a panicking test prints the logs of everything that it had started.
 
 mod artifacts;
+mod cluster;
 mod command;
 mod fleet;
 mod http;
+mod log;
 mod port;
 mod process;
 mod producer;
+mod proxy;
 mod records;
 mod server;
+mod soak;
 mod stream;
 mod wait;
 
 pub use artifacts::{copy_plugin, plugin_folder};
+pub use cluster::NatsCluster;
 pub use command::{Ended, parti};
-pub use fleet::{Fleet, Status, Worker, config, partition, short_leases, subject};
+pub use fleet::{Fleet, Outage, Status, Worker, config, partition, short_leases, subject};
 pub use http::{Answer, get};
+pub use log::{LogLine, Moment};
 pub use port::free_port;
 pub use producer::Producer;
-pub use records::{OwnershipNotes, Records};
+pub use proxy::Proxy;
+pub use records::{Notes, Records, Standing};
 pub use server::NatsServer;
-pub use stream::{Stored, assert_relayed, consumers, create_stream, messages, read_stream};
+pub use soak::is_soak;
+pub use stream::{Stored, assert_relayed, consumers, create_replicated_stream, create_stream, messages, read_stream};
 pub use wait::{DEADLINE, eventually, eventually_is};

@@ -2,9 +2,11 @@
 
 use crate::wait::eventually;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::kv::{Operation, Store};
+use async_nats::jetstream::kv::{Operation, Store, Watch};
 use futures::{StreamExt as _, TryStreamExt as _};
-use parti_coordination::record::{AssignmentRecord, OwnershipRecord, decode};
+use parti_coordination::record::{AssignmentRecord, LeaderRecord, OwnershipRecord, PlanRecord, decode};
+use parti_coordination::{Term, Version};
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinHandle;
@@ -89,9 +91,69 @@ impl Records {
         .await
     }
 
+    /// The plan's head.
+    pub async fn head(&self) -> PlanRecord {
+        let value = value(&self.assignments, "plan").await.expect("a plan");
+        decode(&value).unwrap_or_else(|error| panic!("the plan: {error}"))
+    }
+
+    /// The leader's lease, unless it has expired.
+    pub async fn lease(&self) -> Option<LeaderRecord> {
+        let value = value(&self.election, "leader").await?;
+        Some(decode(&value).unwrap_or_else(|error| panic!("the lease: {error}")))
+    }
+
+    /// Who owns what by the plan and in fact.
+    pub async fn standing(&self) -> Standing {
+        let (head, owners) = (self.head().await, self.plan().await);
+        let mut epochs = BTreeMap::new();
+        for partition in owners.keys() {
+            let record = self.ownership(partition).await.unwrap_or_else(|| panic!("{partition} has no record"));
+            epochs.insert(partition.clone(), (record.owner.worker.to_string(), record.epoch.0));
+        }
+        Standing { head, owners, epochs }
+    }
+
     /// Notes every ownership record that is written from now on.
-    pub async fn note_ownership(&self) -> OwnershipNotes {
-        let mut watch = self.ownership.watch_all().await.expect("a watch");
+    pub async fn note_ownership(&self) -> Notes<OwnershipRecord> {
+        Notes::of(self.ownership.watch_all().await.expect("a watch"))
+    }
+
+    /// Notes every plan that is written from now on.
+    pub async fn note_plans(&self) -> Notes<PlanRecord> {
+        Notes::of(self.assignments.watch("plan").await.expect("a watch"))
+    }
+}
+
+/// Who owns what at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The plan's head.
+    pub head: PlanRecord,
+    /// Each partition's worker, by the assignments.
+    pub owners: BTreeMap<String, String>,
+    /// Each partition's worker and the number of its ownership, by the records.
+    pub epochs: BTreeMap<String, (String, u64)>,
+}
+
+impl Standing {
+    /// The same without what every new leader writes: its term, the next version, and that all assignments are rewritten.
+    #[must_use]
+    pub fn under_any_leader(mut self) -> Self {
+        (self.head.term, self.head.version) = (Term(0), Version(0));
+        self.head.changed.clear();
+        self
+    }
+}
+
+/// Records in the order in which they were written.
+pub struct Notes<T> {
+    notes: Arc<Mutex<Vec<(String, T)>>>,
+    task: JoinHandle<()>,
+}
+
+impl<T: Clone + DeserializeOwned + Send + 'static> Notes<T> {
+    fn of(mut watch: Watch) -> Self {
         let notes = Arc::new(Mutex::new(Vec::new()));
         let written = Arc::clone(&notes);
         let task = tokio::spawn(async move {
@@ -101,25 +163,17 @@ impl Records {
                 }
             }
         });
-        OwnershipNotes { notes, task }
+        Self { notes, task }
     }
-}
 
-/// Ownership records in the order in which they were written.
-pub struct OwnershipNotes {
-    notes: Arc<Mutex<Vec<(String, OwnershipRecord)>>>,
-    task: JoinHandle<()>,
-}
-
-impl OwnershipNotes {
-    /// What was written so far: partition and record.
+    /// What was written so far: key and record.
     #[must_use]
-    pub fn so_far(&self) -> Vec<(String, OwnershipRecord)> {
+    pub fn so_far(&self) -> Vec<(String, T)> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl Drop for OwnershipNotes {
+impl<T> Drop for Notes<T> {
     fn drop(&mut self) {
         self.task.abort();
     }

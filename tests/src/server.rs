@@ -4,6 +4,7 @@ use crate::artifacts::nats_server;
 use crate::port::free_port;
 use crate::process::Process;
 use crate::wait::eventually;
+use async_nats::ServerAddr;
 use async_nats::jetstream::{self, Context};
 use std::fs;
 use std::process::Command;
@@ -75,12 +76,21 @@ impl NatsServer {
 
     /// A connection to it, for a server that asks for no login. It lasts through a restart.
     pub async fn jetstream(&self) -> Context {
-        let options = async_nats::ConnectOptions::new().request_timeout(Some(REQUEST));
-        let client = options.connect(self.url()).await.expect("a connection");
-        let mut context = jetstream::new(client);
-        context.set_timeout(REQUEST);
-        eventually("JetStream answers", async || context.query_account().await.map_err(|error| error.to_string()))
-            .await;
-        context
+        jetstream_at(&self.url()).await
     }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+/// A connection to whichever of these servers is there; their URLs are separated by commas.
+pub(crate) async fn jetstream_at(urls: &str) -> Context {
+    let servers: Vec<ServerAddr> = urls.split(',').map(|url| url.parse().expect("a URL")).collect();
+    let options = async_nats::ConnectOptions::new().request_timeout(Some(REQUEST));
+    let client = options.connect(servers).await.expect("a connection");
+    let mut context = jetstream::new(client);
+    context.set_timeout(REQUEST);
+    eventually("JetStream answers", async || context.query_account().await.map_err(|error| error.to_string())).await;
+    context
 }

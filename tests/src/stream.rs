@@ -31,8 +31,16 @@ impl Stored {
 
 /// Creates a file stream with the usual duplicate window of two minutes.
 pub async fn create_stream(context: &Context, name: &str, subject: &str) {
-    let config = stream::Config { name: name.to_owned(), subjects: vec![subject.to_owned()], ..Default::default() };
-    context.create_stream(config).await.expect("a stream");
+    create_replicated_stream(context, name, subject, 1).await;
+}
+
+/// The same with copies on this many servers.
+pub async fn create_replicated_stream(context: &Context, name: &str, subject: &str, replicas: usize) {
+    let (name, subjects) = (name.to_owned(), vec![subject.to_owned()]);
+    let config = stream::Config { name, subjects, num_replicas: replicas, ..Default::default() };
+    let created = async || context.create_stream(config.clone()).await.map_err(|error| error.to_string());
+    // A cluster that has just come up may not have elected who places streams.
+    eventually("the stream is created", created).await;
 }
 
 async fn state(context: &Context, name: &str) -> Result<stream::State, String> {

@@ -137,6 +137,10 @@ pub struct PlanRecord {
     pub v: u32,
     /// The leadership that wrote it.
     pub term: Term,
+    /// Who that is. Without it two leaders that a restored bucket let into one term would write the same value, and each would
+    /// take the other's for its own.
+    #[serde(default)]
+    pub leader: Option<Incarnation>,
     /// Grows by one with each plan.
     pub version: Version,
     /// Why it was made.

@@ -360,7 +360,10 @@ impl Coordinator {
     fn lead_changed(&mut self, change: Change) {
         match change {
             Change::None => {}
-            Change::Won(term) => self.planner.begin(&mut self.ctx, term),
+            Change::Won(term) => {
+                let me = self.worker().map(|(_, incarnation)| incarnation);
+                self.planner.begin(&mut self.ctx, term, me);
+            }
             Change::LostLead => {
                 self.planner.stop();
                 self.roster = Roster::default();

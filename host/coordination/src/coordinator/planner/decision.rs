@@ -225,6 +225,7 @@ impl Planner {
         let plan = PlanRecord {
             v: FORMAT,
             term: self.term,
+            leader: self.me,
             version,
             lifecycle,
             live,

@@ -16,7 +16,7 @@ use super::write::{FencedWrite, Progress};
 use crate::record::{AssignmentRecord, ChunkRecord, FORMAT, Lifecycle, PlanRecord, assemble, assignment_key};
 #[cfg(test)]
 use crate::testing::Mutant;
-use crate::{Now, Partition, PartitionId, Term, Version, WorkerId};
+use crate::{Incarnation, Now, Partition, PartitionId, Term, Version, WorkerId};
 use assignment::Published;
 use publication::Publication;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -31,6 +31,8 @@ const SOURCE_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration
 pub(super) struct Planner {
     phase: Phase,
     term: Term,
+    /// The run of us that leads.
+    me: Option<Incarnation>,
     /// The highest plan version seen anywhere or tried.
     pub(super) highest_version: Version,
     plan: Option<(PlanRecord, u64)>,
@@ -91,9 +93,9 @@ pub(super) enum Verdict {
 }
 
 impl Planner {
-    pub(super) fn begin(&mut self, ctx: &mut Context, term: Term) {
+    pub(super) fn begin(&mut self, ctx: &mut Context, term: Term, me: Option<Incarnation>) {
         let highest_version = self.highest_version;
-        *self = Self { term, highest_version, led_since: ctx.now, ..Self::default() };
+        *self = Self { term, me, highest_version, led_since: ctx.now, ..Self::default() };
         self.phase = Phase::Reading(ctx.read(Part::Planner, Bucket::Assignments, "plan"));
     }
 
@@ -197,6 +199,7 @@ impl Planner {
         let mut plan = latest.unwrap_or_else(|| PlanRecord {
             v: FORMAT,
             term: self.term,
+            leader: self.me,
             version: Version(0),
             lifecycle: Lifecycle::ColdStart,
             live: BTreeMap::new(),
@@ -207,6 +210,7 @@ impl Planner {
             checksum: 0,
         });
         plan.term = self.term;
+        plan.leader = self.me;
         plan.version = self.highest_version.next();
         #[cfg(test)]
         let first = Mutant::VersionRestarts.is_on() && self.plan().is_none();
