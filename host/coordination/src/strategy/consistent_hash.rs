@@ -95,20 +95,86 @@ struct Room {
 }
 
 impl Room {
+    /// Whether a worker could take this load. Once it cannot it never can again: loads only grow.
+    fn fits(&self, worker: usize, load: u128) -> bool {
+        let (Some(carried), Some(most)) = (self.carried.get(worker), self.most.get(worker)) else { return false };
+        let after = carried + load;
+        after <= *most
+            || (self.extra > 0 && after == most + self.unit)
+            // What is heavier than the bound still needs a place: only an empty worker takes it.
+            || (*carried == 0 && self.unit == 0)
+    }
+
     /// Puts a load on a worker, if it has room or must take it.
     fn take(&mut self, worker: usize, load: u128, force: bool) -> bool {
-        let (Some(carried), Some(most)) = (self.carried.get_mut(worker), self.most.get(worker)) else { return false };
-        let after = *carried + load;
-        if after > *most && !force {
-            if self.extra > 0 && after == *most + self.unit {
-                self.extra -= 1;
-            } else if *carried > 0 || self.unit > 0 {
-                // What is heavier than the bound still needs a place: only an empty worker takes it.
-                return false;
-            }
+        if !force && !self.fits(worker, load) {
+            return false;
         }
-        *carried = after;
+        let (Some(carried), Some(most)) = (self.carried.get_mut(worker), self.most.get(worker)) else { return false };
+        *carried += load;
+        if !force && *carried > *most && self.unit > 0 {
+            self.extra -= 1;
+        }
         true
+    }
+}
+
+/// Points on the ring in their order, with those left out whose worker takes nothing more: a walk past full workers would cost as
+/// much as the ring is long, for each partition again.
+struct Walk {
+    workers: Vec<usize>,
+    /// For each point the next one that may have room; a point that has room names itself.
+    next: Vec<usize>,
+    is_exhausted: bool,
+}
+
+impl Walk {
+    fn new(workers: Vec<usize>) -> Self {
+        let next = (0..workers.len()).collect();
+        Self { workers, next, is_exhausted: false }
+    }
+
+    /// The first point from this one on, around the ring, whose worker is not full.
+    fn open(&mut self, from: usize, is_full: &impl Fn(usize) -> bool) -> Option<usize> {
+        let mut at = from;
+        let mut passed = Vec::new();
+        while passed.len() <= 2 * self.workers.len() {
+            let next = self.next.get(at).copied()?;
+            if next == at {
+                if !self.workers.get(at).is_some_and(|worker| is_full(*worker)) {
+                    for point in passed {
+                        if let Some(next) = self.next.get_mut(point) {
+                            *next = at;
+                        }
+                    }
+                    return Some(at);
+                }
+                if let Some(next) = self.next.get_mut(at) {
+                    *next = (at + 1) % self.workers.len();
+                }
+            }
+            passed.push(at);
+            at = self.next.get(at).copied()?;
+        }
+        self.is_exhausted = true;
+        None
+    }
+
+    /// The first worker from this point on with room for a load, which it takes.
+    fn find(&mut self, start: usize, room: &mut Room, lightest: u128, load: u128) -> Option<usize> {
+        let mut at = start;
+        for _ in 0..self.workers.len() {
+            if self.is_exhausted {
+                return None;
+            }
+            let open = self.open(at, &|worker| !room.fits(worker, lightest))?;
+            let worker = self.workers.get(open).copied()?;
+            if room.take(worker, load, false) {
+                return Some(worker);
+            }
+            at = (open + 1) % self.workers.len();
+        }
+        None
     }
 }
 
@@ -162,22 +228,29 @@ impl Strategy for ConsistentHash {
                 }
             }
         }
+        let lightest = request.partitions.iter().map(|p| load(p)).min().unwrap_or(1);
+        let (new_points, new_workers): (Vec<u64>, Vec<usize>) =
+            ring.iter().filter(|(_, worker)| is_new(worker)).copied().unzip();
+        let mut newcomers = Walk::new(new_workers);
+        let mut everybody = Walk::new(ring.iter().map(|(_, worker)| *worker).collect());
         for place in &places {
             if owners.get(place.partition).copied().flatten().is_some() {
                 continue;
             }
-            let walk = || {
-                (0..ring.len())
-                    .filter_map(|step| ring.get((place.start + step) % ring.len()).map(|(_, worker)| *worker))
-            };
+            let Some(size) = request.partitions.get(place.partition).map(|p| load(p)) else { continue };
             // What a lower bound displaces belongs to the workers that lowered it: nothing moves between those that stay.
-            let displaced = previous(place).is_some();
-            let found = (displaced
-                && walk().filter(is_new).any(|worker| take(&mut owners, place.partition, worker, false)))
-                || walk().any(|worker| take(&mut owners, place.partition, worker, false));
-            if !found {
-                // Weights do not fit under the bound: the home takes it.
-                take(&mut owners, place.partition, place.home, true);
+            let mut found = None;
+            if previous(place).is_some() && !newcomers.workers.is_empty() {
+                let start = new_points.partition_point(|point| *point < place.hash) % new_points.len();
+                found = newcomers.find(start, &mut room, lightest, size);
+            }
+            // Where weights do not fit under the bound, the home takes it.
+            let found = found.or_else(|| everybody.find(place.start, &mut room, lightest, size)).unwrap_or_else(|| {
+                room.take(place.home, size, true);
+                place.home
+            });
+            if let Some(slot) = owners.get_mut(place.partition) {
+                *slot = Some(found);
             }
         }
         owners.into_iter().map(Option::unwrap_or_default).collect()
