@@ -18,9 +18,12 @@ HOSTS := Cargo.toml guest-sdk/rust/Cargo.toml scripts/componentize/Cargo.toml
 NEWEST := 2.15.1
 OLDEST := 2.10.26
 
+# End-to-end tests mostly wait: for processes, for leases.
+E2E_THREADS := 6
+
 # Targets set up tools and run cargo, which serialises itself; one at a time keeps the output readable.
 .NOTPARALLEL:
-.PHONY: help demo test check build plugins test-components setup-test fmt bench setup clean
+.PHONY: help demo test sim soak check build plugins test-components setup-test fmt bench setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' Makefile
@@ -29,6 +32,8 @@ help: ## List the targets
 	@awk -F ' = ' '/^#= / { printf "  %-21s %s\n", substr($$1, 4), $$2 }' Makefile
 
 #= DEMO_SECONDS = end the demo by itself after about this long, with a summary
+#= SEED = the one seed that `make sim` replays
+#= SOAK_MINUTES = how long `make soak` runs; default 60
 #= NATS_SERVER = nats-server 2.10 or later to use; default: the PATH, else a pinned one in .tools/
 #= PARTI_WASM_TOOLCHAIN = rustup, rust-src or auto (default): how plugins are compiled, see scripts/wasm-toolchain
 #= CARGO_TARGET_DIR = where cargo builds; components go to target/plugins/ in any case
@@ -41,8 +46,20 @@ test: setup fmt plugins test-components build setup-test ## Run every test
 	$(CARGO) test --release --workspace --locked --manifest-path guest-sdk/rust/Cargo.toml
 	$(CARGO) test --release --workspace --locked --manifest-path plugins/Cargo.toml
 	@NATS_SERVER="$$(scripts/nats-server $(NEWEST))" && NATS_SERVER_2_10="$$(scripts/nats-server $(OLDEST))" && \
-	  export NATS_SERVER NATS_SERVER_2_10 && $(CARGO) test --release --workspace --locked
+	  export NATS_SERVER NATS_SERVER_2_10 && $(CARGO) test --release --workspace --exclude parti-tests --locked && \
+	  RUST_TEST_THREADS=$(E2E_THREADS) $(CARGO) test --release -p parti-tests --locked
 	@echo "make test: every test passed"
+
+sim: ## Simulate fleets under faults; SEED=n replays one, SEEDS=from..to runs those
+	PARTI_SEEDS=$(if $(SEED),$(SEED)..$(shell expr $(SEED) + 1),$(or $(SEEDS),0..12000)) $(CARGO) test --release --locked \
+	  -p parti-coordination --lib coordinator::tests::simulation -- --nocapture
+
+soak: setup plugins test-components build ## What takes longer than tests should: SOAK_MINUTES of simulation, a larger model, long outages
+	PARTI_SOAK_MINUTES=$(or $(SOAK_MINUTES),60) $(CARGO) test --release --locked \
+	  -p parti-coordination --lib -- --nocapture --test-threads 1 simulation::soak one_history
+	@NATS_SERVER="$$(scripts/nats-server $(NEWEST))" && NATS_SERVER_2_10="$$(scripts/nats-server $(OLDEST))" && \
+	  export NATS_SERVER NATS_SERVER_2_10 && \
+	  PARTI_SOAK=1 RUST_TEST_THREADS=$(E2E_THREADS) $(CARGO) test --release -p parti-tests --locked
 
 check: fmt ## Check formatting and lints
 	@$(foreach manifest,$(HOSTS) $(GUESTS),$(CARGO) clippy --release --workspace --all-targets --locked \

@@ -33,6 +33,18 @@ pub fn subject(n: usize) -> String {
 /// fleet of a few processes on one machine allows; everything that decides who is alive has its default.
 #[must_use]
 pub fn config(url: &str, partitions: usize, plugin: &str) -> Value {
+    let mut config = default_config(url, partitions, plugin);
+    let windows = json!({
+        "coldStartWindow": "3s",
+        "plannedScaleWindow": "2s",
+        "assignment": { "minRebalanceInterval": "1s" },
+    });
+    merge(&mut config, windows);
+    config
+}
+
+/// The same with every default.
+fn default_config(url: &str, partitions: usize, plugin: &str) -> Value {
     let partitions: Vec<_> = (0..partitions).map(|n| json!({ "keys": [partition(n)] })).collect();
     json!({
         "nats": { "url": url },
@@ -40,9 +52,6 @@ pub fn config(url: &str, partitions: usize, plugin: &str) -> Value {
         "source": { "static": { "partitions": partitions } },
         "handler": { "plugin": plugin },
         "plugins": { "directory": plugin_folder(plugin) },
-        "coldStartWindow": "3s",
-        "plannedScaleWindow": "2s",
-        "assignment": { "minRebalanceInterval": "1s" },
     })
 }
 
@@ -69,7 +78,13 @@ impl Fleet {
         Self::at(&server.url(), partitions, plugin)
     }
 
-    /// The same for servers with these URLs, separated by commas.
+    /// The same with the default windows.
+    #[must_use]
+    pub fn by_default(server: &NatsServer, partitions: usize, plugin: &str) -> Self {
+        Self { config: default_config(&server.url(), partitions, plugin), ..Self::new(server, partitions, plugin) }
+    }
+
+    /// A fleet for servers with these URLs, separated by commas.
     #[must_use]
     pub fn at(urls: &str, partitions: usize, plugin: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");

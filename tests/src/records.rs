@@ -49,23 +49,28 @@ impl Records {
         }
     }
 
-    /// Which worker the plan gives each partition to. Panics if it gives one to two.
+    /// Which worker the plan gives each partition to. Panics if it goes on giving one to two: a plan is written assignment by
+    /// assignment, and may be read in between.
     pub async fn plan(&self) -> BTreeMap<String, String> {
-        let keys: Vec<String> = eventually("the assignments can be listed", async || {
-            let keys = self.assignments.keys().await.map_err(|error| error.to_string())?;
-            keys.try_collect().await.map_err(|error: async_nats::error::Error<_>| error.to_string())
-        })
-        .await;
+        eventually("the assignments agree", async || self.read_plan().await).await
+    }
+
+    async fn read_plan(&self) -> Result<BTreeMap<String, String>, String> {
+        let keys = self.assignments.keys().await.map_err(|error| error.to_string())?;
+        let keys: Vec<String> = keys.try_collect().await.map_err(|error| error.to_string())?;
+        // Tests may have put others' keys there, even such as cannot be read back.
+        let is_workers = |name: &&str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         let mut plan = BTreeMap::new();
-        for worker in keys.iter().filter_map(|key| key.strip_prefix("assignment.")) {
+        for worker in keys.iter().filter_map(|key| key.strip_prefix("assignment.")).filter(is_workers) {
             let Some(value) = value(&self.assignments, &format!("assignment.{worker}")).await else { continue };
             let assignment: AssignmentRecord = decode(&value).expect("an assignment");
             for partition in assignment.partitions {
-                let before = plan.insert(partition.id().to_string(), worker.to_owned());
-                assert_eq!(before, None, "{} is assigned twice", partition.id());
+                if let Some(other) = plan.insert(partition.id().to_string(), worker.to_owned()) {
+                    return Err(format!("{} is assigned to {other} and to {worker}", partition.id()));
+                }
             }
         }
-        plan
+        Ok(plan)
     }
 
     /// Whether a worker ID is held.
@@ -106,12 +111,18 @@ impl Records {
     /// Who owns what by the plan and in fact.
     pub async fn standing(&self) -> Standing {
         let (head, owners) = (self.head().await, self.plan().await);
+        let epochs = self.epochs(owners.keys()).await;
+        Standing { head, owners, epochs }
+    }
+
+    /// The worker of each of these partitions and the number of its ownership, by the records.
+    pub async fn epochs(&self, partitions: impl Iterator<Item = &String>) -> BTreeMap<String, (String, u64)> {
         let mut epochs = BTreeMap::new();
-        for partition in owners.keys() {
+        for partition in partitions {
             let record = self.ownership(partition).await.unwrap_or_else(|| panic!("{partition} has no record"));
             epochs.insert(partition.clone(), (record.owner.worker.to_string(), record.epoch.0));
         }
-        Standing { head, owners, epochs }
+        epochs
     }
 
     /// Notes every ownership record that is written from now on.
@@ -137,10 +148,10 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// The same without what every new leader writes: its term, the next version, and that all assignments are rewritten.
+    /// The same without what every new leader writes: who it is, its term, the next version, and which assignments it rewrites.
     #[must_use]
     pub fn under_any_leader(mut self) -> Self {
-        (self.head.term, self.head.version) = (Term(0), Version(0));
+        (self.head.term, self.head.leader, self.head.version) = (Term(0), None, Version(0));
         self.head.changed.clear();
         self
     }

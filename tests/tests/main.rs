@@ -10,6 +10,7 @@ mod foreign;
 mod handlers;
 mod leadership;
 mod leaving;
+mod misuse;
 mod nats_cluster;
 mod nats_restart;
 mod reconnecting;

@@ -90,6 +90,12 @@ impl WorkerId {
         &self.0
     }
 
+    /// Whether a worker may be called so: letters, digits, `-` and `_`. Others may put any key into a bucket.
+    #[must_use]
+    pub fn is_well_formed(&self) -> bool {
+        !self.0.is_empty() && self.0.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    }
+
     /// The number, if the ID has this prefix.
     #[must_use]
     pub fn number(&self, prefix: &str) -> Option<u32> {

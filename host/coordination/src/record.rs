@@ -214,10 +214,12 @@ pub fn assemble(header: &AssignmentRecord, chunks: &BTreeMap<usize, ChunkRecord>
 pub fn assignment_key(key: &str) -> Option<(WorkerId, Option<usize>)> {
     let rest = key.strip_prefix("assignment.")?;
     let chunk = rest.rsplit_once('.').and_then(|(worker, k)| Some((worker, k.parse().ok()?)));
-    Some(match chunk {
+    let (worker, chunk) = match chunk {
         Some((worker, k)) => (WorkerId::parse(worker), Some(k)),
         None => (WorkerId::parse(rest), None),
-    })
+    };
+    // What is no worker's could not even be written back.
+    worker.is_well_formed().then_some((worker, chunk))
 }
 
 /// A fingerprint of who has what, independent of order: the wrapping sum over all pairs of XXH3-64 of

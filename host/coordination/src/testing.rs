@@ -7,7 +7,7 @@ mod sweep;
 use std::time::Duration;
 
 pub(crate) use mutants::Mutant;
-pub(crate) use sweep::{Run, seeds, sweep, sweep_for};
+pub(crate) use sweep::{Run, seeds, soak_minutes, sweep, sweep_for};
 
 pub(crate) const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)

@@ -22,6 +22,9 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// Waits while a bucket cannot be created because a cluster elects or another worker creates it.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(1) };
 
+/// How long one attempt may take: a cluster in which several workers create a bucket at once leaves some of them unanswered.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
 /// A bucket as the configuration wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BucketSpec {
@@ -110,7 +113,8 @@ pub(super) async fn open(nats: &Nats, spec: &BucketSpec) -> Result<Checked, Open
     let opened = timeout(nats.operation_timeout(), async {
         for attempt in 1.. {
             sleep(RETRY.before(attempt)).await;
-            match find_or_create(nats, spec, single_keys_expire).await {
+            let attempt = timeout(ATTEMPT, find_or_create(nats, spec, single_keys_expire));
+            match attempt.await.unwrap_or(Err(ApiError::TimedOut)) {
                 // Another worker of another version has just created it with other settings; or the cluster elects.
                 Err(why @ ApiError::Refused { code, .. })
                     if [ErrorCode::STREAM_NAME_EXIST.0, ErrorCode::CLUSTER_NOT_AVAILABLE.0].contains(&code) =>

@@ -170,7 +170,7 @@ impl Roster {
         entry: &StoredEntry,
         published: Option<&BTreeMap<WorkerId, u64>>,
     ) -> Option<(WorkerId, HeartbeatRecord)> {
-        let worker = WorkerId::parse(key.strip_prefix("heartbeat.")?);
+        let worker = Some(WorkerId::parse(key.strip_prefix("heartbeat.")?)).filter(WorkerId::is_well_formed)?;
         let Some(value) = &entry.value else {
             // Deleted by a worker that has finished leaving; an expired one is judged by time.
             if let Some(member) = self.members.get(&worker)

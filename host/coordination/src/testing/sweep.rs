@@ -26,6 +26,11 @@ pub(crate) fn seeds(default: Range<u64>) -> Range<u64> {
     from.parse().expect("a number")..to.parse().expect("a number")
 }
 
+/// For how long `make soak` wants to run: `PARTI_SOAK_MINUTES` in the environment.
+pub(crate) fn soak_minutes() -> Option<u64> {
+    std::env::var("PARTI_SOAK_MINUTES").ok().map(|text| text.parse().expect("PARTI_SOAK_MINUTES is a number"))
+}
+
 /// Runs a simulation over these seeds. The second argument of `run` says whether to keep a trace and print it in the end: the
 /// first seed that fails is run once more with it.
 ///
@@ -63,12 +68,6 @@ fn sweep_until(test: &str, seeds: Range<u64>, limit: Option<Duration>, run: impl
                         }
                         Err(_) => Some("the core or the simulator has panicked, see above".to_owned()),
                     };
-                    if let Some(v) = &violation
-                        && std::env::var("PARTI_ALL").is_ok()
-                    {
-                        println!("SEED {seed}: {v}");
-                        continue;
-                    }
                     if let Some(violation) = violation
                         && let Ok(mut failed) = failed.lock()
                         && failed.as_ref().is_none_or(|(other, _)| seed < *other)

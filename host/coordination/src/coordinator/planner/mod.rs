@@ -171,7 +171,7 @@ impl Planner {
                 Progress::Conflict(entry) => return self.plant(ctx, entry.as_ref()),
             },
             Phase::Collecting(mine) if mine == op => match reply {
-                Reply::Listing(Ok(list)) => self.collect(ctx, list),
+                Reply::Listing(Ok(list)) => return self.collect(ctx, list),
                 _ => self.phase = Phase::CollectAt(ctx.now + RETRY),
             },
             phase => {
@@ -252,7 +252,7 @@ impl Planner {
 
     /// Takes stock of the assignments in force and rewrites those that are not ours as the plan wants them under our term, which
     /// fences an old leader's late writes.
-    fn collect(&mut self, ctx: &mut Context, list: &[(String, StoredEntry)]) {
+    fn collect(&mut self, ctx: &mut Context, list: &[(String, StoredEntry)]) -> Verdict {
         let mut stands = BTreeSet::new();
         let mut chunks: BTreeMap<WorkerId, BTreeMap<usize, (ChunkRecord, u64)>> = BTreeMap::new();
         for (key, entry) in list {
@@ -276,6 +276,10 @@ impl Planner {
                     partitions: Vec::new(),
                     chunks: 0,
                 });
+            if record.term > self.term {
+                // Listed so late that a later leader has written already: ours would go over it.
+                return Verdict::Superseded(record.term);
+            }
             let parts = chunks.remove(&worker).unwrap_or_default();
             if entry.value.is_none() && parts.is_empty() {
                 // Expired or deleted: that says nothing about what the worker has, least of all that it has nothing.
@@ -327,6 +331,7 @@ impl Planner {
             self.publication = Some(Publication { plan: None, waiting, writes: BTreeMap::new(), summary: None });
             self.write_waiting(ctx);
         }
+        Verdict::GoOn
     }
 
     /// The list as the assignments in force have it: a failing source must not keep a new leader from placing orphans.

@@ -292,3 +292,54 @@ fn a_leader_that_is_back_first_after_an_interruption_condemns_nobody_who_is_stil
     assert_eq!((fleet.moved, fleet.owners()), (0, before));
     assert!(fleet.notices.iter().all(|(_, n)| !matches!(n, Notice::WorkerDead { .. })));
 }
+
+#[test]
+fn assignments_that_servers_have_lost_while_the_plan_stayed_are_written_again() {
+    for lost in 1..5 {
+        let mut fleet = Fleet::settled(34, 30, 3);
+        fleet.run(secs(40));
+        fleet.start();
+        fleet.settle(secs(20));
+        let before = fleet.owners();
+        fleet.stop_nats();
+        fleet.run(secs(1));
+        fleet.rewind(Bucket::Assignments, lost);
+        fleet.start_nats(100);
+        fleet.run(secs(30));
+        assert_eq!((fleet.unsettled(), fleet.owners()), (None, before));
+    }
+}
+
+#[test]
+fn a_worker_whose_claim_servers_have_lost_keeps_its_id() {
+    let mut fleet = Fleet::new(35, 30);
+    for number in 0..3 {
+        fleet.start_as(Some(number));
+    }
+    fleet.settle(secs(30));
+    let at = fleet.follower();
+    fleet.kill(at);
+    fleet.restart(at);
+    fleet.run(ms(900));
+    let mine = fleet.processes[at].coordinator.worker();
+    fleet.stop_nats();
+    fleet.rewind(Bucket::StableIds, 1);
+    fleet.start_nats(100);
+    fleet.run(secs(60));
+    assert_eq!((fleet.processes[at].fenced, fleet.processes[at].coordinator.worker()), (0, mine));
+    assert_eq!(fleet.unsettled(), None);
+}
+
+#[test]
+fn an_id_that_has_expired_is_claimed_above_a_claim_that_nobody_else_remembers() {
+    let mut fleet = Fleet::new(36, 30);
+    fleet.start();
+    fleet.run(ms(200));
+    fleet.disconnect(0);
+    fleet.run(secs(40));
+    fleet.start();
+    fleet.run(ms(200));
+    let [old, new] = [0, 1].map(|at| fleet.processes[at].coordinator.worker().unwrap());
+    assert_eq!(old.0, new.0);
+    assert!(new.1.claim > old.1.claim, "{} and {}", old.1, new.1);
+}

@@ -3,6 +3,7 @@
 mod faults;
 mod fleet;
 mod ids;
+mod model;
 mod mutants;
 mod outages;
 mod simulation;

@@ -6,18 +6,18 @@
 
 use super::fleet::{BUCKETS, Fleet, Status, Trouble, partition};
 use crate::coordinator::*;
-use crate::testing::{Run, ms, secs, seeds, sweep, sweep_for};
+use crate::testing::{Run, ms, secs, seeds, soak_minutes, sweep, sweep_for};
 use std::time::{Duration, SystemTime};
 
 #[test]
 fn whatever_happens_no_promise_is_broken_and_the_fleet_settles_afterwards() {
-    sweep("coordinator::tests::simulation::whatever_happens", seeds(0..2500), simulate);
+    sweep("coordinator::tests::simulation::whatever_happens", seeds(0..12_000), simulate);
 }
 
+/// Runs for as long as `make soak` says, and not at all without it.
 #[test]
-#[ignore = "runs for PARTI_SOAK_MINUTES: make soak"]
 fn soak() {
-    let minutes = std::env::var("PARTI_SOAK_MINUTES").map_or(60, |text| text.parse().expect("a number of minutes"));
+    let Some(minutes) = soak_minutes() else { return };
     let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_nanos();
     let from = u64::from_le_bytes(nanos.to_le_bytes()[..8].try_into().expect("eight bytes")) % 1_000_000_000_000;
     println!("soak: {minutes} minutes from seed {from} on");

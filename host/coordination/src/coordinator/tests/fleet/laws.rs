@@ -281,12 +281,19 @@ impl Fleet {
 
     /// A leader has been told of a sign of life.
     pub(super) fn hears(&mut self, at: usize, event: &Event) {
-        if let Event::Watched { bucket: Bucket::Heartbeats, key, entry } = event
-            && let (Some(worker), Some(value)) = (key.strip_prefix("heartbeat."), &entry.value)
-            && let Ok(beat) = decode::<HeartbeatRecord>(value)
-        {
-            let heard = self.processes[at].heard.entry(WorkerId::parse(worker)).or_default();
-            *heard = (*heard).max(beat.incarnation.claim);
+        let Event::Watched { bucket: Bucket::Heartbeats, key, entry } = event else { return };
+        let Some(worker) = key.strip_prefix("heartbeat.").map(WorkerId::parse) else { return };
+        let heard = &mut self.processes[at].heard;
+        match entry.value.as_deref().map(decode::<HeartbeatRecord>) {
+            Some(Ok(beat)) => {
+                let highest = heard.entry(worker).or_default();
+                *highest = (*highest).max(beat.incarnation.claim);
+            }
+            Some(Err(_)) => {}
+            // That run is over.
+            None => {
+                heard.remove(&worker);
+            }
         }
     }
 
