@@ -52,10 +52,10 @@ async fn break_connections(leader: bool) {
 
 #[tokio::test]
 async fn a_follower_whose_connection_breaks_for_a_moment_keeps_everything() {
-    break_connections(false).await;
+    Box::pin(break_connections(false)).await;
 }
 
 #[tokio::test]
 async fn a_leader_whose_connection_breaks_for_a_moment_keeps_everything_and_leads_on() {
-    break_connections(true).await;
+    Box::pin(break_connections(true)).await;
 }
