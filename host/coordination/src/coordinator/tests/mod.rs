@@ -182,6 +182,32 @@ fn an_assignment_too_long_for_one_value_is_read_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_new_leader_whose_source_lists_nothing_takes_nothing_from_anybody() {
+    let mut fleet = Fleet::settled(34, 30, 4);
+    fleet.run(secs(30));
+    let (before, listed) = (fleet.owners(), std::mem::take(&mut fleet.partitions));
+    let victim = fleet.leader();
+    fleet.kill(victim);
+    fleet.run(secs(20));
+    assert_moved_only_from(&fleet, &before, &[victim]);
+    assert_eq!(fleet.owners().len(), 30, "the orphans are placed, and nobody else has lost any");
+    fleet.partitions = listed;
+}
+
+#[test]
+fn a_joiner_does_not_wait_for_a_worker_that_takes_long_to_leave() {
+    let mut fleet = Fleet::settled(35, 30, 3);
+    fleet.run(secs(60));
+    let leaver = fleet.follower();
+    fleet.drain_time = (60_000, 60_000);
+    fleet.leave(leaver);
+    fleet.run(secs(2));
+    let joiner = fleet.start();
+    fleet.until(secs(15), "the joiner has a share", |f| !f.has(joiner).is_empty());
+    assert_ne!(fleet.processes[leaver].status, Status::Ended);
+}
+
+#[test]
 fn no_worker_gets_more_than_it_may_hold_and_what_is_left_over_is_placed_when_there_is_room() {
     let mut fleet = Fleet::new(33, 30);
     fleet.change = Box::new(|s| s.max_partitions = Some(9));
