@@ -6,27 +6,67 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
 /// Bytes of messages in flight, and the most there may be.
+///
+/// Readers stop well before the most, so that partitions that all keep up never fill their queues; what partitions hold that
+/// do not keep up is set aside and does not stop the readers of the others.
 #[derive(Debug)]
 pub(super) struct Budget {
     used: AtomicUsize,
+    aside: AtomicUsize,
     most: usize,
+    /// At this many bytes readers wait.
+    pace: AtomicUsize,
     freed: Notify,
 }
 
+/// Of the most, the part at which readers wait at the latest.
+const PACE: usize = 8;
+
+/// Of what the queues of all partitions may hold together, the part at which readers wait: queues differ in length by chance,
+/// and none should overflow by that.
+const PART_OF_QUEUES: usize = 4;
+
 impl Budget {
     pub(super) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), most, freed: Notify::new() })
+        Arc::new(Self {
+            used: AtomicUsize::new(0),
+            aside: AtomicUsize::new(0),
+            most,
+            pace: AtomicUsize::new(most / PACE),
+            freed: Notify::new(),
+        })
+    }
+
+    /// The queues of all partitions together may hold so many bytes.
+    pub(super) fn adapt(&self, queues: usize) {
+        self.pace.store((queues / PART_OF_QUEUES).min(self.most / PACE), Ordering::Release);
+        self.freed.notify_waiters();
     }
 
     /// Waits until there is room.
     pub(super) async fn room(&self) {
         loop {
             let freed = self.freed.notified();
-            if self.used.load(Ordering::Acquire) < self.most {
+            if self.has_room(self.used.load(Ordering::Acquire)) {
                 return;
             }
             freed.await;
         }
+    }
+
+    fn has_room(&self, used: usize) -> bool {
+        used < self.most && used.saturating_sub(self.aside.load(Ordering::Acquire)) < self.pace.load(Ordering::Acquire)
+    }
+
+    /// A partition that does not keep up holds this much.
+    pub(super) fn set_aside(&self, bytes: usize) {
+        self.aside.fetch_add(bytes, Ordering::AcqRel);
+        self.freed.notify_waiters();
+    }
+
+    /// It keeps up again, or is gone.
+    pub(super) fn take_back(&self, bytes: usize) {
+        self.aside.fetch_sub(bytes, Ordering::AcqRel);
     }
 
     /// Accounts for a message for as long as it lives. One message may exceed the budget, so that none is too large.
@@ -53,7 +93,7 @@ impl std::borrow::Borrow<Message> for Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let before = self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
-        if before >= self.budget.most && before - self.bytes < self.budget.most {
+        if !self.budget.has_room(before) && self.budget.has_room(before - self.bytes) {
             self.budget.freed.notify_waiters();
         }
     }
@@ -78,7 +118,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_waits_until_messages_are_done_with() {
-        let budget = Budget::new(100);
+        let budget = Budget::new(100 * PACE);
         budget.room().await;
         let (a, b) = (budget.hold(message(), 60), budget.hold(message(), 60));
         assert!(tokio::time::timeout(Duration::from_millis(20), budget.room()).await.is_err());
@@ -90,5 +130,20 @@ mod tests {
         waiting.await.unwrap();
         drop(b);
         assert_eq!(budget.used.load(Ordering::Acquire), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_stuck_partition_holds_does_not_stop_the_readers_of_others_until_the_memory_ends() {
+        let budget = Budget::new(100 * PACE);
+        let stuck = budget.hold(message(), 300);
+        assert!(tokio::time::timeout(Duration::from_millis(20), budget.room()).await.is_err());
+        budget.set_aside(300);
+        budget.room().await;
+        let more = budget.hold(message(), 500);
+        budget.set_aside(500);
+        assert!(tokio::time::timeout(Duration::from_millis(20), budget.room()).await.is_err());
+        drop((stuck, more));
+        budget.take_back(800);
+        budget.room().await;
     }
 }

@@ -3,8 +3,9 @@
 use super::budget::Budget;
 use super::feed::{self, FeedState, PartitionInput, Wish};
 use super::partition::PartitionTask;
+use super::reading::Origin;
 use crate::config::SubjectTemplate;
-use crate::nats::{Nats, Peers, Publisher, Store};
+use crate::nats::{Nats, NewStream, Peers, Publisher, Store};
 use crate::plugin::HandlerPlugin;
 use crate::telemetry::{Counter, Metrics};
 use parti_coordination::record::{Owner, StreamIdentity};
@@ -39,6 +40,8 @@ pub struct IntakeOptions {
     pub group: String,
     /// The stream that is worked on.
     pub stream: StreamIdentity,
+    /// How to make the stream anew if it is gone, where that is the host's to do.
+    pub create: Option<NewStream>,
     /// Which subject carries which partition.
     pub template: SubjectTemplate,
     /// Where a partition begins that nobody has ever owned.
@@ -63,7 +66,8 @@ pub(super) struct Shared {
     pub(super) requests: Semaphore,
     pub(super) publisher: Publisher,
     pub(super) group: String,
-    pub(super) stream: StreamIdentity,
+    pub(super) control: Nats,
+    pub(super) stream: String,
     pub(super) template: SubjectTemplate,
     pub(super) start: Position,
     pub(super) plugin: Arc<HandlerPlugin>,
@@ -90,6 +94,8 @@ impl Shared {
 pub(super) enum TaskEvent {
     /// Its phase has changed.
     Changed,
+    /// The stream was made anew.
+    Stream(StreamIdentity),
     /// A later run of our own ID owns a partition.
     Superseded(Incarnation),
     /// It has ended.
@@ -147,12 +153,15 @@ impl Intake {
         let (tell, told) = mpsc::unbounded_channel();
         let peers = Peers::new(&options.control, &options.group);
         let feed_state = Arc::new(FeedState::default());
+        let budget = Budget::new(options.memory);
+        let stream = options.stream.name.clone();
         tokio::spawn(feed::run(
-            options.data.clone(),
-            options.stream.name.clone(),
-            Budget::new(options.memory),
+            Origin { nats: options.data.clone(), stream: stream.clone(), create: options.create },
+            options.stream.clone(),
+            Arc::clone(&budget),
             Arc::clone(&options.metrics),
             Arc::clone(&feed_state),
+            events.clone(),
             wish_inbox,
         ));
         let views = Arc::default();
@@ -165,7 +174,8 @@ impl Intake {
                 traps: options.metrics.plugin_traps.series([options.plugin.name()]),
                 timeouts: options.metrics.plugin_timeouts.series([options.plugin.name()]),
                 group: options.group,
-                stream: options.stream,
+                control: options.control,
+                stream,
                 template: options.template,
                 start: options.start,
                 plugin: options.plugin,
@@ -177,6 +187,8 @@ impl Intake {
                 events,
                 peers,
             }),
+            stream: options.stream,
+            budget,
             feed_state,
             views: Arc::clone(&views),
             tasks: HashMap::new(),
@@ -231,6 +243,9 @@ struct Task {
 
 struct Manager {
     shared: Arc<Shared>,
+    /// The stream as it was when it was last looked at.
+    stream: StreamIdentity,
+    budget: Arc<Budget>,
     feed_state: Arc<FeedState>,
     views: Arc<Mutex<BTreeMap<PartitionId, Arc<Mutex<PartitionView>>>>>,
     tasks: HashMap<PartitionId, Task>,
@@ -314,6 +329,7 @@ impl Manager {
         }
         let missing: Vec<Partition> =
             self.assigned.values().filter(|p| !self.tasks.contains_key(p.id())).cloned().collect();
+        self.budget.adapt(self.assigned.len().max(1).saturating_mul(self.shared.limits.queue_bytes));
         for partition in missing {
             self.begin(partition);
         }
@@ -324,7 +340,8 @@ impl Manager {
         let (inbox, receiver) = mpsc::unbounded_channel();
         let _ = inbox.send(Input::Assigned(Arc::clone(&self.fleet)));
         let id = partition.id().clone();
-        let view = PartitionTask::spawn(Arc::clone(&self.shared), partition, me, receiver, inbox.clone());
+        let view =
+            PartitionTask::spawn(Arc::clone(&self.shared), self.stream.clone(), partition, me, receiver, inbox.clone());
         self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), Arc::clone(&view));
         self.tasks.insert(id, Task { inbox, view, ending: false });
     }
@@ -332,6 +349,12 @@ impl Manager {
     fn note(&mut self, event: TaskEvent) {
         match event {
             TaskEvent::Changed => {}
+            TaskEvent::Stream(stream) => {
+                for task in self.tasks.values() {
+                    let _ = task.inbox.send(Input::Stream(stream.clone()));
+                }
+                self.stream = stream;
+            }
             TaskEvent::Superseded(by) => {
                 let _ = self.tell.send(IntakeEvent::Superseded(by));
             }

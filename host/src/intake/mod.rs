@@ -12,5 +12,6 @@ mod budget;
 mod feed;
 mod manager;
 mod partition;
+mod reading;
 
 pub use manager::{Intake, IntakeEvent, IntakeOptions, PartitionReport};

@@ -1,26 +1,47 @@
 //! One partition as a task: carries out what its machine decides, and tells the machine what became of it.
 //!
-//! Calls into the handler are awaited in place, so that one call at a time is open by construction. What goes to NATS is
-//! spawned and comes back as an input. The task owns its handler instance; dropping the task drops both.
+//! A call into the handler takes the instance with it and brings it back, so that one call at a time is open by
+//! construction; meanwhile the machine goes on, above all to bound what waits. What goes to NATS is spawned and comes back as
+//! an input. The task owns its instance; dropping the task drops both.
 
 use super::budget::Held;
 use super::feed::{PartitionInput, Wish};
 use super::manager::{Shared, TaskEvent};
-use crate::nats::{OutgoingMessage, Published};
-use crate::plugin::{CallError, HandlerInstance, Message, Publish};
+use crate::nats::{OutgoingMessage, Published, StreamInfo};
+use crate::plugin::{CallError, Handled as PluginHandled, HandlerInstance, Message, Publish};
 use crate::telemetry::Verdict;
 use bytes::Bytes;
-use parti_coordination::record::Owner;
+use parti_coordination::record::{Owner, StreamIdentity};
 use parti_coordination::{
-    Batch, Command, Completed, Epoch, Failure, Handled, Input, Now, Outgoing, Partition, PartitionMachine,
-    PartitionView, Report,
+    Batch, CloseReason, Command, Completed, Epoch, Failure, Handled, Input, Now, OpenReason, Outgoing, Partition,
+    PartitionMachine, PartitionView, Report, Snapshot,
 };
+use std::future::pending;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
 type Machine = PartitionMachine<Arc<Held>, Publish>;
+
+/// A call that is open. It brings back the instance, if that is of any more use.
+type Calling = Pin<Box<dyn Future<Output = (Option<HandlerInstance>, Answer)> + Send>>;
+
+/// What a call has given.
+enum Answer {
+    Opened(Result<(), CallError>),
+    Handled(Result<PluginHandled, CallError>, Duration),
+    Snapshot(Result<Option<Snapshot>, CallError>),
+    Closed(Result<(), CallError>),
+}
+
+/// Why the task has something to do.
+enum Woken {
+    Answer(Option<HandlerInstance>, Answer),
+    Input(Option<PartitionInput>),
+    Time,
+}
 
 pub(super) struct PartitionTask {
     shared: Arc<Shared>,
@@ -30,6 +51,9 @@ pub(super) struct PartitionTask {
     machine: Machine,
     epoch: Epoch,
     instance: Option<HandlerInstance>,
+    calling: Option<Calling>,
+    /// The instance is to be closed as soon as the call that is open has ended; what that gives does not count.
+    closes: Option<CloseReason>,
     inbox: mpsc::UnboundedReceiver<PartitionInput>,
     sender: mpsc::UnboundedSender<PartitionInput>,
     view: Arc<Mutex<PartitionView>>,
@@ -40,6 +64,7 @@ impl PartitionTask {
     /// Begins to work on a partition. The task ends by itself when the machine has ended, and says so to the manager.
     pub(super) fn spawn(
         shared: Arc<Shared>,
+        stream: StreamIdentity,
         partition: Partition,
         me: Owner,
         inbox: mpsc::UnboundedReceiver<PartitionInput>,
@@ -48,7 +73,7 @@ impl PartitionTask {
         let machine = Machine::new(
             partition.id().clone(),
             shared.group.clone(),
-            shared.stream.clone(),
+            stream,
             me,
             shared.plugin.digest().to_string(),
             shared.start,
@@ -64,6 +89,8 @@ impl PartitionTask {
             machine,
             epoch: Epoch(0),
             instance: None,
+            calling: None,
+            closes: None,
             inbox,
             sender,
             view: Arc::clone(&view),
@@ -89,43 +116,54 @@ impl PartitionTask {
 
     async fn run(mut self) {
         while !self.gone {
-            let input = match self.machine.poll_timeout() {
-                None => self.inbox.recv().await,
-                Some(Now(at)) => {
-                    let at = tokio::time::Instant::from_std(self.shared.origin + at);
-                    match tokio::time::timeout_at(at, self.inbox.recv()).await {
-                        Ok(input) => input,
-                        Err(_) => {
-                            let now = self.now();
-                            self.machine.handle_timeout(now);
-                            self.carry_out().await;
-                            continue;
-                        }
+            let deadline =
+                self.machine.poll_timeout().map(|Now(at)| tokio::time::Instant::from_std(self.shared.origin + at));
+            let calling = &mut self.calling;
+            let woken = tokio::select! {
+                biased;
+                (instance, answer) = async {
+                    match calling {
+                        Some(call) => call.await,
+                        None => pending().await,
                     }
-                }
+                } => Woken::Answer(instance, answer),
+                input = self.inbox.recv() => Woken::Input(input),
+                () = async {
+                    match deadline {
+                        Some(at) => tokio::time::sleep_until(at).await,
+                        None => pending().await,
+                    }
+                } => Woken::Time,
             };
-            // The manager is gone: the process ends.
-            let Some(input) = input else { break };
-            let now = self.now();
-            self.machine.handle(now, input);
-            while let Ok(input) = self.inbox.try_recv() {
-                self.machine.handle(now, input);
+            match woken {
+                Woken::Answer(instance, answer) => {
+                    self.calling = None;
+                    self.instance = instance;
+                    self.answered(answer);
+                    // The next call may follow at once, and calls that never wait would keep this thread from others.
+                    tokio::task::yield_now().await;
+                }
+                Woken::Input(Some(input)) => self.tell(input),
+                // The manager is gone: the process ends.
+                Woken::Input(None) => break,
+                Woken::Time => {
+                    let now = self.now();
+                    self.machine.handle_timeout(now);
+                }
             }
-            self.carry_out().await;
+            while let Ok(input) = self.inbox.try_recv() {
+                self.tell(input);
+            }
+            while let Some(command) = self.machine.poll_command() {
+                self.execute(command);
+            }
+            self.show();
         }
         let _ = self.shared.wishes.send(Wish::Leave { subject: self.subject.clone() });
         let _ = self.shared.events.send(TaskEvent::Gone(self.partition.id().clone()));
     }
 
-    async fn carry_out(&mut self) {
-        while let Some(command) = self.machine.poll_command() {
-            self.execute(command).await;
-            // A call may have taken long, and the next one follows at once while messages wait: what has come meanwhile, a
-            // revocation above all, must not wait for the whole queue.
-            while let Ok(input) = self.inbox.try_recv() {
-                self.tell(input);
-            }
-        }
+    fn show(&self) {
         let view = self.machine.view();
         let mut seen = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = seen.phase != view.phase;
@@ -136,7 +174,7 @@ impl PartitionTask {
         }
     }
 
-    async fn execute(&mut self, command: Command<Arc<Held>, Publish>) {
+    fn execute(&mut self, command: Command<Arc<Held>, Publish>) {
         match command {
             Command::Read => {
                 let (shared, key) = (Arc::clone(&self.shared), self.record_key.clone());
@@ -157,44 +195,39 @@ impl PartitionTask {
                     Input::Written(outcome)
                 });
             }
+            Command::CheckStream => {
+                let shared = Arc::clone(&self.shared);
+                self.later(async move {
+                    let stream = StreamInfo::of(&shared.control, &shared.stream).await;
+                    let identity = stream.map(|stream| StreamIdentity { name: stream.name, created: stream.created });
+                    Input::StreamChecked(identity.map_err(|error| tracing::debug!(%error, "The stream cannot be seen")))
+                });
+            }
             Command::Open { why, snapshot, epoch } => {
                 self.epoch = epoch;
-                let opened = self.shared.plugin.open(&self.partition, why, snapshot.as_ref()).await;
-                let result = match opened {
-                    Ok(instance) => {
-                        self.instance = Some(instance);
-                        Ok(())
-                    }
-                    Err(error) => Err(self.failure(&error)),
-                };
-                self.tell(Input::Opened(result));
+                self.call(open(Arc::clone(&self.shared), self.partition.clone(), why, snapshot));
             }
             Command::Handle(batch) => {
-                let result = self.handle(batch).await;
-                self.tell(Input::Handled(result));
+                let instance = self.instance.take();
+                self.shared.metrics.batch_size.observe(batch.messages.len() as f64);
+                match instance {
+                    Some(instance) => self.call(handle(instance, batch)),
+                    None => self.tell(Input::Handled(Err(Failure::Host("there is no instance".into())))),
+                }
             }
             Command::Send(outgoing) => {
                 let shared = Arc::clone(&self.shared);
                 let partition = self.partition.id().to_string();
                 self.later(async move { Input::Sent(send(&shared, &partition, outgoing).await) });
             }
-            Command::Snapshot => {
-                let result = match &mut self.instance {
-                    Some(instance) => instance.snapshot().await,
-                    None => Ok(None),
-                };
-                let result = result.map_err(|error| self.failure(&error));
-                self.tell(Input::Snapshot(result));
-            }
-            Command::Close(why) => {
-                if let Some(instance) = self.instance.take()
-                    && let Err(error) = instance.close(why).await
-                {
-                    self.failure(&error);
-                    tracing::warn!(%error, "The handler failed while it was closed");
-                }
-                self.tell(Input::Closed);
-            }
+            Command::Snapshot => match self.instance.take() {
+                Some(mut instance) => self.call(async move {
+                    let answer = instance.snapshot().await;
+                    (Some(instance), Answer::Snapshot(answer))
+                }),
+                None => self.tell(Input::Snapshot(Ok(None))),
+            },
+            Command::Close(why) => self.close(why),
             Command::WantReader(mark) => {
                 let (subject, inbox) = (self.subject.clone(), self.sender.clone());
                 let _ = self.shared.wishes.send(Wish::Want { subject, mark, inbox });
@@ -224,43 +257,67 @@ impl PartitionTask {
         );
     }
 
-    async fn handle(&mut self, batch: Batch<Arc<Held>>) -> Result<Handled<Publish>, Failure> {
-        let Some(instance) = &mut self.instance else {
-            return Err(Failure::Host("there is no instance".into()));
-        };
-        let metrics = &self.shared.metrics;
-        metrics.batch_size.observe(batch.messages.len() as f64);
-        let begun = Instant::now();
-        let result = if batch.first_attempt > 1 {
-            let mut messages: Vec<Message> =
-                batch.messages.iter().map(|m| std::borrow::Borrow::<Message>::borrow(&*m.body).clone()).collect();
-            if let Some(first) = messages.first_mut() {
-                first.attempt = batch.first_attempt;
-            }
-            instance.handle(&messages).await
-        } else {
-            let messages: Vec<&Message> =
-                batch.messages.iter().map(|m| std::borrow::Borrow::borrow(&*m.body)).collect();
-            instance.handle(&messages).await
-        };
-        metrics.handle_seconds.observe(begun.elapsed().as_secs_f64());
-        match result {
-            Ok(handled) => {
-                let rejected = handled.outcome.done.iter().filter(|c| matches!(c, Completed::Reject(_))).count() as u64;
-                metrics.messages.add(Verdict::Ack, handled.outcome.done.len() as u64 - rejected);
-                metrics.messages.add(Verdict::Reject, rejected);
-                if handled.outcome.retry.is_some() {
-                    metrics.messages.inc(Verdict::Retry);
-                }
-                let outputs = handled
-                    .publishes
-                    .into_iter()
-                    .map(|publish| parti_coordination::Output { cause: publish.cause, body: publish })
-                    .collect();
-                Ok(Handled { outcome: handled.outcome, outputs })
-            }
-            Err(error) => Err(self.failure(&error)),
+    /// Opens a call into the handler.
+    fn call(&mut self, call: impl Future<Output = (Option<HandlerInstance>, Answer)> + Send + 'static) {
+        self.calling = Some(Box::pin(call));
+    }
+
+    fn close(&mut self, why: CloseReason) {
+        if self.calling.is_some() {
+            self.closes = Some(why);
+            return;
         }
+        match self.instance.take() {
+            Some(instance) => self.call(async move { (None, Answer::Closed(instance.close(why).await)) }),
+            None => self.tell(Input::Closed),
+        }
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        if let Some(why) = self.closes.take() {
+            // What the call before gave belongs to nobody; a failure of it is still the plugin's.
+            let failed = match answer {
+                Answer::Opened(result) | Answer::Closed(result) => result.err(),
+                Answer::Handled(result, _) => result.err(),
+                Answer::Snapshot(result) => result.err(),
+            };
+            if let Some(error) = failed {
+                self.failure(&error);
+            }
+            return self.close(why);
+        }
+        let input = match answer {
+            Answer::Opened(result) => Input::Opened(result.map_err(|error| self.failure(&error))),
+            Answer::Handled(result, took) => {
+                self.shared.metrics.handle_seconds.observe(took.as_secs_f64());
+                Input::Handled(result.map(|handled| self.handled(handled)).map_err(|error| self.failure(&error)))
+            }
+            Answer::Snapshot(result) => Input::Snapshot(result.map_err(|error| self.failure(&error))),
+            Answer::Closed(result) => {
+                if let Err(error) = result {
+                    self.failure(&error);
+                    tracing::warn!(%error, "The handler failed while it was closed");
+                }
+                Input::Closed
+            }
+        };
+        self.tell(input);
+    }
+
+    fn handled(&self, handled: PluginHandled) -> Handled<Publish> {
+        let metrics = &self.shared.metrics;
+        let rejected = handled.outcome.done.iter().filter(|c| matches!(c, Completed::Reject(_))).count() as u64;
+        metrics.messages.add(Verdict::Ack, handled.outcome.done.len() as u64 - rejected);
+        metrics.messages.add(Verdict::Reject, rejected);
+        if handled.outcome.retry.is_some() {
+            metrics.messages.inc(Verdict::Retry);
+        }
+        let outputs = handled
+            .publishes
+            .into_iter()
+            .map(|publish| parti_coordination::Output { cause: publish.cause, body: publish })
+            .collect();
+        Handled { outcome: handled.outcome, outputs }
     }
 
     /// What a failed call means. After anything but a refusal the instance is of no use any more.
@@ -310,9 +367,44 @@ impl PartitionTask {
                 metrics.publishes_retried.inc();
                 tracing::warn!(%epoch, why, "Output is not confirmed; it is repeated");
             }
-            Report::Parked => tracing::debug!("More messages than may wait; they are read again later"),
+            Report::Parked { reader } => {
+                tracing::debug!("More messages than may wait; they are read again later");
+                let bytes = self.machine.queued_bytes();
+                let _ = self.shared.wishes.send(Wish::Parked { subject: self.subject.clone(), reader, bytes });
+            }
+            Report::StartedOver { generation, before, position } => {
+                tracing::warn!(%generation, %before, %position, "The stream is not what it was; the partition goes on from here");
+            }
         }
     }
+}
+
+async fn open(
+    shared: Arc<Shared>,
+    partition: Partition,
+    why: OpenReason,
+    snapshot: Option<Snapshot>,
+) -> (Option<HandlerInstance>, Answer) {
+    match shared.plugin.open(&partition, why, snapshot.as_ref()).await {
+        Ok(instance) => (Some(instance), Answer::Opened(Ok(()))),
+        Err(error) => (None, Answer::Opened(Err(error))),
+    }
+}
+
+async fn handle(mut instance: HandlerInstance, batch: Batch<Arc<Held>>) -> (Option<HandlerInstance>, Answer) {
+    let begun = Instant::now();
+    let result = if batch.first_attempt > 1 {
+        let mut messages: Vec<Message> =
+            batch.messages.iter().map(|m| std::borrow::Borrow::<Message>::borrow(&*m.body).clone()).collect();
+        if let Some(first) = messages.first_mut() {
+            first.attempt = batch.first_attempt;
+        }
+        instance.handle(&messages).await
+    } else {
+        let messages: Vec<&Message> = batch.messages.iter().map(|m| std::borrow::Borrow::borrow(&*m.body)).collect();
+        instance.handle(&messages).await
+    };
+    (Some(instance), Answer::Handled(result, begun.elapsed()))
 }
 
 /// Publishes everything and waits for every confirmation.
@@ -331,7 +423,7 @@ async fn send(shared: &Shared, partition: &str, outgoing: Vec<Outgoing<Arc<Held>
                 let message: &Message = std::borrow::Borrow::borrow(&*message.body);
                 let mut headers = texts(&message.headers);
                 let origin: [(&str, String); 7] = [
-                    ("Parti-Stream", shared.stream.name.clone()),
+                    ("Parti-Stream", shared.stream.clone()),
                     ("Parti-Sequence", message.sequence.to_string()),
                     ("Parti-Subject", message.subject.clone()),
                     ("Parti-Partition", partition.to_owned()),

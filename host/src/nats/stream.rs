@@ -48,6 +48,8 @@ pub struct StreamInfo {
     pub retention: Retention,
     /// Where it is kept.
     pub storage: Storage,
+    /// On how many servers it is kept.
+    pub replicas: usize,
     /// Sequence of the oldest message it holds; one more than `last` if it holds none.
     pub first: Sequence,
     /// Sequence of the youngest message it ever had; 0 if it never had one.
@@ -211,6 +213,7 @@ impl From<Info> for StreamInfo {
                 StorageType::File => Storage::File,
                 StorageType::Memory => Storage::Memory,
             },
+            replicas: config.num_replicas,
             first: Sequence(state.first_sequence),
             last: Sequence(state.last_sequence),
             messages: state.messages,

@@ -129,7 +129,11 @@ catalogue! {
         kv_operations: HistogramBy<(KvOperation, KvResult)> = "parti_kv_operation_seconds" ["operation", "result"] in NATS_SECONDS =>
             "Time of an operation on a KV bucket. A lost compare is not an error; unknown means no answer in time, or an error.";
         reader_restarts: Counter = "parti_reader_restarts_total" [] =>
-            "Readers that had to be made anew: a gap, a missed idle heartbeat, a lost consumer or a reconnect.";
+            "Readers opened after the first: for partitions that are behind, and after a gap, a missed heartbeat, a lost consumer or a reconnect.";
+        streams_replaced: Counter = "parti_stream_replaced_total" [] =>
+            "Times that the stream was found made anew or set back: its messages are not those that positions meant.";
+        messages_expired: Counter = "parti_messages_expired_total" [] =>
+            "Messages, at most, that the stream removed before this worker read them.";
         publishes_confirmed: Counter = "parti_publishes_confirmed_total" [] =>
             "Messages published for handlers that the output stream has confirmed.";
         publishes_retried: Counter = "parti_publishes_retried_total" [] =>

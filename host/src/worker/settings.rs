@@ -230,27 +230,30 @@ fn stream_error(error: &StreamError) -> OperatorError {
 /// Finds the stream, or creates it where the configuration says so, and checks that this host can work on it.
 pub(super) async fn open_stream(nats: &Nats, stream: &Stream) -> Result<StreamInfo, OperatorError> {
     let found = StreamInfo::of(nats, &stream.name).await;
-    let info = match (found, &stream.create) {
-        (Err(StreamError::NotFound { .. }), Some(create)) => {
-            let new = NewStream {
-                name: stream.name.clone(),
-                subjects: vec![stream.subject_template.wildcard()],
-                retention: Retention::Limits,
-                storage: match create.storage {
-                    Storage::File => StreamStorage::File,
-                    Storage::Memory => StreamStorage::Memory,
-                },
-                replicas: usize::try_from(create.replicas).unwrap_or(1),
-                max_age: (!create.max_age.is_zero()).then_some(create.max_age),
-                duplicate_window: DUPLICATE_WINDOW,
-            };
-            StreamInfo::create(nats, &new).await
-        }
+    let info = match (found, new_stream(stream)) {
+        (Err(StreamError::NotFound { .. }), Some(new)) => StreamInfo::create(nats, &new).await,
         (found, _) => found,
     };
     let info = info.map_err(|error| stream_error(&error))?;
     check_mode(stream.mode, info.retention, &stream.name)?;
     Ok(info)
+}
+
+/// The stream as the host makes it, if the configuration says that it does.
+pub(super) fn new_stream(stream: &Stream) -> Option<NewStream> {
+    let create = stream.create.as_ref()?;
+    Some(NewStream {
+        name: stream.name.clone(),
+        subjects: vec![stream.subject_template.wildcard()],
+        retention: Retention::Limits,
+        storage: match create.storage {
+            Storage::File => StreamStorage::File,
+            Storage::Memory => StreamStorage::Memory,
+        },
+        replicas: usize::try_from(create.replicas).unwrap_or(1),
+        max_age: (!create.max_age.is_zero()).then_some(create.max_age),
+        duplicate_window: DUPLICATE_WINDOW,
+    })
 }
 
 /// A dead-letter subject that no stream captures would lose what it is there to keep.

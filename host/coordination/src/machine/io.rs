@@ -1,6 +1,6 @@
 //! What a partition machine asks for and what it is told.
 
-use crate::record::Phase as RecordPhase;
+use crate::record::{Phase as RecordPhase, StreamIdentity};
 use crate::{
     CloseReason, Epoch, Expect, Fleet, Generation, Incarnation, Now, OpenReason, Outcome, Position, Sequence, Snapshot,
     StoredEntry, WriteOutcome,
@@ -143,6 +143,12 @@ pub enum Input<M, O> {
     Fenced,
     /// The former owner says that it has released the partition.
     Hint,
+    /// The stream was made anew: this is the one that there is now.
+    Stream(StreamIdentity),
+    /// The stream was set back: this is its last message now.
+    Rewound(Sequence),
+    /// Answer to [`Command::CheckStream`]: the stream that there is, asked for after the command.
+    StreamChecked(Result<StreamIdentity, ()>),
     /// Answer to [`Command::Read`].
     Record(Result<Option<StoredEntry>, ()>),
     /// Answer to [`Command::Write`].
@@ -156,6 +162,8 @@ pub enum Input<M, O> {
         /// First sequence it delivers.
         from: Sequence,
     },
+    /// No reader feeds it any more; it may ask for one.
+    NoReader,
     /// Messages from a reader, in order.
     Messages {
         /// Number of the reader.
@@ -186,6 +194,8 @@ pub enum Input<M, O> {
 pub enum Command<M, O> {
     /// Read the record from the stream leader.
     Read,
+    /// Ask the server which stream there is: the record tells of another than we know, and only one of the two is of today.
+    CheckStream,
     /// Write the record.
     Write {
         /// JSON.
@@ -281,8 +291,20 @@ pub enum Report {
     },
     /// What was published is not confirmed yet; it is repeated.
     Unconfirmed(String),
-    /// More messages came than may wait; they are read again later.
-    Parked,
+    /// More messages came than may wait; they are read again later, and nothing more is accepted from this reader.
+    Parked {
+        /// Number of the reader.
+        reader: u64,
+    },
+    /// The stream was made anew or set back: the partition begins a new history here.
+    StartedOver {
+        /// Number of the new history.
+        generation: Generation,
+        /// Up to here it had come.
+        before: Position,
+        /// From here it goes on.
+        position: Position,
+    },
 }
 
 /// Where a partition stands on this worker.

@@ -12,6 +12,7 @@
 mod io;
 mod outcome;
 mod ownership;
+mod stream;
 mod taking;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,16 @@ pub struct PartitionMachine<M, O> {
     phase: Phase,
     /// Why it is to be given up, if it is.
     revoked: Option<CloseReason>,
+    /// The stream is not what it was: what is in hand is committed, then the partition is taken anew.
+    starts_over: bool,
+    /// The stream that there is now, once everything of the one before is committed.
+    next_stream: Option<StreamIdentity>,
+    /// Where the stream ended when it was set back, and the ownership that this concerns.
+    rewound: Option<(Sequence, Epoch)>,
+    /// A stream that a record told of while the server is asked whether it is of today.
+    checking: Option<StreamIdentity>,
+    /// A stream that a record told of and that is not the one of today: the server said so afterwards.
+    outdated: Option<StreamIdentity>,
     trouble: Option<String>,
 
     /// The record as it last landed by our hand, with its revision.
@@ -113,6 +124,11 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             commands: VecDeque::new(),
             phase: Phase::Waiting,
             revoked: None,
+            starts_over: false,
+            next_stream: None,
+            rewound: None,
+            checking: None,
+            outdated: None,
             trouble: None,
             record: None,
             writing: None,
@@ -172,10 +188,14 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                     self.read_at = Some(self.now);
                 }
             }
+            Input::Stream(stream) => self.stream_is(stream),
+            Input::Rewound(last) => self.stream_rewound(last),
+            Input::StreamChecked(stream) => self.stream_checked(stream),
             Input::Record(entry) => self.record_read(entry),
             Input::Written(outcome) => self.written(outcome),
             Input::Opened(result) => self.opened(result),
             Input::Reader { reader, from } => self.reader_started(reader, from),
+            Input::NoReader => self.no_reader(),
             Input::Messages { reader, messages } => self.accept(reader, messages),
             Input::Passed { reader, sequence } => {
                 if self.reader == Some(reader) {
@@ -213,6 +233,12 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     #[must_use]
     pub fn mark(&self) -> Sequence {
         self.mark
+    }
+
+    /// Bytes of the messages that wait or are not committed.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.queue_bytes
     }
 
     /// The machine has ended.
@@ -280,20 +306,25 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             Phase::Waiting => {
                 if self.revoked.is_some() && self.writing.is_none() {
                     self.end();
-                } else if self.writing.is_none() && !self.reading && self.read_at.is_none() {
+                } else if self.writing.is_none() && !self.reading && self.read_at.is_none() && self.checking.is_none() {
                     self.read_at = Some(self.now);
                     self.advance();
                 }
             }
             Phase::Opening | Phase::Running => {
                 self.work();
-                if self.phase == Phase::Running && self.revoked.is_none() {
+                if self.phase == Phase::Running && !self.gives_up() {
                     self.want_reader();
                 }
             }
             Phase::Releasing => self.release(),
             Phase::Taking | Phase::Gone => {}
         }
+    }
+
+    /// Nothing new is begun: the partition is handed over, or taken anew.
+    fn gives_up(&self) -> bool {
+        self.revoked.is_some() || self.starts_over
     }
 
     fn end(&mut self) {

@@ -65,6 +65,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             self.read_at = Some(self.now + self.limits.handover_timeout);
             return;
         };
+        if self.is_of_unknown_stream(found.as_ref()) {
+            return;
+        }
         self.trouble = None;
         let expect = entry.map_or(Expect::Nothing, |e| Expect::Revision(e.revision));
         let decision = decide_take(found.as_ref(), (&self.me.worker, self.me.incarnation), &self.fleet);
@@ -106,13 +109,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             handler: None,
             snapshot: None,
         });
-        if record.stream != self.stream {
-            // The stream was made anew: its sequences begin again, and message IDs must not repeat.
-            record.stream = self.stream.clone();
-            record.position = crate::Position(0);
-            record.generation = record.generation.next();
-            record.attempts = None;
-        }
+        self.start_history(&mut record);
         record.epoch = record.epoch.next();
         record.owner = self.me.clone();
         record.phase = RecordPhase::Owned;
@@ -241,6 +238,10 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.call = None;
         self.record = None;
         self.phase = Phase::Waiting;
+        if let Some(stream) = self.next_stream.take() {
+            self.change_stream(stream);
+        }
+        self.starts_over = false;
         if self.revoked.is_some() {
             self.end();
         } else {

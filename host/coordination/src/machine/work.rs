@@ -32,14 +32,16 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         if !matches!(self.phase, Phase::Opening | Phase::Running) {
             return;
         }
+        self.no_reader();
         if from.0 <= self.mark.0 + 1 {
             self.reader = Some(reader);
-            self.wanted = false;
-        } else {
-            // Asked for again as soon as there is room.
-            self.reader = None;
-            self.wanted = false;
         }
+    }
+
+    /// Asked for again as soon as there is room.
+    pub(super) fn no_reader(&mut self) {
+        self.reader = None;
+        self.wanted = false;
     }
 
     pub(super) fn accept(&mut self, reader: u64, messages: Vec<QueuedMessage<M>>) {
@@ -55,7 +57,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             if full {
                 // What does not fit is read again: the mark stays, and this reader no longer counts.
                 self.reader = None;
-                self.report(Report::Parked);
+                self.report(Report::Parked { reader });
                 return;
             }
             self.mark = message.sequence;
@@ -69,7 +71,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return;
         }
         if let Some(pending) = &self.pending {
-            if self.revoked.is_some() && pending.send_at.is_some() {
+            if self.gives_up() && pending.send_at.is_some() {
                 // It cannot be confirmed now: the next owner repeats the batch, under the same IDs.
                 self.pending = None;
                 self.forgive_attempt();
@@ -83,7 +85,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             }
             return;
         }
-        if self.revoked.is_some() {
+        if self.gives_up() {
             self.phase = Phase::Releasing;
             self.reader = None;
             self.needs_open = None;

@@ -44,7 +44,7 @@ fn a_batch_is_cut_by_messages_and_by_bytes_and_a_large_message_comes_alone() {
 fn a_partition_that_cannot_keep_up_is_parked_and_loses_nothing() {
     let mut hand = Hand::running(limits());
     let commands = hand.messages(1..=12);
-    assert_eq!(reports(&commands), [Report::Parked]);
+    assert_eq!(reports(&commands), [Report::Parked { reader: 1 }]);
     assert_eq!((hand.machine.view().queued, hand.machine.mark()), (8, Sequence(8)));
     hand.messages([13]);
     assert_eq!(hand.machine.mark(), Sequence(8), "what comes after the dropped ones would skip them");

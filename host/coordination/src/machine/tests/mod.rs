@@ -3,6 +3,7 @@
 mod handling;
 mod owning;
 mod soak;
+mod streams;
 mod world;
 
 use super::*;

@@ -301,9 +301,12 @@ fn a_stream_that_was_made_anew_begins_at_its_start_under_another_generation() {
     let mut found = record(owner(2, 1), 7, RecordPhase::Released, 500);
     found.stream.created = "2025-01-01".into();
     found.attempts = Some(Attempts { sequence: Sequence(501), count: 2 });
+    hand.give(entry(&found, 9));
+    let today = StreamIdentity { name: "work".into(), created: "2026-01-01".into() };
+    hand.give(Input::StreamChecked(Ok(today.clone())));
     let (taken, _) = written(&hand.give(entry(&found, 9)));
     assert_eq!((taken.position, taken.generation, taken.attempts), (Position(0), Generation(2), None));
-    assert_eq!(taken.stream.created, "2026-01-01");
+    assert_eq!(taken.stream, today);
 }
 
 #[test]

@@ -477,6 +477,7 @@ impl World {
                 }
             }
             Command::Report(_) => {}
+            Command::CheckStream => panic!("this world has one stream"),
         }
     }
 }

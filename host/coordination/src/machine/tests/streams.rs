@@ -1,0 +1,90 @@
+//! What becomes of a partition when its stream is not what it was.
+
+use super::world::{limits, owner, snapshot};
+use super::{Hand, entry, record, reports, written};
+use crate::machine::*;
+use crate::record::{Phase as RecordPhase, StoredSnapshot};
+use crate::{Epoch, Generation};
+
+fn stream(created: &str) -> StreamIdentity {
+    StreamIdentity { name: "work".into(), created: created.into() }
+}
+
+#[test]
+fn a_stream_made_anew_is_read_from_its_beginning_after_what_was_handled_is_committed() {
+    let mut hand = Hand::running(limits());
+    hand.messages(1..=3);
+    hand.acked(1);
+    assert_eq!(hand.give(Input::Stream(stream("2026-02-02"))), []);
+    let commands = hand.acked(2);
+    assert_eq!(commands, [Command::Snapshot], "what has taken effect must not be forgotten");
+    let (last, _) = written(&hand.state(&[1, 2, 3]));
+    assert_eq!((last.stream, last.position, last.phase), (stream("2026-01-01"), Position(3), RecordPhase::Released));
+    hand.write_lands();
+    let commands = hand.give(Input::Closed);
+    assert_eq!(commands, []);
+    assert_eq!(hand.wait(limits().poll_interval), [Command::Read]);
+
+    let mut found = record(owner(1, 1), 1, RecordPhase::Released, 3);
+    found.snapshot = Some(StoredSnapshot::store(&snapshot(&[1, 2, 3])));
+    let commands = hand.give(entry(&found, 2));
+    assert_eq!(commands, [Command::CheckStream]);
+    let commands = hand.give(Input::StreamChecked(Ok(stream("2026-02-02"))));
+    assert_eq!(commands, [Command::Read]);
+    let commands = hand.give(entry(&found, 2));
+    let (taken, _) = written(&commands);
+    assert_eq!((taken.stream, taken.position, taken.generation), (stream("2026-02-02"), Position(0), Generation(2)));
+    assert_eq!((taken.epoch, taken.snapshot), (Epoch(2), found.snapshot));
+    let over = Report::StartedOver { generation: Generation(2), before: Position(3), position: Position(0) };
+    assert_eq!(reports(&commands), [over]);
+}
+
+#[test]
+fn a_worker_that_has_missed_that_the_stream_was_made_anew_does_not_set_a_position_back() {
+    let mut hand = Hand::new(limits());
+    hand.give(Input::Assigned(Arc::new(Fleet::default())));
+    let mut found = record(owner(2, 1), 7, RecordPhase::Released, 40);
+    found.stream = stream("2026-02-02");
+    found.generation = Generation(2);
+    assert_eq!(hand.give(entry(&found, 9)), [Command::CheckStream]);
+    assert_eq!(hand.wait(limits().poll_interval * 10), [], "without an answer nothing is taken");
+    assert_eq!(hand.give(Input::StreamChecked(Err(()))), []);
+    assert_eq!(hand.wait(limits().poll_interval), [Command::Read]);
+    assert_eq!(hand.give(entry(&found, 9)), [Command::CheckStream]);
+    assert_eq!(hand.give(Input::StreamChecked(Ok(stream("2026-02-02")))), [Command::Read]);
+    let (taken, _) = written(&hand.give(entry(&found, 9)));
+    assert_eq!((taken.stream, taken.position, taken.generation), (stream("2026-02-02"), Position(40), Generation(2)));
+}
+
+#[test]
+fn a_stream_that_was_set_back_is_read_from_where_it_ends_under_new_message_ids() {
+    let mut hand = Hand::running(limits());
+    hand.messages(1..=4);
+    assert_eq!(hand.give(Input::Rewound(Sequence(9))), [], "nothing that was read is gone");
+    hand.acked(1);
+    hand.give(Input::Rewound(Sequence(2)));
+    assert_eq!(hand.acked(3), [Command::Snapshot]);
+    let (last, _) = written(&hand.state(&[1, 2, 3, 4]));
+    assert_eq!((last.position, last.phase), (Position(4), RecordPhase::Released));
+    hand.write_lands();
+    hand.give(Input::Closed);
+    assert_eq!(hand.wait(limits().poll_interval), [Command::Read]);
+    let (taken, _) = written(&hand.give(entry(&last, 2)));
+    assert_eq!((taken.position, taken.generation, taken.epoch), (Position(2), Generation(2), Epoch(2)));
+}
+
+#[test]
+fn a_position_is_not_set_back_that_another_owner_has_moved_since() {
+    let mut hand = Hand::running(limits());
+    hand.messages(1..=4);
+    hand.acked(1);
+    hand.give(Input::Rewound(Sequence(2)));
+    hand.acked(3);
+    hand.state(&[1, 2, 3, 4]);
+    hand.write_lands();
+    hand.give(Input::Closed);
+    assert_eq!(hand.wait(limits().poll_interval), [Command::Read]);
+    let found = record(owner(2, 1), 3, RecordPhase::Released, 50);
+    let (taken, _) = written(&hand.give(entry(&found, 7)));
+    assert_eq!((taken.position, taken.generation), (Position(50), Generation(1)));
+}
