@@ -113,6 +113,8 @@ catalogue! {
     HttpListen = 1113, "ErrHTTPListen", Failed;
     /// The worker lacks something that every machine has. Report it as a bug if the message does not help.
     Internal = 1114, "ErrInternal", Failed;
+    /// A KV bucket cannot be opened or created. The message says what the server answers.
+    BucketUnavailable = 1115, "ErrBucketUnavailable", Failed;
 
     /// Every worker ID in the range is held. Raise `workerIdMax`, or stop a worker.
     StableIdExhausted = 1201, "ErrStableIDExhausted", IdsExhausted;

@@ -4,7 +4,7 @@ use super::check_mode;
 use crate::config::{Config, Handler, OnExhausted as ConfigOnExhausted, Storage, Strategy, Stream};
 use crate::error::{ErrorCode, OperatorError};
 use crate::nats::{
-    BucketSpec, ClientCertificate, ConnectError, ConnectOptions, KeyLifetime, Login, Nats, NewStream, OpenBucketError,
+    ApiError, BucketSpec, ClientCertificate, ConnectError, ConnectOptions, KeyLifetime, Login, Nats, NewStream, OpenBucketError,
     Retention, Storage as StreamStorage, StreamError, StreamInfo, Tls,
 };
 use crate::plugin::{Catalog, CatalogError, HandlerPlugin, Limits as PluginLimits, PluginEngine};
@@ -215,7 +215,25 @@ fn from_sentence(code: ErrorCode, text: &str) -> OperatorError {
 }
 
 pub(super) fn bucket_error(error: &OpenBucketError) -> OperatorError {
-    from_sentence(ErrorCode::BucketSettings, &error.to_string())
+    let (bucket, why) = match error {
+        OpenBucketError::Mismatch(_) => return from_sentence(ErrorCode::BucketSettings, &error.to_string()),
+        OpenBucketError::BadName(_) => return from_sentence(ErrorCode::InvalidConfig, &error.to_string()),
+        OpenBucketError::Failed { bucket, why } => (bucket, why),
+    };
+    // Nothing is known of the bucket's settings.
+    let (code, todo) = match why {
+        ApiError::TimedOut | ApiError::Disconnected => {
+            (ErrorCode::NatsUnreachable, "check that JetStream is healthy and has a leader (nats server report jetstream)")
+        }
+        ApiError::NoResponders => {
+            (ErrorCode::JetStreamDisabled, "enable JetStream for this account, or wait until the cluster has a leader")
+        }
+        ApiError::Refused { .. } | ApiError::Failed(_) => (
+            ErrorCode::BucketUnavailable,
+            "check the limits of the account (nats account info) and that the NATS user may create and read the bucket",
+        ),
+    };
+    code.error(format!("bucket {bucket:?} could not be opened"), why.to_string(), todo)
 }
 
 pub(super) fn bucket_spec(config: &Config, name: &str, lifetime: KeyLifetime) -> BucketSpec {
