@@ -1,12 +1,13 @@
-//! What the simulations of this crate share: seeded randomness, short names for times, runs over many seeds, and the ways in
-//! which the core can be broken on purpose.
+//! What the simulations of this crate share: seeded randomness, short names for times, runs over many seeds, what surrounds a
+//! partition, and the ways in which the core can be broken on purpose.
 
+pub(crate) mod data_path;
 mod mutants;
 mod sweep;
 
 use std::time::Duration;
 
-pub(crate) use mutants::Mutant;
+pub(crate) use mutants::{Mutant, share, shared};
 pub(crate) use sweep::{Run, seeds, soak_minutes, sweep, sweep_for};
 
 pub(crate) const fn ms(n: u64) -> Duration {

@@ -4,8 +4,8 @@ use super::check_mode;
 use crate::config::{Config, Handler, OnExhausted as ConfigOnExhausted, Storage, Strategy, Stream};
 use crate::error::{ErrorCode, OperatorError};
 use crate::nats::{
-    ApiError, BucketSpec, ClientCertificate, ConnectError, ConnectOptions, KeyLifetime, Login, Nats, NewStream, OpenBucketError,
-    Retention, Storage as StreamStorage, StreamError, StreamInfo, Tls,
+    ApiError, BucketSpec, ClientCertificate, ConnectError, ConnectOptions, KeyLifetime, Login, Nats, NewStream,
+    OpenBucketError, Retention, Storage as StreamStorage, StreamError, StreamInfo, Tls,
 };
 use crate::plugin::{Catalog, CatalogError, HandlerPlugin, Limits as PluginLimits, PluginEngine};
 use crate::telemetry::Metrics;
@@ -222,9 +222,10 @@ pub(super) fn bucket_error(error: &OpenBucketError) -> OperatorError {
     };
     // Nothing is known of the bucket's settings.
     let (code, todo) = match why {
-        ApiError::TimedOut | ApiError::Disconnected => {
-            (ErrorCode::NatsUnreachable, "check that JetStream is healthy and has a leader (nats server report jetstream)")
-        }
+        ApiError::TimedOut | ApiError::Disconnected => (
+            ErrorCode::NatsUnreachable,
+            "check that JetStream is healthy and has a leader (nats server report jetstream)",
+        ),
         ApiError::NoResponders => {
             (ErrorCode::JetStreamDisabled, "enable JetStream for this account, or wait until the cluster has a leader")
         }

@@ -59,13 +59,15 @@ pub struct PartitionMachine<M, O> {
     /// A stream that a record told of while the server is asked whether it is of today.
     checking: Option<StreamIdentity>,
     /// A stream that a record told of and that is not the one of today: the server said so afterwards.
-    outdated: Option<StreamIdentity>,
+    former_stream: Option<StreamIdentity>,
     trouble: Option<String>,
 
     /// The record as it last landed by our hand, with its revision.
     record: Option<(OwnershipRecord, u64)>,
     writing: Option<(OwnershipRecord, String, Purpose)>,
     reading: bool,
+    /// Something was written since the open read was asked for: its answer counts for nothing.
+    outdated: bool,
     read_at: Option<Now>,
     /// Whose release has been waited for, by its epoch, and since when.
     waiting: Option<(Option<Epoch>, Now)>,
@@ -128,11 +130,12 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             next_stream: None,
             rewound: None,
             checking: None,
-            outdated: None,
+            former_stream: None,
             trouble: None,
             record: None,
             writing: None,
             reading: false,
+            outdated: false,
             read_at: None,
             waiting: None,
             queue: VecDeque::new(),
@@ -183,11 +186,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             Input::Assigned(fleet) => self.assigned(fleet),
             Input::Revoked(why) => self.revoked = Some(why),
             Input::Fenced => self.fenced_off(false),
-            Input::Hint => {
-                if self.phase == Phase::Waiting {
-                    self.read_at = Some(self.now);
-                }
-            }
+            // Somebody who releases what we hold has seized it.
+            Input::Hint => self.look_again(),
             Input::Stream(stream) => self.stream_is(stream),
             Input::Rewound(last) => self.stream_rewound(last),
             Input::StreamChecked(stream) => self.stream_checked(stream),
@@ -280,14 +280,23 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     }
 
     fn assigned(&mut self, fleet: Arc<Fleet>) {
+        let missed = fleet.version > self.fleet.version.next();
         self.fleet = fleet;
         if self.revoked == Some(CloseReason::Lost) {
             // Fenced: whatever the plan gives this worker is for its next run.
             return;
         }
-        self.revoked = None;
-        if self.phase == Phase::Waiting {
-            // Judge again at once: a new plan may have declared the owner dead.
+        // Who has waited for us under a plan that we have missed, or heard of late, may have overruled us.
+        let regained = self.revoked.take().is_some();
+        // A new plan may have declared the owner dead.
+        if self.phase == Phase::Waiting || missed || regained {
+            self.look_again();
+        }
+    }
+
+    /// Reads the record at once, to judge it again or to see whether it is still ours. What is being written tells that too.
+    fn look_again(&mut self) {
+        if matches!(self.phase, Phase::Waiting | Phase::Opening | Phase::Running) && self.writing.is_none() {
             self.read_at = Some(self.now);
         }
     }

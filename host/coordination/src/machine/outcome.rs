@@ -3,6 +3,8 @@
 use super::work::Call;
 use super::{Command, Failure, Handled, OnExhausted, Outgoing, PartitionMachine, QueuedMessage, Report};
 use crate::record::Attempts;
+#[cfg(test)]
+use crate::testing::Mutant;
 use crate::{Completed, Generation, Now, OpenReason, Sequence};
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -65,7 +67,10 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         for output in outputs {
             // What a message outside the completed prefix has published comes again with it.
             if done.iter().take(count).any(|m| m.sequence == output.cause) {
-                let place = places.entry(output.cause).or_default();
+                let counted = output.cause;
+                #[cfg(test)]
+                let counted = Mutant::OutputsNumberedPerBatch.or(counted, Sequence(0));
+                let place = places.entry(counted).or_default();
                 outgoing.push(Outgoing::Publish { id: self.message_id(output.cause, &*place), body: output.body });
                 *place += 1;
             }
@@ -239,7 +244,10 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     /// The instance is gone: back to the last commit, with a fresh one.
     pub(super) fn lose_instance(&mut self, why: OpenReason) {
         self.is_open = false;
-        self.handled = 0;
+        let kept = 0;
+        #[cfg(test)]
+        let kept = Mutant::NoWayBackToCommit.or(kept, self.handled);
+        self.handled = kept;
         self.handled_since = None;
         self.needs_open = Some(why);
     }

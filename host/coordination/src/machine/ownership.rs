@@ -3,6 +3,8 @@
 use super::taking::{TakeDecision, decide_take};
 use super::{Command, PartitionMachine, Phase, Report};
 use crate::record::{self, FORMAT, OwnershipRecord, Phase as RecordPhase, StoredSnapshot};
+#[cfg(test)]
+use crate::testing::{Mutant, share, shared};
 use crate::{CloseReason, Epoch, Expect, Generation, OpenReason, Sequence, Snapshot, StoredEntry, WriteOutcome};
 use std::time::Duration;
 
@@ -23,15 +25,26 @@ pub(super) enum Purpose {
 impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     pub(super) fn record_read(&mut self, entry: Result<Option<StoredEntry>, ()>) {
         self.reading = false;
+        if std::mem::take(&mut self.outdated) {
+            return;
+        }
         let Ok(entry) = entry else {
             self.read_at = Some(self.now + READ_RETRY);
             return;
         };
-        if self.writing.is_some() {
-            return self.resolve(entry);
+        match self.phase {
+            _ if self.writing.is_some() => self.resolve(entry),
+            Phase::Waiting if self.revoked.is_none() => self.judge(entry),
+            Phase::Opening | Phase::Running => self.confirm(entry),
+            _ => {}
         }
-        if self.phase == Phase::Waiting && self.revoked.is_none() {
-            self.judge(entry);
+    }
+
+    /// The record while we hold the partition. One that is lost or cannot be read is left to the next commit.
+    fn confirm(&mut self, entry: Option<StoredEntry>) {
+        let (Ok(Some(found)), Some((ours, _))) = (self.understand(entry.as_ref()), &self.record) else { return };
+        if (&found.owner, found.epoch) != (&ours.owner, ours.epoch) {
+            self.fenced_off(true);
         }
     }
 
@@ -79,7 +92,10 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                 let epoch = found.as_ref().map(|record| record.epoch);
                 let since = self.waiting.filter(|(of, _)| *of == epoch).map_or(self.now, |(_, since)| since);
                 self.waiting = Some((epoch, since));
-                if self.now.since(since) >= self.limits.handover_timeout {
+                let is_over = self.now.since(since) >= self.limits.handover_timeout;
+                #[cfg(test)]
+                let is_over = Mutant::LiveOwnerOverruled.or(is_over, true);
+                if is_over {
                     self.take(found, expect, true);
                 } else {
                     self.read_at = Some(self.now + self.limits.poll_interval);
@@ -121,10 +137,19 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         // The records of this crate always encode.
         let value = record::encode(&record).unwrap_or_default();
         self.command(Command::Write { value: value.clone(), expect });
+        self.read_at = None;
+        self.outdated = self.reading;
         self.writing = Some((record, value, purpose));
     }
 
     pub(super) fn written(&mut self, outcome: WriteOutcome) {
+        #[cfg(test)]
+        if Mutant::LostCommitFences.is_on()
+            && outcome == WriteOutcome::Lost
+            && self.writing.as_ref().is_some_and(|(_, _, purpose)| *purpose == Purpose::Commit)
+        {
+            return self.fenced_off(true);
+        }
         match outcome {
             WriteOutcome::Written(revision) => self.landed(revision),
             // A question, not a verdict.
@@ -283,11 +308,30 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.commit_wanted = false;
         self.snapshot_retry_at = None;
         let purpose = if releasing { Purpose::Release } else { Purpose::Commit };
-        self.write(record, Expect::Revision(revision), purpose);
+        let expect = Expect::Revision(revision);
+        #[cfg(test)]
+        let (record, expect) = self.broken_commit(record, expect);
+        self.write(record, expect, purpose);
+    }
+
+    #[cfg(test)]
+    fn broken_commit(&mut self, mut record: OwnershipRecord, expect: Expect) -> (OwnershipRecord, Expect) {
+        if Mutant::SnapshotShared.is_on() {
+            share(record.snapshot.as_ref().and_then(|s| s.load().ok()).as_ref());
+        }
+        if Mutant::StateAfterPosition.is_on() && record.position > self.committed() {
+            record.snapshot = self.record.as_ref().and_then(|(before, _)| before.snapshot.clone());
+            self.commit_wanted = true;
+        }
+        (record, Mutant::CommitsBlindly.or(expect, Expect::Anything))
     }
 
     /// The committed state. A record that cannot be read back keeps the partition waiting instead of losing its state.
     pub(super) fn committed_snapshot(&self) -> Result<Option<Snapshot>, String> {
+        #[cfg(test)]
+        if let (true, Some(snapshot)) = (Mutant::SnapshotShared.is_on(), shared()) {
+            return Ok(Some(snapshot));
+        }
         let stored = self.record.as_ref().and_then(|(record, _)| record.snapshot.as_ref());
         stored.map(StoredSnapshot::load).transpose().map_err(|e| e.0)
     }

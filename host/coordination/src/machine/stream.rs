@@ -44,7 +44,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         let Some(asked) = self.checking.take() else { return };
         match stream {
             Ok(stream) => {
-                self.outdated = (stream != asked).then_some(asked);
+                self.former_stream = (stream != asked).then_some(asked);
                 if self.phase == Phase::Waiting {
                     self.change_stream(stream);
                 }
@@ -57,7 +57,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     /// Whether a record tells of another stream than we know, and it is not known yet which of them is of today. A worker that
     /// has missed that the stream was made anew must not set back the record of one that has not.
     pub(super) fn is_of_unknown_stream(&mut self, record: Option<&OwnershipRecord>) -> bool {
-        let Some(record) = record.filter(|r| r.stream != self.stream && self.outdated.as_ref() != Some(&r.stream))
+        let Some(record) = record.filter(|r| r.stream != self.stream && self.former_stream.as_ref() != Some(&r.stream))
         else {
             return false;
         };

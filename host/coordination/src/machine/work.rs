@@ -2,6 +2,8 @@
 
 use super::{Batch, Command, Failure, PartitionMachine, Phase, QueuedMessage, Report};
 use crate::record::Attempts;
+#[cfg(test)]
+use crate::testing::Mutant;
 use crate::{CloseReason, OpenReason, Sequence, Snapshot};
 use std::time::Duration;
 
@@ -33,7 +35,10 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return;
         }
         self.no_reader();
-        if from.0 <= self.mark.0 + 1 {
+        let latest = self.mark.0 + 1;
+        #[cfg(test)]
+        let latest = Mutant::ReaderJoinsEarly.or(latest, latest + 1);
+        if from.0 <= latest {
             self.reader = Some(reader);
         }
     }
@@ -49,7 +54,10 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return;
         }
         for message in messages {
-            if message.sequence <= self.mark {
+            let known = self.mark;
+            #[cfg(test)]
+            let known = Mutant::AcceptedByPosition.or(known, Sequence(self.committed().0));
+            if message.sequence <= known {
                 continue;
             }
             let full = self.queue.len() >= self.limits.queue_messages

@@ -3,7 +3,8 @@
 //! A mutant is switched on for one thread, in which a whole simulation runs. The core asks for it at the one place that it
 //! breaks, under `#[cfg(test)]`.
 
-use std::cell::Cell;
+use crate::Snapshot;
+use std::cell::{Cell, RefCell};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mutant {
@@ -29,10 +30,39 @@ pub(crate) enum Mutant {
     TermFromLeaseOnly,
     /// Of two incarnations of an ID the one with the higher UUID counts as the later.
     UuidInsteadOfClaim,
+    /// A commit writes the position first, and the state after it.
+    StateAfterPosition,
+    /// A commit is written without a compare.
+    CommitsBlindly,
+    /// A message counts as new if it is above the position, even if it is queued.
+    AcceptedByPosition,
+    /// A reader is taken that begins one message after what is missing.
+    ReaderJoinsEarly,
+    /// Outputs are numbered per call of the handler.
+    OutputsNumberedPerBatch,
+    /// A fresh instance goes on where the lost one was.
+    NoWayBackToCommit,
+    /// A commit that loses its compare is given up without a question.
+    LostCommitFences,
+    /// What one partition's handler gives as its state is handed to the next that opens.
+    SnapshotShared,
+    /// An owner who lives is overruled at once.
+    LiveOwnerOverruled,
 }
 
 thread_local! {
     static BROKEN: Cell<Option<Mutant>> = const { Cell::new(None) };
+    /// For [`Mutant::SnapshotShared`]: the latest state that any partition has committed.
+    static SHARED: RefCell<Option<Snapshot>> = const { RefCell::new(None) };
+}
+
+/// What all partitions share if [`Mutant::SnapshotShared`].
+pub(crate) fn share(snapshot: Option<&Snapshot>) {
+    SHARED.set(snapshot.cloned());
+}
+
+pub(crate) fn shared() -> Option<Snapshot> {
+    SHARED.with_borrow(Clone::clone)
 }
 
 impl Mutant {

@@ -1,11 +1,21 @@
 //! The simulator notices a broken core: each mutant breaks a promise within so many seeds, and the whole core keeps them all on
 //! the same seeds.
 
-use super::simulation::simulate;
-use crate::testing::Mutant;
+use super::simulation::{simulate, simulate_work};
+use crate::testing::{Mutant, Run};
+
+fn caught(mutant: Mutant, seeds: u64) -> (u64, String) {
+    caught_by(simulate, mutant, seeds)
+}
+
+/// One that is broken in the data path, and what is said of it.
+fn caught_at_work(mutant: Mutant, signs: &[&str]) {
+    let (_, violation) = caught_by(simulate_work, mutant, 300);
+    assert!(signs.iter().any(|sign| violation.contains(sign)), "{mutant:?}: {violation}");
+}
 
 /// The first seed that shows the mutant, and what it breaks there.
-fn caught(mutant: Mutant, seeds: u64) -> (u64, String) {
+fn caught_by(simulate: impl Fn(u64, bool) -> Run, mutant: Mutant, seeds: u64) -> (u64, String) {
     let broken = |seed| mutant.breaks(|| simulate(seed, false)).violation;
     let found = (0..seeds).find_map(|seed| Some((seed, broken(seed)?)));
     let (seed, violation) = found.unwrap_or_else(|| panic!("{mutant:?} is not noticed within {seeds} seeds"));
@@ -69,4 +79,49 @@ fn a_term_read_from_the_lease_alone_is_noticed() {
 #[test]
 fn incarnations_compared_by_uuid_instead_of_claim_are_noticed() {
     caught(Mutant::UuidInsteadOfClaim, 300);
+}
+
+#[test]
+fn a_state_that_is_written_apart_from_its_position_is_noticed() {
+    caught_at_work(Mutant::StateAfterPosition, &["is lost at position"]);
+}
+
+#[test]
+fn a_commit_without_a_compare_is_noticed() {
+    caught_at_work(Mutant::CommitsBlindly, &["epoch", "position"]);
+}
+
+#[test]
+fn a_message_accepted_by_position_instead_of_mark_is_noticed() {
+    caught_at_work(Mutant::AcceptedByPosition, &["handed over after", "has a gap"]);
+}
+
+#[test]
+fn a_reader_that_begins_one_message_late_is_noticed() {
+    caught_at_work(Mutant::ReaderJoinsEarly, &["has a gap", "is lost at position"]);
+}
+
+#[test]
+fn outputs_numbered_per_batch_are_noticed() {
+    caught_at_work(Mutant::OutputsNumberedPerBatch, &["is published twice"]);
+}
+
+#[test]
+fn a_fresh_instance_that_does_not_go_back_to_the_commit_is_noticed() {
+    caught_at_work(Mutant::NoWayBackToCommit, &["is lost at position"]);
+}
+
+#[test]
+fn a_commit_given_up_for_a_lost_compare_is_noticed() {
+    caught_at_work(Mutant::LostCommitFences, &["which it owns"]);
+}
+
+#[test]
+fn a_state_handed_to_another_partition_is_noticed() {
+    caught_at_work(Mutant::SnapshotShared, &["another partition's", "handed over after", "is lost at position"]);
+}
+
+#[test]
+fn a_live_owner_overruled_without_waiting_is_noticed() {
+    caught_at_work(Mutant::LiveOwnerOverruled, &["who lives"]);
 }

@@ -2,16 +2,22 @@
 //! exactly one place, and peace.
 //!
 //! Each seed draws its own settings, clocks and kinds of faults, so that some runs are calm enough for the promises about time
-//! and others wild enough for those about safety.
+//! and others wild enough for those about safety. The same once more with the work itself: every partition that a worker is
+//! assigned has its machine, over one bucket of records and one stream.
 
 use super::fleet::{BUCKETS, Fleet, Status, Trouble, partition};
 use crate::coordinator::*;
-use crate::testing::{Run, ms, secs, seeds, soak_minutes, sweep, sweep_for};
+use crate::testing::{Run, data_path, ms, secs, seeds, soak_minutes, sweep, sweep_for};
 use std::time::{Duration, SystemTime};
 
 #[test]
 fn whatever_happens_no_promise_is_broken_and_the_fleet_settles_afterwards() {
     sweep("coordinator::tests::simulation::whatever_happens", seeds(0..12_000), simulate);
+}
+
+#[test]
+fn every_message_is_handled_once_in_order_by_one_owner_at_a_time_whatever_happens() {
+    sweep("coordinator::tests::simulation::every_message", seeds(0..2000), simulate_work);
 }
 
 /// Runs for as long as `make soak` says, and not at all without it.
@@ -20,9 +26,13 @@ fn soak() {
     let Some(minutes) = soak_minutes() else { return };
     let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_nanos();
     let from = u64::from_le_bytes(nanos.to_le_bytes()[..8].try_into().expect("eight bytes")) % 1_000_000_000_000;
-    println!("soak: {minutes} minutes from seed {from} on");
-    sweep_for("coordinator::tests::simulation::whatever_happens", from, secs(minutes * 60), simulate);
+    println!("soak: {minutes} minutes from seed {from} on, half of them with the work itself");
+    sweep_for("coordinator::tests::simulation::whatever_happens", from, secs(minutes * 30), simulate);
+    sweep_for("coordinator::tests::simulation::every_message", from, secs(minutes * 30), simulate_work);
 }
+
+/// A message that is retried to the end takes some seconds, and so does one that traps.
+const HANDLED: Duration = secs(60);
 
 /// What can happen to a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +70,13 @@ const FAULTS: [Fault; 12] = [
 ];
 
 pub(super) fn simulate(seed: u64, traced: bool) -> Run {
-    let mut world = Simulation::new(seed, traced);
-    world.disturb();
-    if world.fleet.violation.is_none() {
-        world.heal();
-        world.calm_down();
-    }
-    Run { steps: world.fleet.steps, violation: world.fleet.violation.clone() }
+    Simulation::new(seed, traced, &[3, 8, 24]).run()
+}
+
+pub(super) fn simulate_work(seed: u64, traced: bool) -> Run {
+    let mut world = Simulation::new(seed, traced, &[1, 3, 6]);
+    world.work();
+    world.run()
 }
 
 struct Simulation {
@@ -80,10 +90,10 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn new(seed: u64, traced: bool) -> Self {
+    fn new(seed: u64, traced: bool, partitions: &[u64]) -> Self {
         let mut fleet = Fleet::new(seed, 0);
         (fleet.collects, fleet.traced) = (true, traced);
-        let partitions = fleet.random.pick(&[3, 8, 24]);
+        let partitions = fleet.random.pick(partitions);
         fleet.partitions = (0..partitions).map(|n| partition(&format!("p{n:02}"))).collect();
         let random = &mut fleet.random;
         let hasty = random.chance(40);
@@ -115,9 +125,39 @@ impl Simulation {
         let workers = 2 + fleet.random.below(5) as usize;
         let share = fleet.random.pick(&[15, 40, 80]);
         let kinds = FAULTS.into_iter().filter(|_| fleet.random.chance(share)).collect();
-        let mut world = Self { fleet, workers, kinds, deeds: workers, bound: bound(&settings) };
-        world.begin();
-        world
+        Self { fleet, workers, kinds, deeds: workers, bound: bound(&settings) }
+    }
+
+    fn run(mut self) -> Run {
+        self.begin();
+        self.disturb();
+        if self.fleet.violation.is_none() {
+            self.heal();
+            self.calm_down();
+        }
+        if self.fleet.violation.is_none() {
+            self.finish();
+        }
+        Run { steps: self.fleet.steps, violation: self.fleet.violation.clone() }
+    }
+
+    /// There is work, and it goes wrong in its own ways too.
+    fn work(&mut self) {
+        let random = &mut self.fleet.random;
+        let share = random.pick(&[0, 0, 30, 100]);
+        let mut some = |most: u64| if random.chance(share) { 1 + random.below(most) } else { 0 };
+        let trouble = data_path::Trouble {
+            sends: some(15),
+            traps: some(4),
+            host: some(4),
+            snapshots: some(10),
+            opens: some(10),
+            readers: some(4),
+            late_readers: some(20),
+        };
+        let pace = random.pick(&[(5, 200), (50, 1000), (500, 5000)]);
+        let mixed = random.chance(50);
+        self.fleet.with_work(pace, mixed, trouble);
     }
 
     fn begin(&mut self) {
@@ -232,6 +272,7 @@ impl Simulation {
         fleet.disturb_all(|| "everything works from here on".into());
         fleet.trouble = Trouble::default();
         fleet.source_fails = false;
+        fleet.work_calmly();
         for at in 0..self.workers {
             if fleet.processes[at].status == Status::Paused {
                 fleet.resume(at);
@@ -283,6 +324,23 @@ impl Simulation {
         let most = 8 + 3 * self.deeds;
         if fleet.planned > most {
             fleet.violated(format!("{} plans after {} faults", fleet.planned, self.deeds));
+        }
+    }
+
+    /// Everything that was published is handled, by whom the plan names, and nobody has taken a partition without a reason.
+    fn finish(&mut self) {
+        let (began, fleet) = (self.fleet.now, &mut self.fleet);
+        while let Some(why) = fleet.unfinished() {
+            if fleet.violation.is_some() {
+                return;
+            }
+            if fleet.now - began > HANDLED {
+                return fleet.violated(format!("not all is handled {HANDLED:?} after the fleet has settled: {why}"));
+            }
+            fleet.run(ms(200));
+        }
+        if let Some((id, epoch, moves)) = fleet.duelled(self.deeds as u64) {
+            fleet.violated(format!("{id} is in epoch {epoch} after {} faults and {moves} moves", self.deeds));
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Messages: accepted once, handled in order, retried, given up, parked, published.
 
-use super::world::{Fate, limits, snapshot};
 use super::{Hand, batch, entry, reports, written};
 use crate::machine::*;
 use crate::record::Phase as RecordPhase;
+use crate::testing::data_path::{Fate, limits, snapshot};
 use crate::testing::ms;
 use crate::{Completed, Epoch, Outcome};
 

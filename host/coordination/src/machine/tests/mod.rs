@@ -8,10 +8,14 @@ mod world;
 
 use super::*;
 use crate::record::{OwnershipRecord, Phase as RecordPhase, decode, encode};
+use crate::testing::data_path::{self, Command, Fate, Input, Machine, owner, snapshot};
 use crate::testing::ms;
 use crate::{Completed, Epoch, Expect, Generation, Outcome, StoredEntry, WriteOutcome};
 use std::time::Duration;
-use world::{Fate, Machine, machine, owner, snapshot};
+
+fn machine(me: Owner, limits: Limits) -> Machine {
+    data_path::machine(PartitionId::from_keys(&["p"]).unwrap(), me, limits)
+}
 
 /// A machine that is driven by hand.
 struct Hand {
@@ -20,7 +24,7 @@ struct Hand {
     revision: u64,
 }
 
-type Commands = Vec<Command<Fate, String>>;
+type Commands = Vec<Command>;
 
 impl Hand {
     fn new(limits: Limits) -> Self {
@@ -48,7 +52,7 @@ impl Hand {
         std::iter::from_fn(|| self.machine.poll_command()).collect()
     }
 
-    fn give(&mut self, input: Input<Fate, String>) -> Commands {
+    fn give(&mut self, input: Input) -> Commands {
         self.machine.handle(Now(self.now), input);
         self.drain()
     }
@@ -113,7 +117,7 @@ fn record(owner: Owner, epoch: u64, phase: RecordPhase, position: u64) -> Owners
     }
 }
 
-fn entry(record: &OwnershipRecord, revision: u64) -> Input<Fate, String> {
+fn entry(record: &OwnershipRecord, revision: u64) -> Input {
     let value = Some(encode(record).unwrap().into_bytes());
     Input::Record(Ok(Some(StoredEntry { value, revision })))
 }

@@ -1,12 +1,12 @@
 //! Taking, committing, releasing, and losing a partition.
 
-use super::world::{applied, limits, owner, snapshot};
-use super::{Hand, batch, entry, record, reports, written};
+use super::{Commands, Hand, batch, entry, record, reports, written};
 use crate::Completed;
 use crate::machine::*;
 use crate::record::{OwnershipRecord, Phase as RecordPhase, StoredSnapshot, encode};
+use crate::testing::data_path::{Input, applied, limits, owner, snapshot};
 use crate::testing::ms;
-use crate::{Epoch, Expect, Generation, Incarnation, Outcome, StoredEntry, WorkerId, WriteOutcome};
+use crate::{Epoch, Expect, Generation, Incarnation, Outcome, StoredEntry, Version, WorkerId, WriteOutcome};
 
 fn fleet(live: &[(u32, u64)], dead: &[(u32, u64)]) -> Fleet {
     let id = |n: &u32| WorkerId::new("worker", *n);
@@ -279,7 +279,8 @@ fn a_partition_lost_and_regained_before_its_release_is_kept() {
     let mut hand = Hand::running(limits());
     hand.messages([1]);
     hand.give(Input::Revoked(CloseReason::Revoked));
-    hand.give(Input::Assigned(Arc::new(Fleet::default())));
+    assert_eq!(hand.give(Input::Assigned(Arc::new(Fleet::default()))), [Command::Read]);
+    hand.give(entry(&record(owner(1, 1), 1, RecordPhase::Owned, 0), 1));
     assert_eq!(hand.acked(1), []);
     assert_eq!(hand.wait(ms(1000)), [Command::Snapshot]);
     // Regained only after the release was written: released, then taken again.
@@ -292,6 +293,59 @@ fn a_partition_lost_and_regained_before_its_release_is_kept() {
     hand.give(Input::Closed);
     assert_eq!(hand.wait(ms(500)), [Command::Read]);
     assert_eq!(written(&hand.give(entry(&released, 3))).0.epoch, Epoch(2));
+}
+
+/// The plan of this version, as it gives the partition to us again.
+fn plan(version: u64) -> Input {
+    Input::Assigned(Arc::new(Fleet { version: Version(version), ..Fleet::default() }))
+}
+
+#[test]
+fn a_worker_that_was_overruled_while_it_was_out_of_reach_finds_out_as_soon_as_it_hears_of_a_plan() {
+    let overruled = record(owner(2, 1), 2, RecordPhase::Released, 0);
+    let ways: [&[Input]; 3] =
+        [&[plan(2), plan(4)], &[plan(2), Input::Revoked(CloseReason::Revoked), plan(3)], &[plan(2), Input::Hint]];
+    for told in ways {
+        let mut hand = Hand::new(limits());
+        hand.give(plan(1));
+        hand.give(Input::Record(Ok(None)));
+        hand.opened_after_take();
+        hand.messages([1]);
+        let asked: Commands = told.iter().flat_map(|input| hand.give(input.clone())).collect();
+        assert_eq!(asked, [Command::Read], "after {told:?}");
+        let commands = hand.give(entry(&overruled, 3));
+        assert_eq!(commands, [Command::Report(Report::FencedOff), Command::Close(CloseReason::Lost)]);
+        hand.give(Input::Closed);
+        assert_eq!(hand.wait(ms(500)), [Command::Read]);
+        assert_eq!(written(&hand.give(entry(&overruled, 3))).0.epoch, Epoch(3));
+    }
+}
+
+#[test]
+fn an_owner_who_looks_again_and_finds_itself_goes_on() {
+    let mut hand = Hand::running(limits());
+    hand.messages([1]);
+    assert_eq!(hand.give(plan(7)), [Command::Read]);
+    // What is committed meanwhile tells more than the answer, whichever comes first.
+    assert_eq!(hand.acked(1), []);
+    assert_eq!(hand.wait(ms(1000)), [Command::Snapshot]);
+    assert_eq!(written(&hand.state(&[1])).0.position, Position(1));
+    assert_eq!(hand.give(entry(&record(owner(1, 1), 1, RecordPhase::Owned, 0), 1)), []);
+    assert!(matches!(reports(&hand.write_lands())[..], [Report::Committed { position: Position(1), .. }]));
+    assert_eq!(hand.give(Input::Hint), [Command::Read]);
+    assert_eq!(hand.give(entry(&record_at(&hand, 1, &[1]), 2)), []);
+}
+
+#[test]
+fn a_record_that_was_read_before_the_take_decides_nothing_after_it() {
+    let mut hand = Hand::new(limits());
+    assert_eq!(hand.give(plan(1)), [Command::Read]);
+    let found = record(owner(2, 1), 7, RecordPhase::Released, 40);
+    // Two more reasons to look come while the record is being read.
+    assert_eq!(hand.give(plan(2)), []);
+    assert_eq!(hand.give(Input::Hint), []);
+    assert_eq!(written(&hand.give(entry(&found, 9))).0.epoch, Epoch(8));
+    assert_eq!(hand.wait(ms(2000)), [], "one write is open, and its answer is waited for");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Random faults, and then: every message handled, in order, once in the state, by one owner at a time.
 
-use super::world::{Fate, Status, Trouble, World, applied, limits};
+use super::world::{Status, World};
+use crate::testing::data_path::{Fate, Trouble, applied, limits};
 use crate::testing::{ms, seeds};
 
 #[test]
@@ -17,7 +18,7 @@ fn poison_goes_to_the_dead_letters_and_the_messages_around_it_are_kept_in_order(
             world.publish(fate);
         }
         world.finish(ms(60_000));
-        assert_eq!(world.letters.len(), 5);
+        assert_eq!(world.ledger.letters.len(), 5);
         let snapshot = world.committed().unwrap().snapshot.unwrap().load().unwrap();
         assert_eq!(applied(Some(&snapshot)).len(), 25);
     }
@@ -34,19 +35,13 @@ fn soak(seed: u64) {
     let mut world = World::new(seed, 3, limits());
     let traps = if world.random.chance(50) { 3 } else { 0 };
     if world.random.chance(70) {
+        world.lossy = 10;
         world.trouble =
-            Trouble { writes: 10, reads: 10, sends: 15, traps, host: 3, snapshots: 10, opens: 10, readers: 3 };
+            Trouble { sends: 15, traps, host: 3, snapshots: 10, opens: 10, readers: 3, ..Trouble::default() };
     }
     for _ in 0..60 {
         for _ in 0..world.random.below(4) {
-            let fate = match world.random.below(30) {
-                0 => Fate::Poison,
-                1 => Fate::Reject,
-                2 => Fate::Stubborn,
-                3 => Fate::Shy(1),
-                4 => Fate::Shy(2),
-                _ => Fate::Fine,
-            };
+            let fate = Fate::draw(&mut world.random);
             world.publish(fate);
         }
         let at = world.random.below(3) as usize;
@@ -63,6 +58,7 @@ fn soak(seed: u64) {
         world.run(time);
     }
     let traps = world.trouble.traps;
+    world.lossy = 0;
     world.trouble = Trouble { traps, ..Trouble::default() };
     for at in 0..3 {
         match world.workers[at].status {

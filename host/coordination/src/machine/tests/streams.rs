@@ -1,9 +1,9 @@
 //! What becomes of a partition when its stream is not what it was.
 
-use super::world::{limits, owner, snapshot};
 use super::{Hand, entry, record, reports, written};
 use crate::machine::*;
 use crate::record::{Phase as RecordPhase, StoredSnapshot};
+use crate::testing::data_path::{Input, limits, owner, snapshot};
 use crate::{Epoch, Generation};
 
 fn stream(created: &str) -> StreamIdentity {

@@ -3,7 +3,9 @@
 
 use super::{Fleet, Happening, Process, Status, Trouble};
 use crate::coordinator::*;
-use crate::record::{AssignmentRecord, ClaimRecord, LeaderRecord, Lifecycle, PlanRecord, assignment_key, decode};
+use crate::record::{
+    AssignmentRecord, ClaimRecord, LeaderRecord, Lifecycle, Owner, PlanRecord, assignment_key, decode,
+};
 use crate::testing::{ms, secs};
 use crate::{Partition, PartitionId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +55,13 @@ fn ids(record: Option<&AssignmentRecord>) -> BTreeSet<&PartitionId> {
 impl Laws {
     pub(super) fn stored(&self, worker: &WorkerId) -> Option<&AssignmentRecord> {
         self.stored.get(worker)
+    }
+
+    /// Whether the plan says of a run of a worker that it is dead, or that a later one lives.
+    pub(super) fn is_over(&self, run: &Owner) -> bool {
+        let claim = run.incarnation.claim;
+        self.dead.get(&run.worker).is_some_and(|dead| claim <= *dead)
+            || self.listed.get(&run.worker).is_some_and(|listed| claim < *listed)
     }
 
     /// What is wrong with a plan that follows the last one.
@@ -223,6 +232,11 @@ impl Fleet {
                 }
                 let given = self.laws.given.entry((worker.clone(), record.term)).or_default();
                 given.insert(record.version, record.partitions.clone());
+                if let Some(work) = &mut self.work {
+                    for gained in ids(Some(&record)).difference(&ids(self.laws.stored.get(&worker))) {
+                        *work.moves.entry((*gained).clone()).or_default() += 1;
+                    }
+                }
                 self.laws.stored.insert(worker, record);
             }
         }

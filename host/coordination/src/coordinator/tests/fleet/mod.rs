@@ -10,20 +10,27 @@ mod disasters;
 mod laws;
 mod look;
 mod nats;
+mod requests;
 mod settings;
 mod steps;
 mod store;
+mod work;
+mod work_laws;
 
 use crate::Partition;
+use crate::PartitionId;
 use crate::coordinator::*;
-use crate::record::PlanRecord;
+use crate::record::{Owner, PlanRecord};
+use crate::testing::data_path::Command;
 use crate::testing::{Random, ms, secs};
 use clock::Clock;
 use laws::Laws;
 use nats::Watch;
+use requests::{News, Request};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use store::Store;
+use work::{DataPath, Work};
 
 pub(super) use disasters::BUCKETS;
 
@@ -70,8 +77,9 @@ pub(super) struct Process {
     /// When probes reach it again after it has reconnected.
     subscribes_at: Duration,
     /// What a stopped process has not read yet, and what it had not sent yet.
-    inbox: VecDeque<Event>,
-    outbox: Vec<Action>,
+    inbox: VecDeque<News>,
+    outbox: Vec<(Request, bool)>,
+    data: DataPath,
 }
 
 enum Happening {
@@ -79,7 +87,7 @@ enum Happening {
     Serve {
         from: usize,
         life: u64,
-        request: Action,
+        request: Request,
         reply_lost: bool,
     },
     /// Something reaches a process.
@@ -87,7 +95,7 @@ enum Happening {
         to: usize,
         life: u64,
         watch: Option<(Bucket, u64)>,
-        event: Event,
+        news: News,
     },
     Expire {
         bucket: Bucket,
@@ -106,12 +114,39 @@ enum Happening {
         claim: u64,
         said_at: Duration,
     },
-    /// The data path has carried an assignment out.
+    /// The data path has carried an assignment out, where it is only pretended.
     Settle {
         at: usize,
         life: u64,
         settled: (Term, Version),
     },
+    /// A call of a handler returns.
+    Return {
+        at: usize,
+        life: u64,
+        id: PartitionId,
+        run: u64,
+        instance: u64,
+        command: Command,
+    },
+    /// A partition gets a reader.
+    Attach {
+        at: usize,
+        life: u64,
+        id: PartitionId,
+        run: u64,
+        from: u64,
+    },
+    /// A reader delivers.
+    Pump {
+        at: usize,
+        life: u64,
+        id: PartitionId,
+        run: u64,
+        reader: u64,
+    },
+    /// A message is published.
+    Produce,
 }
 
 /// What may go wrong on the way, in percent of the occasions.
@@ -163,6 +198,8 @@ pub(super) struct Fleet {
     pub(super) violation: Option<String>,
     pub(super) collects: bool,
     pub(super) traced: bool,
+    /// What there is to do, unless nothing is done with assignments.
+    pub(super) work: Option<Work>,
     laws: Laws,
     stores: BTreeMap<Bucket, Store>,
     queue: BTreeMap<(Duration, u64), Happening>,
@@ -211,6 +248,7 @@ impl Fleet {
             violation: None,
             collects: false,
             traced: true,
+            work: None,
             laws: Laws::default(),
             stores: BTreeMap::new(),
             queue: BTreeMap::new(),
@@ -262,6 +300,7 @@ impl Fleet {
             subscribes_at: Duration::ZERO,
             inbox: VecDeque::new(),
             outbox: Vec::new(),
+            data: DataPath::default(),
         });
         let at = self.processes.len() - 1;
         self.note(|_| format!("start #{at}"));
@@ -310,6 +349,7 @@ impl Fleet {
         process.watches.clear();
         process.inbox.clear();
         process.outbox.clear();
+        process.data = DataPath::default();
     }
 
     /// Starts a process again that has died or ended.
@@ -342,15 +382,16 @@ impl Fleet {
         self.disturb(|| format!("resume #{at}"));
         self.processes[at].status = Status::Running;
         let life = self.processes[at].life;
-        for request in std::mem::take(&mut self.processes[at].outbox) {
-            self.after(ms(1), Happening::Serve { from: at, life, request, reply_lost: false });
+        for (request, reply_lost) in std::mem::take(&mut self.processes[at].outbox) {
+            self.after(ms(1), Happening::Serve { from: at, life, request, reply_lost });
         }
         let timers_first = self.random.chance(50);
         if timers_first {
             self.tick(at);
+            self.tick_data(at);
         }
-        for event in std::mem::take(&mut self.processes[at].inbox) {
-            self.give(at, event);
+        for news in std::mem::take(&mut self.processes[at].inbox) {
+            self.deliver(at, news);
         }
     }
 
@@ -381,11 +422,19 @@ impl Fleet {
     }
 
     pub(super) fn give(&mut self, at: usize, event: Event) {
+        self.deliver(at, News::Core(event));
+    }
+
+    fn deliver(&mut self, at: usize, news: News) {
         match self.processes[at].status {
             Status::Running => {}
-            Status::Paused => return self.processes[at].inbox.push_back(event),
+            Status::Paused => return self.processes[at].inbox.push_back(news),
             Status::Dead | Status::Ended => return,
         }
+        let event = match news {
+            News::Core(event) => event,
+            News::Data(id, run, input) => return self.give_data(at, &id, run, input),
+        };
         self.hears(at, &event);
         let now = self.processes[at].clock.read(self.now);
         self.processes[at].coordinator.handle(now, event);
@@ -410,14 +459,21 @@ impl Fleet {
             Action::Unwatch { bucket } => {
                 self.processes[at].watches.remove(&bucket);
             }
-            Action::Claimed { incarnation, .. } => {
-                self.processes[at].answers = Some(incarnation).filter(|_| self.deaf != Some(at));
+            Action::Claimed { worker, incarnation } => {
+                let process = &mut self.processes[at];
+                process.answers = Some(incarnation).filter(|_| self.deaf != Some(at));
+                process.data.identify(Owner { worker, incarnation });
             }
             Action::Fenced { .. } => {
                 let process = &mut self.processes[at];
                 process.assigned = None;
                 process.answers = None;
                 process.fenced += 1;
+                self.fence_work(at);
+            }
+            Action::Assigned(assigned) if self.work.is_some() => {
+                self.assign_work(at, &assigned);
+                self.processes[at].assigned = Some(assigned);
             }
             Action::Assigned(assigned) => {
                 let settled = (assigned.term, assigned.version);
@@ -425,9 +481,11 @@ impl Fleet {
                 let time = self.random.between(20, 300);
                 self.after(time, Happening::Settle { at, life, settled });
             }
+            Action::Drain if self.work.is_some() => self.drain_work(at),
             Action::Drain => {
                 let time = self.random.between(self.drain_time.0, self.drain_time.1);
-                self.after(time, Happening::Tell { to: at, life, watch: None, event: Event::Drained });
+                let news = News::Core(Event::Drained);
+                self.after(time, Happening::Tell { to: at, life, watch: None, news });
             }
             Action::PlanPublished { moved, .. } => self.moved += moved,
             Action::Failed(failure) => {
@@ -444,7 +502,7 @@ impl Fleet {
             Action::DegradedEntered { .. } | Action::DegradedAlert { .. } | Action::DegradedLeft { .. } => {
                 self.processes[at].degraded.push(action);
             }
-            request => self.send(at, request),
+            request => self.send(at, Request::Core(request)),
         }
     }
 }

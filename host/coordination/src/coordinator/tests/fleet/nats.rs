@@ -1,8 +1,11 @@
 //! The side of NATS: requests on their way, expiry, watches, probes.
 
+use super::requests::{News, Request};
 use super::store::Store;
 use super::{Fleet, Happening, Status};
+use crate::PartitionId;
 use crate::coordinator::*;
+use crate::testing::data_path::{Command, Input};
 use crate::testing::{ms, secs};
 use std::time::Duration;
 
@@ -22,34 +25,11 @@ impl Watch {
     }
 }
 
-/// What a request gets whose answer does not come through.
-pub(super) fn failed(reply: Reply) -> Reply {
-    match reply {
-        Reply::Write(_) => Reply::Write(WriteOutcome::Unknown),
-        Reply::Entry(_) => Reply::Entry(Err(())),
-        Reply::Listing(_) => Reply::Listing(Err(())),
-        Reply::Probe(_) => Reply::Probe(ProbeAnswer::TimedOut),
-        Reply::Partitions(answer) => Reply::Partitions(answer),
-    }
-}
-
-/// A request's name, and what it gets if nobody answers.
-fn no_answer(request: &Action) -> Option<(OpId, Reply)> {
-    Some(match request {
-        Action::Write { op, .. } | Action::Delete { op, .. } => (*op, Reply::Write(WriteOutcome::Unknown)),
-        Action::Read { op, .. } => (*op, Reply::Entry(Err(()))),
-        Action::List { op, .. } => (*op, Reply::Listing(Err(()))),
-        Action::Probe { op, .. } => (*op, Reply::Probe(ProbeAnswer::TimedOut)),
-        Action::ListPartitions { op } => (*op, Reply::Partitions(Err("no answer".into()))),
-        _ => return None,
-    })
-}
-
 impl Fleet {
-    pub(super) fn send(&mut self, from: usize, request: Action) {
+    pub(super) fn send(&mut self, from: usize, request: Request) {
         self.processes[from].sent += 1;
         let life = self.processes[from].life;
-        let Some((op, failed)) = no_answer(&request) else { return };
+        let Some(news) = request.no_answer() else { return };
         let time = self.random.between(1, 15);
         let trouble = self.trouble;
         let connected = self.processes[from].connected;
@@ -58,8 +38,7 @@ impl Fleet {
         let reply_lost = late || self.random.chance(trouble.lost_replies);
         if !connected || lost || reply_lost {
             let wait = if connected { TIMEOUT } else { ms(50) };
-            let event = Event::Reply { op, reply: failed };
-            self.after(wait, Happening::Tell { to: from, life, watch: None, event });
+            self.after(wait, Happening::Tell { to: from, life, watch: None, news });
         }
         if connected && !lost {
             let time = if late { TIMEOUT + self.random.between(0, 6000) } else { time };
@@ -67,50 +46,92 @@ impl Fleet {
         }
     }
 
-    pub(super) fn serve(&mut self, from: usize, life: u64, request: Action, reply_lost: bool) {
+    pub(super) fn serve(&mut self, from: usize, life: u64, request: Request, reply_lost: bool) {
         if self.processes[from].life == life && self.processes[from].status == Status::Paused && self.random.chance(50)
         {
-            return self.processes[from].outbox.push(request);
+            return self.processes[from].outbox.push((request, reply_lost));
         }
         // What a killed process had under way may have left it or not.
         if self.processes[from].life != life && self.random.chance(50) {
             return;
         }
-        let Some((op, nothing)) = no_answer(&request) else { return };
+        let Some(nothing) = request.no_answer() else { return };
         if !self.nats_runs {
             if !reply_lost {
-                let event = Event::Reply { op, reply: nothing };
-                self.after(TIMEOUT, Happening::Tell { to: from, life, watch: None, event });
+                self.after(TIMEOUT, Happening::Tell { to: from, life, watch: None, news: nothing });
             }
             return;
         }
-        let reply = match request {
-            Action::Write { bucket: Bucket::Heartbeats, .. } if self.refuse_heartbeats => {
-                Reply::Write(WriteOutcome::Unknown)
+        let (time, news) = match request {
+            Request::Core(action) => {
+                let Some((op, reply)) = self.reply(from, life, action) else { return };
+                let time = match reply {
+                    Reply::Probe(ProbeAnswer::TimedOut) => ms(500),
+                    _ => self.random.between(1, 15),
+                };
+                (time, News::Core(Event::Reply { op, reply }))
             }
-            Action::Write { bucket, key, value, expect, lifetime, .. } => {
-                self.expire_under(bucket, &key, expect, lifetime);
-                Reply::Write(self.put_by(Some((from, life)), bucket, &key, Some(value.into_bytes()), expect, lifetime))
+            Request::Data(id, run, command) => {
+                let Some(input) = self.reply_data(from, &id, command) else { return };
+                (self.random.between(1, 15), News::Data(id, run, input))
             }
-            Action::Delete { bucket, key, expect, .. } => {
-                Reply::Write(self.put_by(Some((from, life)), bucket, &key, None, expect, Lifetime::Forever))
-            }
-            Action::Read { bucket, key, .. } => {
-                Reply::Entry(Ok(self.stores.get(&bucket).and_then(|s| s.keys.get(&key)).cloned()))
-            }
-            Action::List { bucket, .. } => Reply::Listing(Ok(self.list(bucket))),
-            Action::Probe { incarnation, .. } => Reply::Probe(self.probe(from, incarnation)),
-            Action::ListPartitions { .. } if self.source_fails => Reply::Partitions(Err("no database".into())),
-            Action::ListPartitions { .. } => Reply::Partitions(Ok(self.partitions.clone())),
-            _ => return,
-        };
-        let time = match reply {
-            Reply::Probe(ProbeAnswer::TimedOut) => ms(500),
-            _ => self.random.between(1, 15),
         };
         if !reply_lost {
-            self.after(time, Happening::Tell { to: from, life, watch: None, event: Event::Reply { op, reply } });
+            self.after(time, Happening::Tell { to: from, life, watch: None, news });
         }
+    }
+
+    /// What NATS says to the data path.
+    fn reply_data(&mut self, from: usize, id: &PartitionId, command: Command) -> Option<Input> {
+        Some(match command {
+            Command::Write { value, expect } => {
+                // One that has reached the server twice is told what became of it the second time.
+                let twice = self.trouble.lost_replies;
+                let outcome = self.put_record(from, id, value, expect);
+                let is_again = matches!(outcome, WriteOutcome::Written(_)) && self.random.chance(twice);
+                Input::Written(if is_again { WriteOutcome::Lost } else { outcome })
+            }
+            Command::Read => {
+                Input::Record(Ok(self.work.as_ref().and_then(|work| work.records.keys.get(&id.record_key())).cloned()))
+            }
+            Command::Send(outgoing) => {
+                let work = self.work.as_mut()?;
+                // What fails has got somewhere.
+                let fails = self.random.chance(work.trouble.sends);
+                let sent = if fails { self.random.below(outgoing.len() as u64 + 1) as usize } else { outgoing.len() };
+                let ledger = work.ledgers.entry(id.clone()).or_default();
+                let wrong = outgoing.iter().take(sent).find_map(|one| ledger.receive(one));
+                if let Some(wrong) = wrong {
+                    self.violated(format!("{id}: {wrong}"));
+                }
+                Input::Sent(if fails { Err("no answer".into()) } else { Ok(()) })
+            }
+            _ => return None,
+        })
+    }
+
+    fn reply(&mut self, from: usize, life: u64, request: Action) -> Option<(OpId, Reply)> {
+        Some(match request {
+            Action::Write { op, bucket: Bucket::Heartbeats, .. } if self.refuse_heartbeats => {
+                (op, Reply::Write(WriteOutcome::Unknown))
+            }
+            Action::Write { op, bucket, key, value, expect, lifetime } => {
+                self.expire_under(bucket, &key, expect, lifetime);
+                let by = Some((from, life));
+                (op, Reply::Write(self.put_by(by, bucket, &key, Some(value.into_bytes()), expect, lifetime)))
+            }
+            Action::Delete { op, bucket, key, expect } => {
+                (op, Reply::Write(self.put_by(Some((from, life)), bucket, &key, None, expect, Lifetime::Forever)))
+            }
+            Action::Read { op, bucket, key } => {
+                (op, Reply::Entry(Ok(self.stores.get(&bucket).and_then(|s| s.keys.get(&key)).cloned())))
+            }
+            Action::List { op, bucket } => (op, Reply::Listing(Ok(self.list(bucket)))),
+            Action::Probe { op, incarnation } => (op, Reply::Probe(self.probe(from, incarnation))),
+            Action::ListPartitions { op } if self.source_fails => (op, Reply::Partitions(Err("no database".into()))),
+            Action::ListPartitions { op } => (op, Reply::Partitions(Ok(self.partitions.clone()))),
+            _ => return None,
+        })
     }
 
     /// A listing comes from any replica: it may be of a moment ago.
@@ -157,7 +178,8 @@ impl Fleet {
         }
         if let Some((_, by)) = asking {
             let life = asked.life;
-            self.after(ms(1), Happening::Tell { to, life, watch: None, event: Event::Probed { by } });
+            let news = News::Core(Event::Probed { by });
+            self.after(ms(1), Happening::Tell { to, life, watch: None, news });
         }
         match self.processes[to].status {
             Status::Paused => ProbeAnswer::TimedOut,
@@ -255,6 +277,6 @@ impl Fleet {
         };
         watch.told_at = watch.told_at.max(now + delay);
         let (time, watch, life) = (watch.told_at - now, Some((bucket, watch.id)), process.life);
-        self.after(time, Happening::Tell { to: at, life, watch, event });
+        self.after(time, Happening::Tell { to: at, life, watch, news: News::Core(event) });
     }
 }

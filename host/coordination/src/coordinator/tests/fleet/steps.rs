@@ -1,7 +1,6 @@
 //! Time: what happens next, one step after another.
 
-use super::nats::failed;
-use super::{Fleet, Happening, Status};
+use super::{Fleet, Happening, Process, Status};
 use crate::coordinator::*;
 use std::time::Duration;
 
@@ -36,15 +35,15 @@ impl Fleet {
         if self.violation.is_some() {
             return false;
         }
-        let timer = (0..self.processes.len())
-            .filter(|at| self.processes[*at].status == Status::Running)
-            .filter_map(|at| {
-                let process = &self.processes[at];
-                Some((process.clock.when(process.coordinator.poll_timeout()?).max(self.now), at))
-            })
-            .min();
+        let (now, running) = (self.now, |process: &&Process| process.status == Status::Running);
+        let timer = (0..).zip(&self.processes).filter(|(_, process)| running(process)).filter_map(|(at, process)| {
+            let core = process.coordinator.poll_timeout().map(|due| (due, false));
+            let (due, is_data) = core.into_iter().chain(process.data.due.map(|due| (due, true))).min()?;
+            Some((process.clock.when(due).max(now), at, is_data))
+        });
+        let timer = timer.min();
         let queued = self.queue.keys().next().map(|(at, _)| *at);
-        if let Some((when, at)) = timer
+        if let Some((when, at, is_data)) = timer
             && queued.is_none_or(|q| when <= q)
         {
             if when > until {
@@ -52,6 +51,10 @@ impl Fleet {
             }
             self.steps += 1;
             self.now = when;
+            if is_data {
+                self.tick_data(at);
+                return true;
+            }
             self.tick(at);
             let process = &self.processes[at];
             let shows = process.clock.read(self.now);
@@ -73,19 +76,16 @@ impl Fleet {
     fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Serve { from, life, request, reply_lost } => self.serve(from, life, request, reply_lost),
-            Happening::Tell { to, life, watch, event } => {
+            Happening::Tell { to, life, watch, news } => {
                 let process = &self.processes[to];
                 let reached = process.connected && !process.cut;
                 let dropped = watch
                     .is_some_and(|(bucket, id)| !reached || process.watches.get(&bucket).is_none_or(|w| w.id != id));
-                if process.life != life || dropped || (!reached && matches!(event, Event::Probed { .. })) {
+                if process.life != life || dropped || (!reached && news.is_passing()) {
                     return;
                 }
-                let event = match event {
-                    Event::Reply { op, reply } if !reached => Event::Reply { op, reply: failed(reply) },
-                    event => event,
-                };
-                self.give(to, event);
+                let news = if reached { news } else { news.cut_off() };
+                self.deliver(to, news);
             }
             Happening::Expire { bucket, key, revision } => self.expire(bucket, &key, revision),
             Happening::Reconnect { at, life } => {
@@ -105,6 +105,14 @@ impl Fleet {
                     self.give(at, Event::DataPath { owned, lag: 0, settled: Some(settled) });
                 }
             }
+            Happening::Return { at, life, id, run, instance, command } => {
+                if self.processes[at].life == life {
+                    self.returned(at, &id, run, instance, &command);
+                }
+            }
+            Happening::Attach { at, life, id, run, from } => self.attach(at, life, id, run, from),
+            Happening::Pump { at, life, id, run, reader } => self.pump(at, life, id, run, reader),
+            Happening::Produce => self.produce(),
         }
     }
 

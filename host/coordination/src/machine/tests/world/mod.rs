@@ -1,54 +1,19 @@
 //! One partition, the workers that own it in turn, and what surrounds them, in virtual time.
 //!
-//! Modelled are the record (compare-and-set; replies late, lost, or never although the write landed), the stream and
-//! readers that start over, a handler whose state is the list of sequences it has applied, the output stream and the
-//! dead letters. Every write of the record is checked when it lands: one owner per epoch, positions only grow, and the
-//! snapshot is exactly the partition's messages up to the position. Everything random comes from one seed.
+//! Modelled are the record (compare-and-set; replies late, lost, or never although the write landed) and readers that start
+//! over; handler, messages and output are those of `testing::data_path`, with the laws that are checked whenever something is
+//! written. The plan is drawn at random. Everything random comes from one seed.
 
-mod handler;
 mod record;
 mod stream;
 
 use crate::machine::*;
 use crate::record::{OwnershipRecord, decode};
+use crate::testing::data_path::{Command, Fate, Input, Ledger, Task, Trouble, owner, trace};
 use crate::testing::{Random, ms};
-use crate::{Expect, Incarnation, StoredEntry, WorkerId, WriteOutcome};
+use crate::{Expect, StoredEntry, WorkerId, WriteOutcome};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
-use uuid::Uuid;
-
-pub(super) use handler::{Fate, applied, snapshot};
-
-pub(super) type Machine = PartitionMachine<Fate, String>;
-
-pub(super) fn limits() -> Limits {
-    Limits {
-        batch_messages: 4,
-        batch_bytes: 1000,
-        queue_messages: 8,
-        queue_bytes: 10_000,
-        commit_interval: ms(1000),
-        max_uncommitted: 6,
-        max_attempts: 3,
-        max_traps: 2,
-        backoff: (ms(100), ms(2000)),
-        on_exhausted: OnExhausted::DeadLetter,
-        handover_timeout: ms(10_000),
-        poll_interval: ms(500),
-        max_snapshot_bytes: 100_000,
-    }
-}
-
-pub(super) fn owner(number: u32, claim: u64) -> Owner {
-    let uuid = Uuid::from_u64_pair(u64::from(number), claim);
-    Owner { worker: WorkerId::new("worker", number), incarnation: Incarnation { claim, uuid } }
-}
-
-pub(super) fn machine(me: Owner, limits: Limits) -> Machine {
-    let stream = StreamIdentity { name: "work".into(), created: "2026-01-01".into() };
-    let id = PartitionId::from_keys(&["p"]).expect("a key");
-    PartitionMachine::new(id, "g".into(), stream, me, "digest".into(), Position(0), limits)
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
@@ -60,40 +25,24 @@ pub(super) enum Status {
 pub(super) struct Worker {
     pub(super) status: Status,
     claim: u64,
-    machine: Option<Machine>,
-    /// What is meant for an earlier machine, or for a call that was cut off, is dropped.
+    task: Option<Task>,
+    /// What is meant for an earlier task is dropped.
     run: u64,
-    call: u64,
-    instance: Option<Vec<u64>>,
-    reader: Option<(u64, u64)>,
-    inbox: VecDeque<Input<Fate, String>>,
-}
-
-/// What may go wrong, in percent of the occasions.
-#[derive(Default, Clone, Copy)]
-pub(super) struct Trouble {
-    pub(super) writes: u64,
-    pub(super) reads: u64,
-    pub(super) sends: u64,
-    pub(super) traps: u64,
-    pub(super) host: u64,
-    pub(super) snapshots: u64,
-    pub(super) opens: u64,
-    pub(super) readers: u64,
+    inbox: VecDeque<Input>,
 }
 
 enum Happening {
     Tell {
         to: usize,
         run: u64,
-        input: Input<Fate, String>,
+        input: Input,
     },
     /// A call of the handler returns.
     Return {
         to: usize,
         run: u64,
-        call: u64,
-        command: Command<Fate, String>,
+        instance: u64,
+        command: Command,
     },
     Land {
         from: usize,
@@ -122,19 +71,17 @@ pub(super) struct World {
     pub(super) now: Duration,
     pub(super) workers: Vec<Worker>,
     pub(super) trouble: Trouble,
-    /// The partition's messages by sequence; `head` is the stream's last sequence.
-    pub(super) messages: BTreeMap<u64, Fate>,
-    pub(super) letters: BTreeMap<String, u64>,
+    /// Reads and writes of the record that go wrong, in percent.
+    pub(super) lossy: u64,
+    pub(super) ledger: Ledger,
     pub(super) faults: u64,
     pub(super) moves: u64,
     pub(super) record: Option<StoredEntry>,
     limits: Limits,
+    /// The stream's last sequence.
     head: u64,
     assigned: usize,
     fleet: Fleet,
-    published: BTreeMap<String, String>,
-    output: Vec<String>,
-    tries: BTreeMap<u64, u32>,
     readers: u64,
     queue: BTreeMap<(Duration, u64), Happening>,
     order: u64,
@@ -158,8 +105,8 @@ impl World {
             now: ms(1000),
             workers: Vec::new(),
             trouble: Trouble::default(),
-            messages: BTreeMap::new(),
-            letters: BTreeMap::new(),
+            lossy: 0,
+            ledger: Ledger::default(),
             faults: 0,
             moves: 0,
             record: None,
@@ -167,9 +114,6 @@ impl World {
             head: 0,
             assigned: 0,
             fleet: Fleet::default(),
-            published: BTreeMap::new(),
-            output: Vec::new(),
-            tries: BTreeMap::new(),
             readers: 0,
             queue: BTreeMap::new(),
             order: 0,
@@ -181,11 +125,8 @@ impl World {
             world.workers.push(Worker {
                 status: Status::Running,
                 claim: 1,
-                machine: None,
+                task: None,
                 run: 0,
-                call: 0,
-                instance: None,
-                reader: None,
                 inbox: VecDeque::new(),
             });
             world.enlist(number);
@@ -253,9 +194,7 @@ impl World {
     fn forget(&mut self, at: usize) {
         let worker = &mut self.workers[at];
         worker.run += 1;
-        worker.machine = None;
-        worker.instance = None;
-        worker.reader = None;
+        worker.task = None;
         worker.inbox.clear();
     }
 
@@ -312,15 +251,14 @@ impl World {
     /// Runs until everything is handled and committed.
     pub(super) fn finish(&mut self, limit: Duration) {
         let until = self.now + limit;
-        let last = self.messages.keys().next_back().copied().unwrap_or(0);
+        let last = self.ledger.messages.keys().next_back().copied().unwrap_or(0);
         while self.committed().is_none_or(|record| record.position.0 < last) {
             assert!(self.step(until), "not everything is handled within {limit:?}: {:?}", self.view());
         }
-        self.check_outputs();
     }
 
     pub(super) fn view(&self) -> Option<PartitionView> {
-        self.workers[self.assigned].machine.as_ref().map(PartitionMachine::view)
+        self.workers[self.assigned].task.as_ref().map(|task| task.machine.view())
     }
 
     pub(super) fn committed(&self) -> Option<OwnershipRecord> {
@@ -328,7 +266,7 @@ impl World {
     }
 
     fn step(&mut self, until: Duration) -> bool {
-        let due = |worker: &Worker| worker.machine.as_ref()?.poll_timeout();
+        let due = |worker: &Worker| worker.task.as_ref()?.machine.poll_timeout();
         let timer = (0..self.workers.len())
             .filter(|at| self.workers[*at].status == Status::Running)
             .filter_map(|at| Some((due(&self.workers[at])?.0.max(self.now), at)))
@@ -354,21 +292,15 @@ impl World {
         match happening {
             Happening::Tell { to, run, input } => {
                 let assigned = matches!(input, Input::Assigned(_));
-                if assigned && self.workers[to].status != Status::Dead && self.workers[to].machine.is_none() {
+                if assigned && self.workers[to].status != Status::Dead && self.workers[to].task.is_none() {
                     let me = owner(u32::try_from(to).expect("few"), self.workers[to].claim);
-                    self.workers[to].machine = Some(machine(me, self.limits.clone()));
+                    self.workers[to].task = Some(Task::new(super::machine(me, self.limits.clone())));
                 }
                 if self.workers[to].run == run {
                     self.give(to, input);
                 }
             }
-            Happening::Return { to, run, call, command } => {
-                // A close cuts off a call of the handler, not what has been handed to NATS.
-                let is_send = matches!(command, Command::Send(_));
-                if self.workers[to].run == run && (is_send || self.workers[to].call == call) {
-                    self.answer(to, command);
-                }
-            }
+            Happening::Return { to, run, instance, command } => self.answer(to, run, instance, command),
             Happening::Land { from, run, value, expect, answer } => {
                 let outcome = self.land(from, value, expect);
                 if answer {
@@ -395,55 +327,55 @@ impl World {
         true
     }
 
-    fn tell(&mut self, to: usize, time: Duration, input: Input<Fate, String>) {
+    fn tell(&mut self, to: usize, time: Duration, input: Input) {
         let run = self.workers[to].run;
         self.after(time, Happening::Tell { to, run, input });
     }
 
     fn tick(&mut self, at: usize) {
         let now = Now(self.now);
-        if let Some(machine) = &mut self.workers[at].machine {
-            machine.handle_timeout(now);
+        if let Some(task) = &mut self.workers[at].task {
+            task.machine.handle_timeout(now);
         }
         self.drain(at);
     }
 
-    fn give(&mut self, at: usize, input: Input<Fate, String>) {
+    fn give(&mut self, at: usize, input: Input) {
         match self.workers[at].status {
             Status::Dead => return,
             Status::Paused => return self.workers[at].inbox.push_back(input),
             Status::Running => {}
         }
         if !matches!(input, Input::Passed { .. }) {
-            let text = format!("#{at} < {input:?}");
-            self.note(text.chars().take(300).collect());
+            self.note(format!("#{at} {}", trace::input(&input)));
         }
         let now = Now(self.now);
-        if let Some(machine) = &mut self.workers[at].machine {
-            machine.handle(now, input);
+        if let Some(task) = &mut self.workers[at].task {
+            task.hears(&input);
+            task.machine.handle(now, input);
         }
         self.drain(at);
     }
 
     fn drain(&mut self, at: usize) {
-        while let Some(command) = self.workers[at].machine.as_mut().and_then(PartitionMachine::poll_command) {
-            let text = format!("#{at} > {command:?}");
-            self.note(text.chars().take(400).collect());
+        while let Some(command) = self.workers[at].task.as_mut().and_then(|task| task.machine.poll_command()) {
+            self.note(format!("#{at} {}", trace::command(&command)));
             self.act(at, command);
         }
     }
 
-    fn act(&mut self, at: usize, command: Command<Fate, String>) {
-        let (run, trouble) = (self.workers[at].run, self.trouble);
+    fn act(&mut self, at: usize, command: Command) {
+        let (run, lossy) = (self.workers[at].run, self.lossy);
+        assert_eq!(self.workers[at].task.as_mut().and_then(|task| task.asks(&command)), None);
         match command {
             Command::Read => {
-                let answer = if self.random.chance(trouble.reads) { Err(()) } else { Ok(self.record.clone()) };
+                let answer = if self.random.chance(lossy) { Err(()) } else { Ok(self.record.clone()) };
                 let time = self.random.between(2, 20);
                 self.tell(at, time, Input::Record(answer));
             }
             Command::Write { value, expect } => {
                 let time = self.random.between(1, 10);
-                let wrong = self.random.chance(trouble.writes).then(|| self.random.below(3));
+                let wrong = self.random.chance(lossy).then(|| self.random.below(3));
                 if wrong.is_some() {
                     self.tell(at, ms(1000), Input::Written(WriteOutcome::Unknown));
                 }
@@ -454,12 +386,14 @@ impl World {
                 }
             }
             Command::Open { .. } | Command::Handle(_) | Command::Snapshot | Command::Send(_) => {
-                let (time, call) = (self.random.between(1, 60), self.workers[at].call);
-                self.after(time, Happening::Return { to: at, run, call, command });
+                let instance = self.workers[at].task.as_ref().map_or(0, |task| task.instances);
+                let time = self.random.between(1, 60);
+                self.after(time, Happening::Return { to: at, run, instance, command });
             }
             Command::Close(_) => {
-                self.workers[at].instance = None;
-                self.workers[at].call += 1;
+                if let Some(task) = &mut self.workers[at].task {
+                    task.close();
+                }
                 let time = self.random.between(1, 20);
                 self.tell(at, time, Input::Closed);
             }
@@ -478,6 +412,27 @@ impl World {
             }
             Command::Report(_) => {}
             Command::CheckStream => panic!("this world has one stream"),
+        }
+    }
+
+    fn answer(&mut self, at: usize, run: u64, instance: u64, command: Command) {
+        if self.workers[at].run != run {
+            return;
+        }
+        let trouble = self.trouble;
+        if let Command::Send(outgoing) = command {
+            // What fails has got somewhere.
+            let fails = self.random.chance(trouble.sends);
+            let sent = if fails { self.random.below(outgoing.len() as u64 + 1) as usize } else { outgoing.len() };
+            let wrong = outgoing.iter().take(sent).find_map(|one| self.ledger.receive(one));
+            assert_eq!(wrong, None);
+            return self.give(at, Input::Sent(if fails { Err("no answer".into()) } else { Ok(()) }));
+        }
+        // A close cuts off a call of the handler, not what has been handed to NATS.
+        let Some(task) = self.workers[at].task.as_mut().filter(|task| task.instances == instance) else { return };
+        match task.call(&command, &mut self.ledger, &mut self.random, trouble) {
+            Ok(input) => self.give(at, input),
+            Err(wrong) => panic!("{wrong}"),
         }
     }
 }

@@ -1,0 +1,382 @@
+//! The data path: the machines of the partitions that a process is assigned, driven as the host's intake drives them, over one
+//! bucket of records and one stream.
+
+use super::requests::{News, Request};
+use super::store::Store;
+use super::{Fleet, Happening, Status};
+use crate::coordinator::*;
+use crate::machine::{Limits, Phase, Report};
+use crate::record::Owner;
+use crate::testing::data_path::{self, Command, Fate, Input, Ledger, Task, limits, trace};
+use crate::testing::ms;
+use crate::{CloseReason, Now, PartitionId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What all data paths share.
+pub(crate) struct Work {
+    /// The ownership bucket.
+    pub(super) records: Store,
+    pub(super) ledgers: BTreeMap<PartitionId, Ledger>,
+    pub(super) trouble: data_path::Trouble,
+    pub(super) limits: Limits,
+    /// The stream's last sequence.
+    pub(super) head: u64,
+    /// Least and most milliseconds between two messages, as long as some are published.
+    pace: Option<(u64, u64)>,
+    /// Messages of each kind, or only fine ones.
+    mixed: bool,
+    /// Tasks and readers so far.
+    count: u64,
+    /// How often each partition was assigned to somebody who had it not.
+    pub(super) moves: BTreeMap<PartitionId, u64>,
+    /// When each partition's epoch has begun.
+    pub(super) taken_at: BTreeMap<PartitionId, Duration>,
+}
+
+pub(super) struct Job {
+    pub(super) task: Task,
+    /// What is meant for an earlier task of the partition is dropped.
+    pub(super) run: u64,
+    pub(super) began: Duration,
+    /// Fenced: it ends, whatever the plan says.
+    ending: bool,
+}
+
+/// One process's.
+#[derive(Default)]
+pub(super) struct DataPath {
+    pub(super) me: Option<Owner>,
+    pub(super) jobs: BTreeMap<PartitionId, Job>,
+    assigned: BTreeSet<PartitionId>,
+    fleet: Arc<crate::Fleet>,
+    rank: Option<(Term, Version)>,
+    leaving: bool,
+    told: Option<Event>,
+    /// When the first of its machines wants to be called.
+    pub(super) due: Option<Now>,
+}
+
+impl Fleet {
+    /// From now on processes do the work that they are assigned, and messages are published, so many milliseconds apart: of each
+    /// kind, or only fine ones.
+    pub(crate) fn with_work(&mut self, pace: (u64, u64), mixed: bool, trouble: data_path::Trouble) {
+        self.work = Some(Work {
+            records: Store::default(),
+            ledgers: BTreeMap::new(),
+            trouble,
+            limits: limits(),
+            head: 0,
+            pace: Some(pace),
+            mixed,
+            count: 0,
+            moves: BTreeMap::new(),
+            taken_at: BTreeMap::new(),
+        });
+        self.after(ms(pace.1), Happening::Produce);
+    }
+
+    /// Nothing more is published, and nothing more goes wrong on the way.
+    pub(crate) fn work_calmly(&mut self) {
+        if let Some(work) = &mut self.work {
+            (work.pace, work.trouble) = (None, data_path::Trouble::default());
+        }
+    }
+
+    // The plan.
+
+    pub(super) fn assign_work(&mut self, at: usize, assigned: &Assigned) {
+        let data = &mut self.processes[at].data;
+        if data.leaving {
+            return;
+        }
+        data.rank = Some((assigned.term, assigned.version));
+        data.fleet = Arc::new(assigned.fleet.clone());
+        data.assigned = assigned.partitions.iter().map(|p| p.id().clone()).collect();
+        self.apply(at);
+    }
+
+    pub(super) fn fence_work(&mut self, at: usize) {
+        let data = &mut self.processes[at].data;
+        data.me = None;
+        data.rank = None;
+        data.assigned.clear();
+        data.jobs.values_mut().for_each(|job| job.ending = true);
+        for (id, run) in self.running(at) {
+            self.give_data(at, &id, run, Input::Fenced);
+        }
+        self.figures(at);
+    }
+
+    pub(super) fn drain_work(&mut self, at: usize) {
+        let data = &mut self.processes[at].data;
+        data.leaving = true;
+        data.assigned.clear();
+        self.apply(at);
+    }
+
+    fn running(&self, at: usize) -> Vec<(PartitionId, u64)> {
+        self.processes[at].data.jobs.iter().map(|(id, job)| (id.clone(), job.run)).collect()
+    }
+
+    fn apply(&mut self, at: usize) {
+        let data = &self.processes[at].data;
+        let why = if data.leaving { CloseReason::Shutdown } else { CloseReason::Revoked };
+        let missing: Vec<_> = data.assigned.iter().filter(|id| !data.jobs.contains_key(*id)).cloned().collect();
+        for (id, run) in self.running(at) {
+            let data = &self.processes[at].data;
+            if data.jobs.get(&id).is_none_or(|job| job.ending) {
+                continue;
+            }
+            let is_ours = data.assigned.contains(&id);
+            let input = if is_ours { Input::Assigned(Arc::clone(&data.fleet)) } else { Input::Revoked(why) };
+            self.give_data(at, &id, run, input);
+        }
+        for id in missing {
+            self.begin_job(at, &id);
+            self.drain_data(at, &id);
+        }
+        self.figures(at);
+    }
+
+    fn begin_job(&mut self, at: usize, id: &PartitionId) {
+        let (Some(work), process) = (&mut self.work, &mut self.processes[at]) else { return };
+        let Some(me) = process.data.me.clone() else { return };
+        work.count += 1;
+        let mut task = Task::new(data_path::machine(id.clone(), me, work.limits.clone()));
+        let fleet = Arc::clone(&process.data.fleet);
+        task.machine.handle(process.clock.read(self.now), Input::Assigned(fleet));
+        let job = Job { task, run: work.count, began: self.now, ending: false };
+        process.data.jobs.insert(id.clone(), job);
+    }
+
+    /// Tells the coordinator how the data path stands.
+    fn figures(&mut self, at: usize) {
+        let data = &self.processes[at].data;
+        let phase = |job: &Job| job.task.machine.view().phase;
+        let holds = |job: &Job| matches!(phase(job), Phase::Opening | Phase::Running);
+        let owned = data.jobs.values().filter(|job| holds(job) || phase(job) == Phase::Releasing).count();
+        let settled = data.jobs.len() == data.assigned.len() && data.jobs.values().all(|job| holds(job) && !job.ending);
+        let event = if data.leaving && data.jobs.is_empty() {
+            Event::Drained
+        } else {
+            Event::DataPath { owned, lag: 0, settled: data.rank.filter(|_| settled) }
+        };
+        if data.told.as_ref() != Some(&event) && data.told != Some(Event::Drained) {
+            self.processes[at].data.told = Some(event.clone());
+            self.soon(at, News::Core(event));
+        }
+    }
+
+    /// Tells a process something within it.
+    fn soon(&mut self, at: usize, news: News) {
+        let life = self.processes[at].life;
+        self.after(ms(1), Happening::Tell { to: at, life, watch: None, news });
+    }
+
+    // The machines.
+
+    pub(super) fn give_data(&mut self, at: usize, id: &PartitionId, run: u64, input: Input) {
+        let process = &mut self.processes[at];
+        let now = process.clock.read(self.now);
+        let Some(job) = process.data.jobs.get_mut(id).filter(|job| job.run == run) else { return };
+        let told = (self.traced && !matches!(input, Input::Passed { .. })).then(|| trace::input(&input));
+        job.task.hears(&input);
+        job.task.machine.handle(now, input);
+        if let Some(told) = told {
+            self.note(|_| format!("#{at} {id} {told}"));
+        }
+        self.drain_data(at, id);
+        self.figures(at);
+    }
+
+    pub(super) fn tick_data(&mut self, at: usize) {
+        for (id, _) in self.running(at) {
+            let process = &mut self.processes[at];
+            let now = process.clock.read(self.now);
+            let Some(job) = process.data.jobs.get_mut(&id) else { continue };
+            if job.task.machine.poll_timeout().is_none_or(|due| due > now) {
+                continue;
+            }
+            job.task.machine.handle_timeout(now);
+            let again = job.task.machine.poll_timeout();
+            self.drain_data(at, &id);
+            if again.is_some_and(|next| next <= now) {
+                self.violated(format!("#{at} {id} asks to be called at a time that has come"));
+            }
+        }
+        self.figures(at);
+    }
+
+    fn drain_data(&mut self, at: usize, id: &PartitionId) {
+        while let Some((run, command)) = self.processes[at].data.next_command(id) {
+            self.note(|_| format!("#{at} {id} {}", trace::command(&command)));
+            self.carry_out(at, id, run, command);
+        }
+        let data = &mut self.processes[at].data;
+        data.due = data.jobs.values().filter_map(|job| job.task.machine.poll_timeout()).min();
+    }
+
+    fn carry_out(&mut self, at: usize, id: &PartitionId, run: u64, command: Command) {
+        let life = self.processes[at].life;
+        let Some(job) = self.processes[at].data.jobs.get_mut(id) else { return };
+        if let Some(wrong) = job.task.asks(&command) {
+            return self.violated(format!("#{at} {id}: {wrong}"));
+        }
+        match command {
+            Command::Read | Command::Write { .. } | Command::Send(_) => {
+                self.send(at, Request::Data(id.clone(), run, command));
+            }
+            Command::Open { .. } | Command::Handle(_) | Command::Snapshot => {
+                let (instance, id) = (job.task.instances, id.clone());
+                let time = self.random.between(1, 60);
+                self.after(time, Happening::Return { at, life, id, run, instance, command });
+            }
+            Command::Close(_) => {
+                job.task.close();
+                self.soon(at, News::Data(id.clone(), run, Input::Closed));
+            }
+            Command::WantReader(mark) => {
+                let time = self.random.between(1, 30);
+                self.after(time, Happening::Attach { at, life, id: id.clone(), run, from: mark.0 + 1 });
+            }
+            Command::Released => self.hint(at, id),
+            Command::Gone => {
+                self.processes[at].data.jobs.remove(id);
+                if self.processes[at].data.assigned.contains(id) {
+                    // Given back after it had ended.
+                    self.begin_job(at, id);
+                }
+            }
+            Command::Report(Report::Superseded(by)) => self.soon(at, News::Core(Event::Superseded(by))),
+            Command::Report(Report::FencedOff) => self.check_fenced_off(at, id),
+            Command::Report(_) => {}
+            Command::CheckStream => self.violated(format!("#{at} {id}: asks for a stream that there is not")),
+        }
+    }
+
+    /// Whoever waits for the partition hears that it is free, if he can be reached.
+    fn hint(&mut self, from: usize, id: &PartitionId) {
+        if !self.processes[from].connected || self.processes[from].cut || !self.nats_runs {
+            return;
+        }
+        for to in 0..self.processes.len() {
+            let Some(run) = self.processes[to].data.jobs.get(id).map(|job| job.run) else { continue };
+            let (time, life) = (self.random.between(1, 30), self.processes[to].life);
+            let news = News::Data(id.clone(), run, Input::Hint);
+            self.after(time, Happening::Tell { to, life, watch: None, news });
+        }
+    }
+
+    /// A call of the handler returns.
+    pub(super) fn returned(&mut self, at: usize, id: &PartitionId, run: u64, instance: u64, command: &Command) {
+        let (Some(work), process) = (&mut self.work, &mut self.processes[at]) else { return };
+        let job = process.data.jobs.get_mut(id).filter(|job| job.run == run && job.task.instances == instance);
+        let Some(job) = job else { return };
+        let ledger = work.ledgers.entry(id.clone()).or_default();
+        match job.task.call(command, ledger, &mut self.random, work.trouble) {
+            Ok(input) => self.deliver(at, News::Data(id.clone(), run, input)),
+            Err(wrong) => self.violated(format!("#{at} {id}: {wrong}")),
+        }
+    }
+
+    // The stream and its readers.
+
+    /// A message of a partition comes into the stream.
+    fn publish(&mut self, id: &PartitionId, fate: Fate) {
+        let Some(work) = &mut self.work else { return };
+        work.head += 1 + self.random.below(3);
+        let head = work.head;
+        work.ledgers.entry(id.clone()).or_default().messages.insert(head, fate);
+        self.note(|_| format!("message {head} of {id} is {fate:?}"));
+        // Sometimes a reader tells of what belongs to others.
+        let everybody = self.random.chance(10);
+        for at in 0..self.processes.len() {
+            for (of, run) in self.running(at) {
+                let reader = self.processes[at].data.jobs.get(&of).and_then(|job| job.task.reader());
+                if let Some(reader) = reader.filter(|_| everybody || of == *id) {
+                    self.pump_soon(at, of, run, reader);
+                }
+            }
+        }
+    }
+
+    /// One message, and soon the next.
+    pub(super) fn produce(&mut self) {
+        let Some((Some((least, most)), mixed)) = self.work.as_ref().map(|work| (work.pace, work.mixed)) else { return };
+        let partitions: Vec<_> = self.partitions.iter().map(|p| p.id().clone()).collect();
+        if let Some(id) = partitions.get(self.random.below(partitions.len() as u64) as usize) {
+            let fate = if mixed { Fate::draw(&mut self.random) } else { Fate::Fine };
+            self.publish(id, fate);
+        }
+        let time = self.random.between(least, most);
+        self.after(time, Happening::Produce);
+    }
+
+    fn pump_soon(&mut self, at: usize, id: PartitionId, run: u64, reader: u64) {
+        let (time, life) = (self.random.between(1, 60), self.processes[at].life);
+        self.after(time, Happening::Pump { at, life, id, run, reader });
+    }
+
+    fn is_served(&self, at: usize) -> bool {
+        let process = &self.processes[at];
+        process.status == Status::Running && process.connected && !process.cut && self.nats_runs && !self.mute
+    }
+
+    /// A reader begins, as soon as NATS can be reached.
+    pub(super) fn attach(&mut self, at: usize, life: u64, id: PartitionId, run: u64, from: u64) {
+        let is_there = self.processes[at].data.jobs.get(&id).is_some_and(|job| job.run == run);
+        if self.processes[at].life != life || !is_there {
+            return;
+        }
+        if !self.is_served(at) {
+            let time = self.random.between(200, 1000);
+            return self.after(time, Happening::Attach { at, life, id, run, from });
+        }
+        let Some(work) = &mut self.work else { return };
+        work.count += 1;
+        let number = work.count;
+        let from = if self.random.chance(work.trouble.late_readers) {
+            from + 1 + self.random.below(4)
+        } else {
+            from.saturating_sub(self.random.below(4)).max(1)
+        };
+        let Some(job) = self.processes[at].data.jobs.get_mut(&id) else { return };
+        let started = job.task.read_from(number, from);
+        self.give_data(at, &id, run, started);
+        self.pump_soon(at, id, run, number);
+    }
+
+    /// A reader delivers something, or finds that NATS cannot be reached, and starts over.
+    pub(super) fn pump(&mut self, at: usize, life: u64, id: PartitionId, run: u64, reader: u64) {
+        let is_served = self.is_served(at);
+        let (Some(work), process) = (&self.work, &mut self.processes[at]) else { return };
+        let Some(job) = process.data.jobs.get_mut(&id).filter(|job| process.life == life && job.run == run) else {
+            return;
+        };
+        let Some(from) = job.task.reads(reader) else { return };
+        if !is_served || self.random.chance(work.trouble.readers) {
+            return self.attach(at, life, id, run, from);
+        }
+        let told = job.task.read(work.ledgers.get(&id).unwrap_or(&Ledger::default()), work.head, &mut self.random);
+        let more = job.task.reads(reader).is_some_and(|next| next <= work.head);
+        for input in told {
+            self.give_data(at, &id, run, input);
+        }
+        if more {
+            self.pump_soon(at, id, run, reader);
+        }
+    }
+}
+
+impl DataPath {
+    pub(super) fn identify(&mut self, me: Owner) {
+        self.me = Some(me);
+    }
+
+    fn next_command(&mut self, id: &PartitionId) -> Option<(u64, Command)> {
+        let job = self.jobs.get_mut(id)?;
+        Some((job.run, job.task.machine.poll_command()?))
+    }
+}

@@ -1,0 +1,124 @@
+//! A partition's messages, what came out of them, and what must hold of its record and its output whenever they are written.
+
+use super::handler::{DRAFT, Fate, applied, outputs};
+use crate::machine::Outgoing;
+use crate::record::{OwnershipRecord, Phase as RecordPhase};
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    /// By sequence.
+    pub(crate) messages: BTreeMap<u64, Fate>,
+    /// The sequences of the messages that were dead-lettered, by message ID.
+    pub(crate) letters: BTreeMap<String, u64>,
+    /// The output stream by message ID: it takes none twice.
+    published: BTreeMap<String, String>,
+    /// The same, in order.
+    output: BTreeSet<String>,
+    /// The last output: which message's, and which of that.
+    last: (u64, u64),
+    tries: BTreeMap<u64, u32>,
+}
+
+impl Ledger {
+    /// How often a message has been tried, this time included.
+    pub(super) fn tried(&mut self, sequence: u64) -> u32 {
+        let tries = self.tries.entry(sequence).or_default();
+        *tries += 1;
+        *tries
+    }
+
+    fn is_dead_letter(&self, sequence: u64) -> bool {
+        self.letters.values().any(|letter| *letter == sequence)
+    }
+
+    /// Something reaches the output stream. Says what is wrong with it: each output comes once, in the order of the messages.
+    /// A message that was given up may have published before, or publish in the hands of the next owner.
+    pub(crate) fn receive(&mut self, outgoing: &Outgoing<Fate, String>) -> Option<String> {
+        let (id, body) = match outgoing {
+            Outgoing::DeadLetter { id, message, .. } => {
+                self.letters.insert(id.clone(), message.sequence.0);
+                return None;
+            }
+            Outgoing::Publish { id, body } => (id, body),
+        };
+        if body == DRAFT {
+            return Some(format!("{id} is the output of a message that is not done"));
+        }
+        match self.published.get(id) {
+            Some(before) if before == body => return None,
+            Some(before) => return Some(format!("{id} is {before:?} and {body:?}")),
+            None => {}
+        }
+        self.published.insert(id.clone(), body.clone());
+        if !self.output.insert(body.clone()) {
+            return Some(format!("{body:?} is published twice, again as {id}"));
+        }
+        let place = body.split_once(':').and_then(|(sequence, n)| Some((sequence.parse().ok()?, n.parse().ok()?)));
+        let Some(place @ (sequence, _)) = place else { return Some(format!("{body:?} is no output")) };
+        if self.is_dead_letter(sequence) {
+            return None;
+        }
+        let last = std::mem::replace(&mut self.last, place);
+        (place < last).then(|| format!("{body:?} is published after {}:{}", last.0, last.1))
+    }
+
+    /// What is wrong with a record that replaces another: one owner per epoch, positions that only grow, and a state that is
+    /// exactly the partition's messages up to the position, with all that they publish published.
+    pub(crate) fn judge(&self, old: Option<&OwnershipRecord>, new: &OwnershipRecord) -> Option<String> {
+        old.and_then(|old| succession(old, new)).or_else(|| self.judge_state(old, new))
+    }
+
+    fn judge_state(&self, old: Option<&OwnershipRecord>, new: &OwnershipRecord) -> Option<String> {
+        let position = new.position.0;
+        let snapshot = match new.snapshot.as_ref().map(|s| s.load()).transpose() {
+            Ok(snapshot) => snapshot,
+            Err(e) => return Some(e.to_string()),
+        };
+        let state = applied(snapshot.as_ref());
+        if !state.is_sorted_by(|a, b| a < b) {
+            return Some(format!("out of order: {state:?}"));
+        }
+        if let Some(foreign) = state.iter().find(|s| !self.messages.contains_key(*s)) {
+            return Some(format!("{foreign} in {state:?} is another partition's"));
+        }
+        if state.last().is_some_and(|last| *last > position) {
+            return Some(format!("the state {state:?} is ahead of position {position}"));
+        }
+        for (sequence, fate) in self.messages.range(..=position) {
+            let is_in = state.binary_search(sequence).is_ok();
+            if !is_in && !self.is_dead_letter(*sequence) {
+                return Some(format!("message {sequence} is lost at position {position}"));
+            }
+            if is_in && !matches!(fate, Fate::Fine | Fate::Shy(_)) {
+                return Some(format!("message {sequence} is applied, which is {fate:?}"));
+            }
+        }
+        let before = old.map_or(0, |old| old.position.0);
+        let new_ones = state.iter().skip_while(|sequence| **sequence <= before);
+        let unsent = new_ones.flat_map(|sequence| outputs(*sequence)).find(|body| !self.output.contains(body));
+        unsent.map(|body| format!("position {position} is committed, and {body:?} is not published"))
+    }
+}
+
+fn succession(old: &OwnershipRecord, new: &OwnershipRecord) -> Option<String> {
+    let (was, is) = (old.epoch, new.epoch);
+    if new.position < old.position {
+        return Some(format!("position {} after {}", new.position, old.position));
+    }
+    if is == was {
+        if new.owner != old.owner {
+            let (one, other) = (&old.owner, &new.owner);
+            return Some(format!(
+                "epoch {is} has two owners: {} {} and {} {}",
+                one.worker, one.incarnation, other.worker, other.incarnation
+            ));
+        }
+        return (old.phase == RecordPhase::Released).then(|| format!("epoch {is} is written after its release"));
+    }
+    if is != was.next() {
+        return Some(format!("epoch {is} after {was}"));
+    }
+    let changed = new.position != old.position || new.snapshot != old.snapshot;
+    changed.then(|| format!("epoch {is} begins otherwise than epoch {was} has ended"))
+}
