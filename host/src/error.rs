@@ -134,6 +134,8 @@ catalogue! {
     StrategyFailed = 1208, "ErrStrategyFailed", Failed;
     /// Every worker is at `assignment.maxPartitions` and partitions are left over. Add workers or raise the limit.
     CapacityExceeded = 1209, "ErrCapacityExceeded", Failed;
+    /// The buckets belong to another group. Give each group buckets of its own.
+    AnotherGroup = 1210, "ErrAnotherGroup", Usage;
 
     /// No plugin of this name is in the plugin directory. Check `handler.plugin` and `plugins.directory`.
     PluginNotFound = 1301, "ErrPluginNotFound", Usage;

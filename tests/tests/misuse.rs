@@ -278,7 +278,7 @@ async fn partitions_with_odd_keys_are_worked_on_like_others() {
 
 /// A worker of another group joins the fleet whose buckets it was given, and may not touch its records.
 #[tokio::test]
-async fn a_worker_of_another_group_on_the_same_buckets_says_so_and_nothing_is_lost() {
+async fn a_worker_of_another_group_on_the_same_buckets_does_not_start_and_nothing_is_lost() {
     let server = NatsServer::start().await;
     let context = server.jetstream().await;
     create_stream(&context, "work", "work.>").await;
@@ -292,9 +292,8 @@ async fn a_worker_of_another_group_on_the_same_buckets_says_so_and_nothing_is_lo
     let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
     let producer = Producer::start(&context, &subjects, 500, 3000, |n| n.to_string());
     let stranger = fleet.start_with(json!({ "group": "other", "kvBucket": buckets }));
-    stranger.logs(&["cannot be used", "belongs to group", "default"]).await;
-    stranger.terminate();
-    assert_eq!(stranger.exit().await, Some(0));
+    assert_eq!(stranger.exit().await, Some(2));
+    stranger.logs(&["belongs to group \"default\"", "this worker is of group \"other\""]).await;
     producer.finish().await;
     assert_relayed(&context, "work", "out", &subjects).await;
     fleet.settled().await;

@@ -84,6 +84,7 @@ impl World {
     fn start(&mut self) {
         let number = self.workers.len() as u128;
         let settings = Settings {
+            group: "group".into(),
             worker_id_prefix: "worker".into(),
             worker_id_min: 0,
             worker_id_max: 1999,

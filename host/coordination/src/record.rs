@@ -41,11 +41,22 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
     serde_json::from_slice(bytes).map_err(|e| Unreadable(e.to_string()))
 }
 
+/// A record of the control buckets. Groups have buckets of their own; two that were given the same ones by mistake must notice.
+pub(crate) trait Grouped {
+    /// The group that it names as its own.
+    fn group(&self) -> Option<&str> {
+        None
+    }
+}
+
 /// Who holds a worker ID: key `<prefix>-<n>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimRecord {
     /// Format version.
     pub v: u32,
+    /// Whose record it is. Those of older builds do not say, and count as ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// The holder.
     #[serde(flatten)]
     pub incarnation: Incarnation,
@@ -60,6 +71,9 @@ pub struct ClaimRecord {
 pub struct LeaderRecord {
     /// Format version.
     pub v: u32,
+    /// Whose record it is. Those of older builds do not say, and count as ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// The leader's ID.
     pub worker: WorkerId,
     /// The leader's run.
@@ -74,6 +88,9 @@ pub struct LeaderRecord {
 pub struct HeartbeatRecord {
     /// Format version.
     pub v: u32,
+    /// Whose record it is. Those of older builds do not say, and count as ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Which run.
     #[serde(flatten)]
     pub incarnation: Incarnation,
@@ -135,6 +152,9 @@ impl Lifecycle {
 pub struct PlanRecord {
     /// Format version.
     pub v: u32,
+    /// Whose record it is. Those of older builds do not say, and count as ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// The leadership that wrote it.
     pub term: Term,
     /// Who that is. Without it two leaders that a restored bucket let into one term would write the same value, and each would
@@ -160,6 +180,16 @@ pub struct PlanRecord {
     pub partitions: usize,
     /// [`checksum`] of who has what.
     pub checksum: u64,
+}
+
+impl PlanRecord {
+    /// Whether this is `old` put under another number: a leader has only said again what was in force.
+    #[must_use]
+    pub fn restates(&self, old: &Self) -> bool {
+        self.changed.iter().eq(self.live.keys())
+            && (self.lifecycle, self.partitions, self.checksum) == (old.lifecycle, old.partitions, old.checksum)
+            && (&self.live, &self.leaving, &self.dead) == (&old.live, &old.leaving, &old.dead)
+    }
 }
 
 /// One worker's part of the plan: key `assignment.<worker>`.
@@ -197,6 +227,34 @@ pub struct ChunkRecord {
     /// The partitions, sorted by id.
     pub partitions: Vec<Partition>,
 }
+
+impl Grouped for ClaimRecord {
+    fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+}
+
+impl Grouped for LeaderRecord {
+    fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+}
+
+impl Grouped for HeartbeatRecord {
+    fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+}
+
+impl Grouped for PlanRecord {
+    fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+}
+
+// Assignments are a plan's, which names the group.
+impl Grouped for AssignmentRecord {}
+impl Grouped for ChunkRecord {}
 
 /// Puts the chunks of a long assignment together, chunk by number. `None` if one is missing or of another plan.
 #[must_use]

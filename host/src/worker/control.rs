@@ -458,6 +458,14 @@ fn say(notice: &Notice) {
         Notice::Unreadable { bucket, key, why } => {
             tracing::error!(?bucket, key, why, "A value in a bucket is not of this protocol; it is ignored");
         }
+        Notice::Stranger { bucket, key, group } => {
+            tracing::error!(
+                ?bucket,
+                key,
+                group,
+                "Another group writes to this bucket; it is ignored. Give each group buckets of its own"
+            );
+        }
         Notice::SourceFailed(why) => {
             tracing::error!(why, "The partitions cannot be listed; the last list stays in force")
         }

@@ -18,7 +18,7 @@ use crate::source::StaticSource;
 use crate::telemetry::{Metrics, WorkerLabel};
 use control::{Control, ControlBuckets, End, Lifetimes};
 use parti_coordination::record::StreamIdentity;
-use parti_coordination::{Coordinator, Event, Position, StartFailure};
+use parti_coordination::{Bucket, Coordinator, Event, Position, StartFailure};
 use status::{Board, WorkerStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -256,11 +256,26 @@ fn start_failure(config: &Config, failure: StartFailure) -> OperatorError {
                 "raise workerIdMax, or stop a worker",
             )
         }
+        StartFailure::AnotherGroup { bucket, group } => ErrorCode::AnotherGroup.error(
+            format!("bucket {:?} belongs to group {group:?}, and this worker is of group {:?}", bucket_name(config, bucket), config.group),
+            "two groups on the same buckets would take each other's workers for their own",
+            "name other buckets (kvBucket), or stop the other group and delete its buckets",
+        ),
         StartFailure::TimedOut { state, waiting_for } => ErrorCode::StartupTimeout.error(
             format!("the worker was not ready within startupTimeout ({:?})", config.startup_timeout),
             format!("it is in state {state} and waits for {waiting_for}"),
             "check that NATS answers and that another worker is not stuck as leader (parti status); raise startupTimeout if NATS is slow",
         ),
+    }
+}
+
+fn bucket_name(config: &Config, bucket: Bucket) -> String {
+    let names = config.buckets();
+    match bucket {
+        Bucket::StableIds => names.stable_ids,
+        Bucket::Election => names.election,
+        Bucket::Heartbeats => names.heartbeats,
+        Bucket::Assignments => names.assignments,
     }
 }
 

@@ -39,6 +39,7 @@ pub(super) fn coordinator(config: &Config, plugin: Option<&HandlerPlugin>, metri
     let Strategy::ConsistentHash(hash) = &config.strategy;
     let (behavior, alert) = (&config.degraded_behavior, &config.degraded_alert);
     Settings {
+        group: config.group.clone(),
         worker_id_prefix: config.worker_id_prefix.clone(),
         worker_id_min: config.worker_id_min,
         worker_id_max: config.worker_id_max,

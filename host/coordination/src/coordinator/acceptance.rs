@@ -1,11 +1,11 @@
 //! What a worker obeys: the plan, and its own assignment if that is of the plan's term. Regressions are refused.
 
-use super::context::Context;
+use super::context::{Context, Found};
 use super::io::{Action, Assigned, Bucket, Fleet, Notice, StoredEntry};
 use crate::record::{AssignmentRecord, ChunkRecord, Lifecycle, PlanRecord, assemble, assignment_key};
 #[cfg(test)]
 use crate::testing::Mutant;
-use crate::{Incarnation, Term, Version, WorkerId, WorkerState};
+use crate::{Incarnation, Partition, Term, Version, WorkerId, WorkerState};
 use std::collections::BTreeMap;
 
 #[derive(Default)]
@@ -15,7 +15,14 @@ pub(super) struct Acceptance {
     /// Parts of a long assignment, by number.
     chunks: BTreeMap<usize, ChunkRecord>,
     /// What the data path was last told of.
-    accepted: Option<(Term, Version)>,
+    accepted: Option<Accepted>,
+    /// The group whose plan is where ours belongs.
+    stranger: Option<String>,
+}
+
+struct Accepted {
+    plan: PlanRecord,
+    partitions: Vec<Partition>,
 }
 
 /// What the coordinator must do after an event.
@@ -32,7 +39,12 @@ impl Acceptance {
     }
 
     pub(super) fn accepted(&self) -> Option<(Term, Version)> {
-        self.accepted
+        self.accepted.as_ref().map(|accepted| (accepted.plan.term, accepted.plan.version))
+    }
+
+    /// The other group whose plan is in our bucket.
+    pub(super) fn stranger(&self) -> Option<&str> {
+        self.stranger.as_deref()
     }
 
     /// A new claim: the assignment of the old one says nothing about us.
@@ -51,7 +63,12 @@ impl Acceptance {
     ) -> Seen {
         let Some(value) = entry.value.as_deref() else { return Seen::Nothing };
         if key == "plan" {
-            let Some(plan) = ctx.decode::<PlanRecord>(Bucket::Assignments, key, value) else { return Seen::Nothing };
+            let found = ctx.find::<PlanRecord>(Bucket::Assignments, key, value);
+            self.stranger = match &found {
+                Found::Theirs(group) => Some(group.clone()),
+                Found::Ours(_) | Found::Unreadable => None,
+            };
+            let Found::Ours(plan) = found else { return Seen::Nothing };
             if self.plan.as_ref().is_some_and(|old| (old.term, old.version) > (plan.term, plan.version)) {
                 ctx.notice(Notice::Regression { key: key.to_owned() });
                 return Seen::Nothing;
@@ -108,11 +125,14 @@ impl Acceptance {
             return;
         }
         let rank = (plan.term, plan.version);
-        if ctx.state == WorkerState::Shutdown || self.accepted == Some(rank) {
+        if ctx.state == WorkerState::Shutdown || self.accepted() == Some(rank) {
             return;
         }
         let Some(partitions) = assemble(assignment, &self.chunks) else { return };
-        self.accepted = Some(rank);
+        let before = self.accepted.replace(Accepted { plan: plan.clone(), partitions: partitions.clone() });
+        // A new leader says under its term what is in force already.
+        let changes_nothing =
+            before.is_some_and(|before| plan.restates(&before.plan) && partitions == before.partitions);
         ctx.emit(Action::Assigned(Assigned {
             term: plan.term,
             version: plan.version,
@@ -120,6 +140,9 @@ impl Acceptance {
             partitions,
             fleet: Fleet { version: plan.version, live: plan.live.clone(), dead: plan.dead.clone() },
         }));
+        if changes_nothing {
+            return;
+        }
         match plan.lifecycle {
             Lifecycle::Emergency => ctx.enter(WorkerState::Emergency),
             Lifecycle::PlannedScale | Lifecycle::Rebalance | Lifecycle::Refresh | Lifecycle::ColdStart => {

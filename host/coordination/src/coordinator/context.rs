@@ -2,10 +2,11 @@
 
 use super::degraded::{DegradedAlert, DegradedBehavior};
 use super::io::{Action, Bucket, Expect, Lifetime, Notice, OpId};
-use crate::record;
+use crate::record::{self, Grouped};
 use crate::strategy::Strategy;
 use crate::{Now, WorkerState};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 #[derive(Clone)]
 #[expect(missing_docs, reason = "the configuration reference documents every key")]
 pub struct Settings {
+    pub group: String,
     pub worker_id_prefix: String,
     pub worker_id_min: u32,
     pub worker_id_max: u32,
@@ -68,6 +70,15 @@ pub(super) enum Part {
     Planner,
 }
 
+/// A value from a bucket.
+pub(super) enum Found<T> {
+    Ours(T),
+    /// Another group's, of this name.
+    Theirs(String),
+    /// Not of this protocol.
+    Unreadable,
+}
+
 pub(super) struct Context {
     pub(super) settings: Settings,
     pub(super) now: Now,
@@ -79,6 +90,8 @@ pub(super) struct Context {
     next_op: u64,
     draws: u64,
     deadline: Option<Now>,
+    /// The other group that was last reported of each bucket.
+    strangers: BTreeMap<Bucket, String>,
 }
 
 impl Context {
@@ -93,6 +106,7 @@ impl Context {
             next_op: 0,
             draws: 0,
             deadline: None,
+            strangers: BTreeMap::new(),
         }
     }
 
@@ -220,19 +234,36 @@ impl Context {
         record::encode(record).unwrap_or_default()
     }
 
-    /// A record from a bucket; what cannot be read is reported and ignored.
-    pub(super) fn decode<T: serde::de::DeserializeOwned>(
+    /// A record of our group from a bucket; what cannot be read, or is another group's, is reported and ignored.
+    pub(super) fn decode<T: DeserializeOwned + Grouped>(
         &mut self,
         bucket: Bucket,
         key: &str,
         value: &[u8],
     ) -> Option<T> {
-        match record::decode(value) {
-            Ok(record) => Some(record),
+        match self.find(bucket, key, value) {
+            Found::Ours(record) => Some(record),
+            Found::Theirs(_) | Found::Unreadable => None,
+        }
+    }
+
+    /// What a value from a bucket is. Another group is reported once.
+    pub(super) fn find<T: DeserializeOwned + Grouped>(&mut self, bucket: Bucket, key: &str, value: &[u8]) -> Found<T> {
+        let record: T = match record::decode(value) {
+            Ok(record) => record,
             Err(e) => {
                 self.notice(Notice::Unreadable { bucket, key: key.to_owned(), why: e.0 });
-                None
+                return Found::Unreadable;
             }
+        };
+        let Some(group) = record.group().filter(|group| *group != self.settings.group) else {
+            return Found::Ours(record);
+        };
+        let group = group.to_owned();
+        if self.strangers.get(&bucket) != Some(&group) {
+            self.strangers.insert(bucket, group.clone());
+            self.notice(Notice::Stranger { bucket, key: key.to_owned(), group: group.clone() });
         }
+        Found::Theirs(group)
     }
 }

@@ -3,7 +3,7 @@
 //! The lease decides who tries. Who really leads is decided by the plan: a new leader must write its term into it
 //! (see `planner`) before it does anything else, and every later write is a compare-and-set on what it knows.
 
-use super::context::{Context, Part};
+use super::context::{Context, Found, Part};
 use super::io::{Action, Bucket, Expect, Lifetime, OpId, Reply, StoredEntry};
 use super::write::{FencedWrite, Progress};
 use crate::record::{FORMAT, HeartbeatRecord, LeaderRecord, PlanRecord};
@@ -23,11 +23,15 @@ const SLACK: Duration = Duration::from_secs(1);
 pub(super) struct Election {
     role: Role,
     lease: Option<LeaderRecord>,
+    /// The other group whose leader has the lease, if one has. It is neither followed nor bid against.
+    stranger: Option<String>,
     /// Revision of the key, value or marker; 0 if it was never written.
     revision: u64,
     /// Whether the watch has told what was there.
     known: bool,
     seen_at: Now,
+    /// The watch has told an older revision than the one known: servers may have lost their last writes.
+    doubted: bool,
     /// The highest term seen anywhere.
     pub(super) highest: Term,
     /// Who was last said to lead, and whether that is us.
@@ -75,9 +79,11 @@ impl Default for Election {
         Self {
             role: Role::Follower { bid_at: None, checking: None },
             lease: None,
+            stranger: None,
             revision: 0,
             known: false,
             seen_at: Now::default(),
+            doubted: false,
             highest: Term::default(),
             announced: (None, false),
         }
@@ -108,6 +114,15 @@ impl Election {
         self.lease.as_ref().map(|lease| (lease, self.revision))
     }
 
+    /// The other group whose leader has the lease.
+    pub(super) fn stranger(&self) -> Option<&str> {
+        self.stranger.as_deref()
+    }
+
+    fn is_vacant(&self) -> bool {
+        self.lease.is_none() && self.stranger.is_none()
+    }
+
     pub(super) fn saw(&mut self, term: Term) {
         self.highest = self.highest.max(term);
     }
@@ -115,13 +130,13 @@ impl Election {
     /// The key has changed, or is told anew.
     pub(super) fn watched(&mut self, ctx: &mut Context, entry: &StoredEntry, me: Option<Incarnation>) -> Change {
         if entry.revision < self.revision && self.known {
+            self.doubted = true;
             return Change::None;
         }
         self.observe(ctx, Some(entry));
         // Our own lease under another's name: we are superseded, whatever our clock says.
-        if let (Role::Leading { .. }, Some(lease)) = (&self.role, &self.lease)
-            && Some(lease.incarnation) != me
-        {
+        let is_anothers = self.stranger.is_some() || self.lease.as_ref().is_some_and(|l| Some(l.incarnation) != me);
+        if matches!(self.role, Role::Leading { .. }) && is_anothers {
             return self.step_down(ctx);
         }
         Change::None
@@ -136,15 +151,21 @@ impl Election {
 
     fn observe(&mut self, ctx: &mut Context, entry: Option<&StoredEntry>) {
         self.seen_at = ctx.now;
+        self.doubted = false;
         self.revision = entry.map_or(0, |e| e.revision);
-        self.lease = entry
-            .and_then(|e| e.value.as_deref())
-            .and_then(|value| ctx.decode::<LeaderRecord>(Bucket::Election, KEY, value));
+        let value = entry.and_then(|e| e.value.as_deref());
+        (self.lease, self.stranger) = match value.map(|value| ctx.find::<LeaderRecord>(Bucket::Election, KEY, value)) {
+            Some(Found::Ours(lease)) => (Some(lease), None),
+            Some(Found::Theirs(group)) => (None, Some(group)),
+            Some(Found::Unreadable) | None => (None, None),
+        };
         if let Some(lease) = &self.lease {
             self.highest = self.highest.max(lease.term);
-            if let Role::Follower { bid_at, .. } = &mut self.role {
-                *bid_at = None;
-            }
+        }
+        if !self.is_vacant()
+            && let Role::Follower { bid_at, .. } = &mut self.role
+        {
+            *bid_at = None;
         }
         self.announce(ctx);
     }
@@ -206,7 +227,7 @@ impl Election {
                     self.role = Role::Leading { term, revision, until, renew_at, write: None };
                     self.revision = revision;
                     self.highest = self.highest.max(term);
-                    self.lease = Some(Self::record(me, term));
+                    self.lease = Some(Self::record(ctx, me, term));
                     self.announce(ctx);
                     return Change::Won(term);
                 }
@@ -241,8 +262,9 @@ impl Election {
         Change::None
     }
 
-    fn record(me: (&WorkerId, Incarnation), term: Term) -> LeaderRecord {
-        LeaderRecord { v: FORMAT, worker: me.0.clone(), incarnation: me.1, term }
+    fn record(ctx: &Context, me: (&WorkerId, Incarnation), term: Term) -> LeaderRecord {
+        let group = Some(ctx.settings.group.clone());
+        LeaderRecord { v: FORMAT, group, worker: me.0.clone(), incarnation: me.1, term }
     }
 
     fn follow(&mut self, ctx: &mut Context) {
@@ -284,14 +306,14 @@ impl Election {
     }
 
     fn bid(&mut self, ctx: &mut Context, me: (&WorkerId, Incarnation), over: Option<u64>) {
-        if self.lease.is_some() && over != Some(self.revision) {
+        if !self.is_vacant() && over != Some(self.revision) {
             self.role = Role::Follower { bid_at: None, checking: None };
             return;
         }
         let term = self.highest.next();
         #[cfg(test)]
         let term = Mutant::TermFromLeaseOnly.or(term, self.lease.as_ref().map_or(Term(1), |lease| lease.term.next()));
-        let value = Context::encode(&Self::record(me, term));
+        let value = Context::encode(&Self::record(ctx, me, term));
         let expect = if self.revision == 0 { Expect::Nothing } else { Expect::Revision(self.revision) };
         let write = FencedWrite::start(ctx, Part::Election, Bucket::Election, KEY, value, expect, Lifetime::Election);
         self.role = Role::Bidding { term, sent_at: ctx.now, write };
@@ -316,13 +338,15 @@ impl Election {
         match &mut self.role {
             Role::Follower { .. } if !self.known => {}
             Role::Follower { bid_at, checking } => {
-                if self.lease.is_none() {
+                if self.lease.is_none() && self.stranger.is_none() {
                     let at = *bid_at.get_or_insert_with(|| ctx.now + ctx.jitter(SPREAD));
                     if ctx.due(at) {
                         self.gather(ctx, None);
                     }
-                } else if checking.is_none() && ctx.due(self.seen_at + ctx.settings.election_timeout + SLACK) {
-                    self.seen_at = ctx.now;
+                } else if checking.is_none()
+                    && (self.doubted || ctx.due(self.seen_at + ctx.settings.election_timeout + SLACK))
+                {
+                    (self.seen_at, self.doubted) = (ctx.now, false);
                     *checking = Some(ctx.read(Part::Election, Bucket::Election, KEY));
                 }
             }
@@ -331,7 +355,7 @@ impl Election {
             Role::Leading { term, revision, renew_at, write, .. } => match write {
                 Some((write, _)) => write.tick(ctx),
                 None if ctx.due(*renew_at) => {
-                    let value = Context::encode(&Self::record(me, *term));
+                    let value = Context::encode(&Self::record(ctx, me, *term));
                     let expect = Expect::Revision(*revision);
                     #[cfg(test)]
                     let expect = Mutant::LeaseRenewedBlindly.or(expect, Expect::Anything);

@@ -1,7 +1,7 @@
 //! Stable worker IDs: claim one, keep it, notice when another process has taken it, give it back.
 
-use super::context::{Context, Part};
-use super::io::{Action, Bucket, Expect, Lifetime, Notice, OpId, ProbeAnswer, Reply, StartFailure, StoredEntry};
+use super::context::{self, Context, Part, Settings};
+use super::io::{Action, Bucket, Expect, Lifetime, OpId, ProbeAnswer, Reply, StartFailure, StoredEntry};
 use super::write::{FencedWrite, Progress};
 use crate::record::{ClaimRecord, FORMAT, HeartbeatRecord, PlanRecord};
 #[cfg(test)]
@@ -54,6 +54,10 @@ struct Survey {
     heartbeats: Option<OpId>,
     plan: Option<OpId>,
     found: Found,
+    /// The plan is our group's.
+    is_ours: bool,
+    /// Which other group writes to a bucket.
+    strangers: BTreeMap<Bucket, String>,
 }
 
 /// What the survey found, narrowed down as numbers are tried.
@@ -105,7 +109,7 @@ impl Identity {
             ids: Some(ctx.list(Part::Identity, Bucket::StableIds)),
             heartbeats: Some(ctx.list(Part::Identity, Bucket::Heartbeats)),
             plan: Some(ctx.read(Part::Identity, Bucket::Assignments, "plan")),
-            found: Found::default(),
+            ..Survey::default()
         });
     }
 
@@ -156,62 +160,88 @@ impl Identity {
                 survey.ids = None;
                 for (key, entry) in list {
                     if let Some(number) = WorkerId::parse(key).number(&ctx.settings.worker_id_prefix) {
-                        self.note(ctx, &mut survey.found, number, Some(entry.clone()));
+                        let stranger = self.note(ctx, &mut survey.found, number, Some(entry.clone()));
+                        survey.strangers.extend(stranger.map(|group| (Bucket::StableIds, group)));
                     }
                 }
             }
             Reply::Listing(Ok(list)) if op == survey.heartbeats => {
                 survey.heartbeats = None;
                 for (key, entry) in list {
-                    if let (Some(worker), Some(value)) = (key.strip_prefix("heartbeat."), &entry.value)
-                        && let Some(record) = ctx.decode::<HeartbeatRecord>(Bucket::Heartbeats, key, value)
-                    {
-                        self.saw(&WorkerId::parse(worker), record.incarnation.claim);
+                    let (Some(worker), Some(value)) = (key.strip_prefix("heartbeat."), &entry.value) else { continue };
+                    match ctx.find::<HeartbeatRecord>(Bucket::Heartbeats, key, value) {
+                        context::Found::Ours(record) => self.saw(&WorkerId::parse(worker), record.incarnation.claim),
+                        context::Found::Theirs(group) => {
+                            survey.strangers.insert(Bucket::Heartbeats, group);
+                        }
+                        context::Found::Unreadable => {}
                     }
                 }
             }
             Reply::Entry(Ok(entry)) if op == survey.plan => {
                 survey.plan = None;
                 let value = entry.as_ref().and_then(|e| e.value.as_deref());
-                if let Some(plan) = value.and_then(|v| ctx.decode::<PlanRecord>(Bucket::Assignments, "plan", v)) {
-                    for (worker, incarnation) in plan.live.iter().chain(&plan.leaving) {
-                        self.saw(worker, incarnation.claim);
+                match value.map(|v| ctx.find::<PlanRecord>(Bucket::Assignments, "plan", v)) {
+                    Some(context::Found::Ours(plan)) => {
+                        survey.is_ours = plan.group.is_some();
+                        for (worker, incarnation) in plan.live.iter().chain(&plan.leaving) {
+                            self.saw(worker, incarnation.claim);
+                        }
+                        for (worker, claim) in &plan.dead {
+                            self.saw(worker, *claim);
+                        }
                     }
-                    for (worker, claim) in &plan.dead {
-                        self.saw(worker, *claim);
+                    Some(context::Found::Theirs(group)) => {
+                        survey.strangers.insert(Bucket::Assignments, group);
                     }
+                    Some(context::Found::Unreadable) | None => {}
                 }
             }
             _ => {}
         }
         if survey.ids.is_some() || survey.heartbeats.is_some() || survey.plan.is_some() {
             self.phase = Phase::Surveying(survey);
+        } else if !survey.is_ours
+            && let Some((bucket, group)) = survey.strangers.pop_last()
+        {
+            // Nothing has been written yet. Buckets with a plan of ours are ours, whoever else has come to them.
+            self.phase = Phase::Idle;
+            ctx.emit(Action::Failed(StartFailure::AnotherGroup { bucket, group }));
         } else {
             self.choose(ctx, survey.found);
         }
     }
 
-    fn note(&mut self, ctx: &mut Context, found: &mut Found, number: u32, entry: Option<StoredEntry>) {
+    /// Takes note of a number's key. Returns the group that holds it, if that is not ours.
+    fn note(
+        &mut self,
+        ctx: &mut Context,
+        found: &mut Found,
+        number: u32,
+        entry: Option<StoredEntry>,
+    ) -> Option<String> {
         let Some(entry) = entry else {
             found.entries.remove(&number);
-            return;
+            return None;
         };
         let worker = WorkerId::new(&ctx.settings.worker_id_prefix, number);
+        let mut stranger = None;
         let record = match &entry.value {
             None => {
                 // A marker says no claim any more. No claim is higher than the revision of its write, so the marker's is above all.
                 self.saw(&worker, entry.revision);
                 None
             }
-            Some(value) => match crate::record::decode::<ClaimRecord>(value) {
-                Ok(record) => {
+            Some(value) => match ctx.find::<ClaimRecord>(Bucket::StableIds, worker.as_str(), value) {
+                context::Found::Ours(record) => {
                     self.saw(&worker, record.incarnation.claim);
                     Some(record)
                 }
-                Err(e) => {
-                    // Not ours to overwrite: the number counts as held by somebody who answers.
-                    let key = worker.to_string();
-                    ctx.notice(Notice::Unreadable { bucket: Bucket::StableIds, key, why: e.0 });
+                theirs => {
+                    // Not ours to overwrite: the number counts as held by somebody who answers. Another group's does not answer to ours.
+                    if let context::Found::Theirs(group) = theirs {
+                        stranger = Some(group);
+                    }
                     found.lost.insert(number);
                     found.alive.insert(number);
                     None
@@ -219,6 +249,7 @@ impl Identity {
             },
         };
         found.entries.insert(number, (record, entry.revision));
+        stranger
     }
 
     /// Picks the next number to try: our own, the preferred one, then free ones from the lowest on. After three lost tries
@@ -274,7 +305,9 @@ impl Identity {
     }
 
     fn value(ctx: &Context, incarnation: Incarnation) -> String {
-        Context::encode(&ClaimRecord { v: FORMAT, incarnation, host: ctx.settings.host.clone(), pid: ctx.settings.pid })
+        let Settings { group, host, pid, .. } = &ctx.settings;
+        let (group, host) = (Some(group.clone()), host.clone());
+        Context::encode(&ClaimRecord { v: FORMAT, group, incarnation, host, pid: *pid })
     }
 
     fn probe(&mut self, ctx: &mut Context, found: Found, numbers: Vec<u32>) {
@@ -338,10 +371,12 @@ impl Identity {
             }
             Progress::Conflict(entry) => {
                 let value = entry.as_ref().and_then(|e| e.value.as_deref());
-                let holder = value.map(crate::record::decode::<ClaimRecord>);
+                let holder = value.map(|v| ctx.find::<ClaimRecord>(Bucket::StableIds, held.worker.as_str(), v));
                 match holder {
-                    Some(Err(_)) => return self.fenced(ctx, held.worker, None),
-                    Some(Ok(record)) if record.incarnation.claim >= held.incarnation.claim => {
+                    Some(context::Found::Unreadable | context::Found::Theirs(_)) => {
+                        return self.fenced(ctx, held.worker, None);
+                    }
+                    Some(context::Found::Ours(record)) if record.incarnation.claim >= held.incarnation.claim => {
                         return self.fenced(ctx, held.worker, Some(record.incarnation));
                     }
                     // Expired during an outage, or an earlier run's, shown again by servers that have lost their last writes: nobody

@@ -287,7 +287,7 @@ pub enum Action {
         /// Time from the beginning of the outage until now.
         lasted: Duration,
     },
-    /// The start cannot succeed.
+    /// The start cannot succeed. Everything is released, as far as NATS has answered in time; the process may end.
     Failed(StartFailure),
     /// Something that an operator should read.
     Notice(Notice),
@@ -338,6 +338,13 @@ pub enum StartFailure {
         /// The range and who holds it.
         holders: Vec<(WorkerId, String)>,
     },
+    /// A bucket is another group's: two groups were given the same buckets.
+    AnotherGroup {
+        /// Which bucket.
+        bucket: Bucket,
+        /// The group whose it is.
+        group: String,
+    },
     /// `startupTimeout` passed.
     TimedOut {
         /// The state it was stuck in.
@@ -358,6 +365,15 @@ pub enum Notice {
         key: String,
         /// What is wrong.
         why: String,
+    },
+    /// Another group writes to a bucket of ours: two groups were given the same buckets. What it writes is ignored.
+    Stranger {
+        /// Where.
+        bucket: Bucket,
+        /// Which key.
+        key: String,
+        /// The other group.
+        group: String,
     },
     /// The source did not list the partitions; the last list stays in force.
     SourceFailed(String),

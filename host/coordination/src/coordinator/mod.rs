@@ -25,6 +25,7 @@ use identity::Identity;
 use planner::{Planner, Verdict};
 use roster::{Roster, Sight};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use watchdog::Watchdog;
 
 use crate::record::{FORMAT, HeartbeatRecord, LeaderRecord};
@@ -36,6 +37,9 @@ pub use io::{
     Action, Assigned, Bucket, Event, Expect, Fleet, Lifetime, Notice, OpId, PartitionList, ProbeAnswer, Reply,
     StartFailure, StoredEntry, WriteOutcome,
 };
+
+/// A start that fails gives back what it holds, and waits no longer than this for NATS to take it.
+const GIVE_BACK: Duration = Duration::from_secs(2);
 
 /// The machine. See the module's description.
 pub struct Coordinator {
@@ -63,6 +67,8 @@ pub struct Coordinator {
     data_path: (usize, u64),
     settled: Option<(Term, Version)>,
     leaving: Leaving,
+    /// Why the start has failed, and until when to give back what is held.
+    failure: Option<(StartFailure, Now)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -101,6 +107,7 @@ impl Coordinator {
             data_path: (0, 0),
             settled: None,
             leaving: Leaving::No,
+            failure: None,
         }
     }
 
@@ -259,6 +266,8 @@ impl Coordinator {
                 if let Verdict::Superseded(term) = verdict {
                     self.election.saw(term);
                     self.abdicate();
+                } else if verdict == Verdict::NotOurs {
+                    self.step_aside();
                 } else if !had_plan && self.planner.plan().is_some() {
                     // The term is planted: from here on we lead, and judge.
                     self.roster.begin(&self.ctx, self.planner.plan());
@@ -408,8 +417,8 @@ impl Coordinator {
             }
         }
         self.settle();
-        self.leave();
         self.judge_start();
+        self.leave();
     }
 
     fn judge_health(&mut self) {
@@ -436,7 +445,7 @@ impl Coordinator {
         }
     }
 
-    /// A leader that can judge nobody for long leaves the lead to one with a better connection.
+    /// A leader that could do nothing leaves the lead to others for a while.
     fn step_aside(&mut self) {
         self.abdicate();
         self.election.sit_out(&self.ctx);
@@ -463,11 +472,32 @@ impl Coordinator {
         let works = self.ctx.state.is_processing() && self.ctx.state != WorkerState::Degraded;
         if works || self.leaving != Leaving::No {
             self.is_started = true;
+        } else if let Some((bucket, group)) = self.stranger() {
+            self.fail(StartFailure::AnotherGroup { bucket, group });
         } else if self.ctx.due(by) {
-            self.is_started = true;
             let (state, waiting_for) = (self.ctx.state, self.waits_for());
-            self.ctx.emit(Action::Failed(StartFailure::TimedOut { state, waiting_for }));
+            self.fail(StartFailure::TimedOut { state, waiting_for });
         }
+    }
+
+    /// Another group that has won a bucket which both had found empty: there is one lease and one plan.
+    fn stranger(&self) -> Option<(Bucket, String)> {
+        let found = |bucket, group: Option<&str>| group.map(|group| (bucket, group.to_owned()));
+        found(Bucket::Election, self.election.stranger())
+            .or_else(|| found(Bucket::Assignments, self.acceptance.stranger()))
+    }
+
+    /// The start cannot succeed. An ID that was not given back would look taken to the next one.
+    fn fail(&mut self, failure: StartFailure) {
+        self.is_started = true;
+        if self.worker().is_none() {
+            return self.ctx.emit(Action::Failed(failure));
+        }
+        self.health.leave(&mut self.ctx);
+        self.ctx.enter(WorkerState::Shutdown);
+        self.failure = Some((failure, self.ctx.now + GIVE_BACK));
+        // It has never had anything to hand over.
+        self.leaving = Leaving::Draining { drained: true };
     }
 
     fn waits_for(&self) -> &'static str {
@@ -498,6 +528,7 @@ impl Coordinator {
         let is_last = self.leaving == Leaving::Draining { drained: true } && self.has_said_goodbye;
         if self.beating
             || is_last
+            || self.failure.is_some()
             || matches!(self.leaving, Leaving::Releasing(_) | Leaving::Gone)
             || !self.ctx.due(self.heartbeat_at)
         {
@@ -508,6 +539,7 @@ impl Coordinator {
         let (term, version) = self.acceptance.highest();
         let record = HeartbeatRecord {
             v: FORMAT,
+            group: Some(self.ctx.settings.group.clone()),
             incarnation,
             state: self.ctx.state,
             returning: Some(self.ctx.settings.shutdown_hold)
@@ -531,15 +563,19 @@ impl Coordinator {
     }
 
     fn leave(&mut self) {
+        let by = self.failure.as_ref().map(|(_, by)| *by);
         match &self.leaving {
+            _ if by.is_some_and(|by| self.ctx.due(by)) => self.finish(),
             // What is on its way would land after its deletion and haunt the others until it expires, or move the revision under it.
             Leaving::Draining { drained: true }
                 if !(self.beating || self.identity.is_writing() || self.election.is_writing()) =>
             {
                 let worker = self.worker();
                 let leads_others = self.leading().is_some() && self.roster.members().any(|(_, m)| m.is_candidate());
-                let moves = self.ctx.settings.shutdown_hold.is_zero();
-                if moves && leads_others && !worker.as_ref().is_none_or(|(w, _)| self.planner.is_at_rest(w)) {
+                let failed = self.failure.is_some();
+                let moves = failed || self.ctx.settings.shutdown_hold.is_zero();
+                if moves && !failed && leads_others && !worker.as_ref().is_none_or(|(w, _)| self.planner.is_at_rest(w))
+                {
                     return;
                 }
                 let mut open = BTreeSet::new();
@@ -556,11 +592,14 @@ impl Coordinator {
                 self.leaving = Leaving::Releasing(open);
                 self.leave();
             }
-            Leaving::Releasing(open) if open.is_empty() => {
-                self.leaving = Leaving::Gone;
-                self.ctx.emit(Action::Finished);
-            }
+            Leaving::Releasing(open) if open.is_empty() => self.finish(),
             _ => {}
         }
+    }
+
+    fn finish(&mut self) {
+        self.leaving = Leaving::Gone;
+        let failure = self.failure.take().map(|(failure, _)| Action::Failed(failure));
+        self.ctx.emit(failure.unwrap_or(Action::Finished));
     }
 }

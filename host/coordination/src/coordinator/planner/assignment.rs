@@ -6,7 +6,7 @@
 use super::super::context::{Context, Part};
 use super::super::io::{Bucket, Expect, Lifetime, OpId, Reply, StoredEntry};
 use super::super::write::{FencedWrite, Progress};
-use crate::record::{AssignmentRecord, ChunkRecord, FORMAT};
+use crate::record::{AssignmentRecord, ChunkRecord, FORMAT, Grouped};
 use crate::{Partition, Term, WorkerId};
 use serde::de::DeserializeOwned;
 
@@ -176,7 +176,7 @@ fn found(entry: Option<&StoredEntry>) -> Expect {
     entry.map_or(Expect::Nothing, |e| Expect::Revision(e.revision))
 }
 
-fn decode<T: DeserializeOwned>(ctx: &mut Context, key: &str, entry: Option<&StoredEntry>) -> Option<T> {
+fn decode<T: DeserializeOwned + Grouped>(ctx: &mut Context, key: &str, entry: Option<&StoredEntry>) -> Option<T> {
     entry.and_then(|e| e.value.as_deref()).and_then(|value| ctx.decode(Bucket::Assignments, key, value))
 }
 

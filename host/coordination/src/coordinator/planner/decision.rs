@@ -224,6 +224,7 @@ impl Planner {
         self.highest_version = version;
         let plan = PlanRecord {
             v: FORMAT,
+            group: Some(ctx.settings.group.clone()),
             term: self.term,
             leader: self.me,
             version,

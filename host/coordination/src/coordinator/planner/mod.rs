@@ -9,7 +9,7 @@ mod decision;
 mod placement;
 mod publication;
 
-use super::context::{Context, Part};
+use super::context::{Context, Found, Part};
 use super::io::{Bucket, Expect, Lifetime, Notice, OpId, Reply, StoredEntry};
 use super::roster::Roster;
 use super::write::{FencedWrite, Progress};
@@ -90,6 +90,8 @@ pub(super) enum Verdict {
     GoOn,
     /// A higher term is at work: we do not lead.
     Superseded(Term),
+    /// The plan in the bucket is another group's, and we have none to put there.
+    NotOurs,
 }
 
 impl Planner {
@@ -185,8 +187,12 @@ impl Planner {
     /// Writes our term into the plan, content unchanged; every assignment follows. Who loses that is no leader.
     fn plant(&mut self, ctx: &mut Context, entry: Option<&StoredEntry>) -> Verdict {
         let value = entry.and_then(|e| e.value.as_deref());
-        let found = value.and_then(|v| ctx.decode::<PlanRecord>(Bucket::Assignments, "plan", v));
         let known = self.plan().cloned();
+        let found = match value.map(|v| ctx.find::<PlanRecord>(Bucket::Assignments, "plan", v)) {
+            Some(Found::Ours(plan)) => Some(plan),
+            Some(Found::Theirs(_)) if known.is_none() => return Verdict::NotOurs,
+            Some(Found::Theirs(_) | Found::Unreadable) | None => None,
+        };
         if let Some(plan) = &found {
             // Our own term is another's too, if it is not on a plan of ours that has come back.
             let ours = known.as_ref().is_some_and(|known| plan.version <= known.version);
@@ -198,6 +204,7 @@ impl Planner {
         let latest = [found, known].into_iter().flatten().max_by_key(|plan| (plan.term, plan.version));
         let mut plan = latest.unwrap_or_else(|| PlanRecord {
             v: FORMAT,
+            group: None,
             term: self.term,
             leader: self.me,
             version: Version(0),
@@ -209,6 +216,7 @@ impl Planner {
             partitions: 0,
             checksum: 0,
         });
+        plan.group = Some(ctx.settings.group.clone());
         plan.term = self.term;
         plan.leader = self.me;
         plan.version = self.highest_version.next();

@@ -333,6 +333,7 @@ fn a_worker_whose_claim_servers_have_lost_keeps_its_id() {
 #[test]
 fn an_id_that_has_expired_is_claimed_above_a_claim_that_nobody_else_remembers() {
     let mut fleet = Fleet::new(36, 30);
+    fleet.change = Box::new(|s| s.startup_timeout = secs(600));
     fleet.start();
     fleet.run(ms(200));
     fleet.disconnect(0);

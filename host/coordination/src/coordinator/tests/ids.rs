@@ -138,3 +138,27 @@ fn a_start_without_a_connection_fails_too() {
     let failure = StartFailure::TimedOut { state: WorkerState::Init, waiting_for: "a connection to NATS" };
     assert_eq!(coordinator.poll_action(), Some(Action::Failed(failure)));
 }
+
+#[test]
+fn a_start_that_fails_gives_its_id_and_the_lead_back() {
+    let mut fleet = Fleet::new(15, 12);
+    // Its source never answers: it leads, and has nothing to plan.
+    fleet.source_fails = true;
+    fleet.change = Box::new(|s| s.shutdown_hold = secs(60));
+    let at = fleet.start();
+    fleet.until(secs(31), "it fails", |f| f.processes[at].failure.is_some());
+    let waiting_for = "the leader to publish an assignment";
+    let failure = StartFailure::TimedOut { state: WorkerState::WaitingAssignment, waiting_for };
+    assert_eq!(fleet.processes[at].failure, Some(failure));
+    for (bucket, key) in
+        [(Bucket::StableIds, "worker-0"), (Bucket::Election, "leader"), (Bucket::Heartbeats, "heartbeat.worker-0")]
+    {
+        assert_eq!(fleet.stored(bucket, key), None, "{key}");
+    }
+    // Where NATS answers no more, it does not wait for that.
+    fleet.change = Box::new(|s| s.startup_timeout = secs(31));
+    let at = fleet.start();
+    fleet.run(secs(25));
+    fleet.mute = true;
+    fleet.until(secs(31 + 2 - 25) + ms(10), "it fails", |f| f.processes[at].failure.is_some());
+}

@@ -2,7 +2,9 @@
 
 mod faults;
 mod fleet;
+mod groups;
 mod ids;
+mod leaders;
 mod model;
 mod mutants;
 mod outages;

@@ -100,8 +100,10 @@ impl Simulation {
         let hold = if random.chance(30) { random.between(1000, 6000) } else { Duration::ZERO };
         let most = random.chance(20).then(|| 1 + random.below(partitions) as usize);
         let aggressive = random.chance(50);
+        let assignment_lives = if random.chance(30) { random.pick(&[secs(12), secs(30)]) } else { Duration::ZERO };
         (fleet.lease, fleet.id_lives, fleet.heartbeat_lives) =
             if hasty { (secs(2), secs(4), secs(3)) } else { (secs(5), secs(30), secs(6)) };
+        fleet.assignment_lives = assignment_lives;
         let heartbeat_interval = fleet.heartbeat_lives / 3;
         let change = move |s: &mut Settings| {
             s.worker_id_max = 9;

@@ -39,8 +39,15 @@ impl Fleet {
         let left: Vec<_> =
             self.stores[&bucket].keys.iter().map(|(k, e)| (k.clone(), e.revision, e.value.is_some())).collect();
         for (key, revision, is_there) in left {
+            let lifetime = match bucket {
+                Bucket::StableIds => Lifetime::WorkerId,
+                Bucket::Election => Lifetime::Election,
+                Bucket::Heartbeats => Lifetime::Heartbeat,
+                Bucket::Assignments if key == "plan" => Lifetime::Forever,
+                Bucket::Assignments => Lifetime::Assignment,
+            };
             if is_there {
-                self.will_expire(bucket, &key, revision);
+                self.will_expire(bucket, &key, revision, lifetime);
             }
         }
         self.forgive(bucket);

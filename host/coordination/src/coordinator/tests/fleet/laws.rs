@@ -24,6 +24,8 @@ type Writer = (usize, u64);
 #[derive(Default)]
 pub(super) struct Laws {
     plan: Option<PlanRecord>,
+    /// When the first plan of its term was written.
+    led_since: Duration,
     /// The last plan says nothing new: a leader has only put its term into it.
     is_restated: bool,
     /// Who wrote plans under a term.
@@ -31,6 +33,10 @@ pub(super) struct Laws {
     /// The assignments in the bucket, and those that were there when the last plan was written.
     stored: BTreeMap<WorkerId, AssignmentRecord>,
     in_force: BTreeMap<WorkerId, AssignmentRecord>,
+    /// Whose assignment a leader wrote after a later one's plan: it has come too late for anybody to obey it.
+    overtaken: BTreeSet<WorkerId>,
+    /// Assignments that have expired: a leader that has listed them before may write them back.
+    expired: BTreeMap<WorkerId, AssignmentRecord>,
     /// What a worker was given under a term, by version.
     given: BTreeMap<(WorkerId, Term), BTreeMap<Version, Vec<Partition>>>,
     /// The highest claim of an ID in any plan, as live and as dead.
@@ -90,7 +96,7 @@ impl Laws {
         None
     }
 
-    fn planned(&mut self, new: PlanRecord, by: Option<Writer>) {
+    fn planned(&mut self, new: PlanRecord, by: Option<Writer>, now: Duration) {
         if let Some(by) = by {
             self.writers.entry(new.term).or_insert(by);
         }
@@ -102,14 +108,12 @@ impl Laws {
             let dead = self.dead.entry(worker.clone()).or_default();
             *dead = (*dead).max(*claim);
         }
-        self.is_restated = self.plan.as_ref().is_some_and(|old| {
-            let (old, said) = ((&old.live, &old.leaving, &old.dead), (&new.live, &new.leaving, &new.dead));
-            old == said && new.changed.iter().eq(new.live.keys())
-        }) && self.plan.as_ref().is_some_and(|old| {
-            let said = (new.lifecycle, new.partitions, new.checksum);
-            (old.lifecycle, old.partitions, old.checksum) == said && old.term < new.term
-        });
+        self.is_restated = self.plan.as_ref().is_some_and(|old| old.term < new.term && new.restates(old));
+        if self.plan.as_ref().is_none_or(|old| old.term != new.term) {
+            self.led_since = now;
+        }
         self.in_force.clone_from(&self.stored);
+        self.in_force.retain(|worker, _| !self.overtaken.contains(worker));
         self.plan = Some(new);
     }
 
@@ -128,7 +132,8 @@ impl Laws {
         }
         let had = ids(self.stored.get(worker));
         if self.is_restated {
-            if let Some(gained) = has.difference(&had).next() {
+            let expired = ids(self.expired.get(worker));
+            if let Some(gained) = has.difference(&had).find(|p| !expired.contains(*p)) {
                 return Some(format!("a new leader alone has moved {gained} to {worker}"));
             }
             let elsewhere: BTreeSet<_> =
@@ -221,7 +226,7 @@ impl Fleet {
                     self.violated(wrong);
                 }
                 self.planned += 1;
-                self.laws.planned(plan.clone(), by);
+                self.laws.planned(plan.clone(), by, self.now);
                 self.plans.push(plan);
             }
             Bucket::Assignments => {
@@ -237,8 +242,34 @@ impl Fleet {
                         *work.moves.entry((*gained).clone()).or_default() += 1;
                     }
                 }
+                self.laws.expired.remove(&worker);
+                if self.laws.plan.as_ref().is_some_and(|plan| record.term < plan.term) {
+                    self.laws.overtaken.insert(worker.clone());
+                } else {
+                    self.laws.overtaken.remove(&worker);
+                }
                 self.laws.stored.insert(worker, record);
             }
+        }
+    }
+
+    /// Whoever leads undisturbed for as long as an assignment lives has written it again. One that has expired while nobody could is
+    /// lost: its partitions are anybody's.
+    pub(super) fn check_expiry(&mut self, bucket: Bucket, key: &str) {
+        let (Bucket::Assignments, Some((worker, _))) = (bucket, assignment_key(key)) else { return };
+        let is_led = |term: Term| {
+            let leads = |process: &&Process| process.coordinator.leading() == Some(term) && process.connected;
+            self.processes.iter().filter(leads).any(|process| process.status == Status::Running && !process.cut)
+        };
+        let since = self.laws.calm_since.max(self.laws.led_since);
+        let is_calm = self.now > since + self.assignment_lives && !self.mute && self.trouble == Trouble::default();
+        let plan = self.laws.plan.as_ref();
+        if is_calm && plan.is_some_and(|plan| plan.live.contains_key(&worker) && is_led(plan.term)) {
+            self.violated(format!("{key} has expired, and {worker} lives by the plan"));
+        }
+        self.laws.in_force.remove(&worker);
+        if let Some(record) = self.laws.stored.remove(&worker) {
+            self.laws.expired.insert(worker, record);
         }
     }
 

@@ -16,7 +16,11 @@ impl Fleet {
     }
 
     pub(crate) fn leader(&self) -> usize {
-        self.live().into_iter().find(|at| self.processes[*at].coordinator.leading().is_some()).expect("a leader")
+        self.leader_or_none().expect("a leader")
+    }
+
+    pub(crate) fn leader_or_none(&self) -> Option<usize> {
+        self.live().into_iter().find(|at| self.processes[*at].coordinator.leading().is_some())
     }
 
     pub(crate) fn follower(&self) -> usize {

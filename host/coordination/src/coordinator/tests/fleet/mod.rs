@@ -54,6 +54,8 @@ pub(super) struct Process {
     pub(super) assigned: Option<Assigned>,
     pub(super) failure: Option<StartFailure>,
     pub(super) fenced: usize,
+    /// The states that it has entered.
+    pub(super) states: Vec<WorkerState>,
     /// What it has said of degraded mode.
     pub(super) degraded: Vec<Action>,
     /// Whether it was last told that it leads.
@@ -176,11 +178,14 @@ pub(super) struct Fleet {
     pub(super) refuse_heartbeats: bool,
     /// A process that may not listen to probes.
     pub(super) deaf: Option<usize>,
-    /// The `max_partitions` of the latest settings.
+    /// The `max_partitions` and the `shutdown_hold` of the latest settings.
     max_partitions: Option<usize>,
+    hold: Duration,
     pub(super) lease: Duration,
     pub(super) id_lives: Duration,
     pub(super) heartbeat_lives: Duration,
+    /// Zero = for ever.
+    pub(super) assignment_lives: Duration,
     /// Least and most milliseconds that a data path takes to hand everything over.
     pub(super) drain_time: (u64, u64),
     /// Every plan that ever was in the bucket since it was last lost, in that order.
@@ -234,9 +239,11 @@ impl Fleet {
             refuse_heartbeats: false,
             deaf: None,
             max_partitions: None,
+            hold: Duration::ZERO,
             lease: secs(5),
             id_lives: secs(30),
             heartbeat_lives: secs(6),
+            assignment_lives: Duration::ZERO,
             drain_time: (1, 300),
             plans: Vec::new(),
             planned: 0,
@@ -284,6 +291,7 @@ impl Fleet {
             assigned: None,
             failure: None,
             fenced: 0,
+            states: Vec::new(),
             degraded: Vec::new(),
             leads: false,
             sent: 0,
@@ -497,7 +505,7 @@ impl Fleet {
                 self.processes[at].status = Status::Ended;
             }
             Action::Notice(notice) => self.notices.push((at, notice)),
-            Action::StateChanged { .. } => {}
+            Action::StateChanged { to, .. } => self.processes[at].states.push(to),
             Action::LeaderChanged { is_us, .. } => self.processes[at].leads = is_us,
             Action::DegradedEntered { .. } | Action::DegradedAlert { .. } | Action::DegradedLeft { .. } => {
                 self.processes[at].degraded.push(action);

@@ -160,6 +160,7 @@ impl Fleet {
         if store.keys.get(key).is_some_and(|e| e.revision == revision && e.value.is_some()) {
             store.put(now, key, None, Expect::Revision(revision));
             self.note(|_| format!("{bucket:?} {key} expires"));
+            self.check_expiry(bucket, key);
             self.changed(bucket, key);
         }
     }
@@ -211,20 +212,20 @@ impl Fleet {
         let now = self.now;
         let outcome = self.stores.entry(bucket).or_default().put(now, key, value, expect);
         let WriteOutcome::Written(revision) = outcome else { return outcome };
-        if lifetime != Lifetime::Forever {
-            self.will_expire(bucket, key, revision);
-        }
+        self.will_expire(bucket, key, revision, lifetime);
         self.check_write(by, bucket, key);
         self.changed(bucket, key);
         outcome
     }
 
-    pub(super) fn will_expire(&mut self, bucket: Bucket, key: &str, revision: u64) {
-        let lives = match bucket {
-            Bucket::Assignments => return,
-            Bucket::StableIds => self.id_lives,
-            Bucket::Heartbeats => self.heartbeat_lives,
-            Bucket::Election => self.lease,
+    pub(super) fn will_expire(&mut self, bucket: Bucket, key: &str, revision: u64, lifetime: Lifetime) {
+        let lives = match lifetime {
+            Lifetime::WorkerId => self.id_lives,
+            Lifetime::Heartbeat => self.heartbeat_lives,
+            Lifetime::Hold => self.heartbeat_lives.max(self.hold),
+            Lifetime::Election => self.lease,
+            Lifetime::Assignment if !self.assignment_lives.is_zero() => self.assignment_lives,
+            Lifetime::Assignment | Lifetime::Forever => return,
         };
         let time = lives + self.random.between(0, 250);
         self.after(time, Happening::Expire { bucket, key: key.to_owned(), revision });

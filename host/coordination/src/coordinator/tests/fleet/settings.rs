@@ -12,6 +12,7 @@ use uuid::Uuid;
 impl Fleet {
     pub(crate) fn settings(&mut self, preferred: Option<u32>) -> Settings {
         let mut settings = Settings {
+            group: "group".into(),
             worker_id_prefix: "worker".into(),
             worker_id_min: 0,
             worker_id_max: 99,
@@ -45,7 +46,7 @@ impl Fleet {
                 alert_interval: secs(30),
             },
             refresh_interval: Duration::ZERO,
-            assignment_ttl: Duration::ZERO,
+            assignment_ttl: self.assignment_lives,
             capacity: 1,
             labels: BTreeMap::new(),
             plugins: BTreeMap::new(),
@@ -56,6 +57,7 @@ impl Fleet {
         };
         (self.change)(&mut settings);
         self.max_partitions = settings.max_partitions;
+        self.hold = settings.shutdown_hold;
         settings
     }
 }
