@@ -32,5 +32,7 @@ pub use proxy::Proxy;
 pub use records::{Notes, Records, Standing};
 pub use server::NatsServer;
 pub use soak::is_soak;
-pub use stream::{Stored, assert_relayed, consumers, create_replicated_stream, create_stream, messages, read_stream};
+pub use stream::{
+    Stored, assert_relayed, consumers, create_queue, create_replicated_stream, create_stream, messages, read_stream,
+};
 pub use wait::{DEADLINE, eventually, eventually_is};

@@ -43,6 +43,13 @@ pub async fn create_replicated_stream(context: &Context, name: &str, subject: &s
     eventually("the stream is created", created).await;
 }
 
+/// Creates a stream whose messages leave it when they are acknowledged.
+pub async fn create_queue(context: &Context, name: &str, subject: &str, retention: stream::RetentionPolicy) {
+    let (name, subjects) = (name.to_owned(), vec![subject.to_owned()]);
+    let config = stream::Config { name, subjects, retention, ..Default::default() };
+    context.create_stream(config).await.expect("a stream");
+}
+
 async fn state(context: &Context, name: &str) -> Result<stream::State, String> {
     let stream = context.get_stream(name).await.map_err(|error| error.to_string())?;
     Ok(stream.cached_info().state.clone())

@@ -206,7 +206,11 @@ section! {
         /// Where a partition that was never processed starts: with the oldest message, with new ones, at a time, or
         /// behind the ack floor of an existing durable consumer.
         start_from: StartFrom = StartFrom::All;
-        /// Creates the stream if it does not exist, for development. An existing stream is never changed.
+        /// Queue mode: first part of the names of the consumers that workers make on the stream. Consumers of a group are
+        /// told apart by their labels, not by their names.
+        consumer_prefix: Option<String> = None => "`parti`, with a group `parti-GROUP`";
+        /// Creates the stream if it does not exist, for development: with retention WorkQueue if `mode` is `queue`, else
+        /// Limits. An existing stream is never changed.
         create: Option<StreamCreate> = None => "`false`";
     }
 }

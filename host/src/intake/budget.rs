@@ -1,9 +1,14 @@
 //! The memory that messages in flight may take on this worker. A reader waits while it is used up.
 
+use crate::nats::StreamMessage;
 use crate::plugin::Message;
+use parti_coordination::QueuedMessage;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
+
+/// Bytes that a message costs beyond its payload: the subject, the bookkeeping, the allocations.
+const OVERHEAD: usize = 256;
 
 /// Bytes of messages in flight, and the most there may be.
 ///
@@ -67,6 +72,22 @@ impl Budget {
     /// It keeps up again, or is gone.
     pub(super) fn take_back(&self, bytes: usize) {
         self.aside.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    /// A message as it waits for its partition.
+    pub(super) fn queue(self: &Arc<Self>, message: StreamMessage) -> QueuedMessage<Arc<Held>> {
+        let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let bytes = message.payload.len() + message.subject.len() + headers + OVERHEAD;
+        let sequence = message.sequence;
+        let message = Message {
+            subject: message.subject,
+            sequence,
+            timestamp_ns: message.timestamp_ns,
+            attempt: 1,
+            headers: message.headers.into_iter().map(|(name, value)| (name, value.into())).collect(),
+            payload: message.payload,
+        };
+        QueuedMessage { sequence, bytes, body: Arc::new(self.hold(message, bytes)) }
     }
 
     /// Accounts for a message for as long as it lives. One message may exceed the budget, so that none is too large.

@@ -11,12 +11,12 @@
 
 use super::budget::{Budget, Held};
 use super::manager::TaskEvent;
-use super::reading::{Delivery, NoReader, Opened, Origin, Reading};
+use super::reading::{BELIEVE_REWIND, Delivery, NoReader, Opened, Origin, Reading};
 use crate::nats::{StreamError, StreamInfo, StreamMessage};
-use crate::plugin::{Message, Publish};
+use crate::plugin::Publish;
 use crate::telemetry::Metrics;
 use parti_coordination::record::StreamIdentity;
-use parti_coordination::{Input, QueuedMessage, Sequence};
+use parti_coordination::{Input, Position, QueuedMessage, Sequence};
 use std::collections::HashMap;
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
@@ -29,9 +29,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 /// What a partition's task is told.
 pub(super) type PartitionInput = Input<Arc<Held>, Publish>;
-
-/// Bytes that a message costs beyond its payload: the subject, the bookkeeping, the allocations.
-const OVERHEAD: usize = 256;
 
 /// Wishes that come together are served by one new reader.
 const COLLECT: Duration = Duration::from_millis(20);
@@ -53,10 +50,6 @@ const PROGRESS: Duration = Duration::from_secs(1);
 /// First and longest wait before the next try after a reader could not be opened.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// A stream on several servers that seems set back is believed after this time: longer than a server that has lost its peers
-/// goes on answering as the leader it was.
-const BELIEVE_REWIND: Duration = Duration::from_secs(12);
-
 /// What the feed is told.
 #[derive(Debug)]
 pub(super) enum Wish {
@@ -66,6 +59,10 @@ pub(super) enum Wish {
     Parked { subject: String, reader: u64, bytes: usize },
     /// It wants no more.
     Leave { subject: String },
+    /// Queue mode: its position is committed; what is at or below it is to be acknowledged.
+    Committed { subject: String, position: Position },
+    /// Queue mode: it wants no more and is about to be released, once it is told that no consumer of ours delivers it.
+    Detach { subject: String, inbox: mpsc::UnboundedSender<PartitionInput> },
 }
 
 /// What the feed tells about itself.
@@ -253,6 +250,11 @@ impl Feed {
                     self.budget.take_back(slot.parked);
                     count_member(&mut self.groups, slot.reader, -1);
                 }
+            }
+            // Nothing is acknowledged, and readers may overlap.
+            Wish::Committed { .. } => {}
+            Wish::Detach { inbox, .. } => {
+                let _ = inbox.send(Input::Detached);
             }
         }
     }
@@ -529,18 +531,7 @@ impl Feed {
             if slot.chunk.is_empty() {
                 touched.push(subject);
             }
-            let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-            let bytes = message.payload.len() + message.subject.len() + headers + OVERHEAD;
-            let message = Message {
-                subject: message.subject,
-                sequence,
-                timestamp_ns: message.timestamp_ns,
-                attempt: 1,
-                headers: message.headers.into_iter().map(|(name, value)| (name, value.into())).collect(),
-                payload: message.payload,
-            };
-            let body = Arc::new(self.budget.hold(message, bytes));
-            slot.chunk.push(QueuedMessage { sequence, bytes, body });
+            slot.chunk.push(self.budget.queue(message));
         }
         for subject in touched {
             if let Some(slot) = self.slots.get_mut(&subject) {

@@ -3,6 +3,7 @@
 use super::budget::Budget;
 use super::feed::{self, FeedState, PartitionInput, Wish};
 use super::partition::PartitionTask;
+use super::queue::{self, Keeper, Membership, Queue, QueueOptions};
 use super::reading::Origin;
 use crate::config::SubjectTemplate;
 use crate::nats::{Nats, NewStream, Peers, Publisher, Store};
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// Requests about records under way at once: enough to take 5,000 partitions in seconds, few enough to leave NATS breath.
 const REQUESTS: usize = 256;
@@ -40,6 +41,8 @@ pub struct IntakeOptions {
     pub group: String,
     /// The stream that is worked on.
     pub stream: StreamIdentity,
+    /// How the stream's messages are acknowledged, in queue mode.
+    pub queue: Option<QueueOptions>,
     /// How to make the stream anew if it is gone, where that is the host's to do.
     pub create: Option<NewStream>,
     /// Which subject carries which partition.
@@ -131,6 +134,8 @@ enum Order {
 #[derive(Clone)]
 pub struct Intake {
     orders: mpsc::UnboundedSender<Order>,
+    keeper: Option<Keeper>,
+    template: SubjectTemplate,
     views: Arc<Mutex<BTreeMap<PartitionId, Arc<Mutex<PartitionView>>>>>,
 }
 
@@ -155,16 +160,25 @@ impl Intake {
         let feed_state = Arc::new(FeedState::default());
         let budget = Budget::new(options.memory);
         let stream = options.stream.name.clone();
-        tokio::spawn(feed::run(
-            Origin { nats: options.data.clone(), stream: stream.clone(), create: options.create },
-            options.stream.clone(),
-            Arc::clone(&budget),
-            Arc::clone(&options.metrics),
-            Arc::clone(&feed_state),
-            events.clone(),
-            wish_inbox,
-        ));
-        let views = Arc::default();
+        let origin = Origin { nats: options.data.clone(), stream: stream.clone(), create: options.create };
+        let (membership, members) = watch::channel(Membership::default());
+        let keeper = options.queue.as_ref().map(|queue| Keeper::new(&options.control, &stream, &options.group, queue));
+        if let (Some(queue), Some(keeper)) = (options.queue, &keeper) {
+            let (budget, metrics, state) = (Arc::clone(&budget), Arc::clone(&options.metrics), Arc::clone(&feed_state));
+            let lanes = Queue::new(origin, keeper.clone(), budget, metrics, state, events.clone(), members);
+            tokio::spawn(queue::run(lanes, options.stream.clone(), queue, wish_inbox));
+        } else {
+            tokio::spawn(feed::run(
+                origin,
+                options.stream.clone(),
+                Arc::clone(&budget),
+                Arc::clone(&options.metrics),
+                Arc::clone(&feed_state),
+                events.clone(),
+                wish_inbox,
+            ));
+        }
+        let (views, template) = (Arc::default(), options.template.clone());
         let log_lines_dropped = options.metrics.plugin_log_lines_dropped.series([options.plugin.name()]);
         let manager = Manager {
             shared: Arc::new(Shared {
@@ -188,6 +202,7 @@ impl Intake {
                 peers,
             }),
             stream: options.stream,
+            membership,
             budget,
             feed_state,
             views: Arc::clone(&views),
@@ -202,7 +217,7 @@ impl Intake {
             tell,
         };
         tokio::spawn(manager.run(order_inbox, event_inbox));
-        (Self { orders, views }, told)
+        (Self { orders, views, keeper, template }, told)
     }
 
     /// From now on this worker owns in this name.
@@ -218,6 +233,17 @@ impl Intake {
     /// Stop at once; nothing that is held counts any more.
     pub fn fence(&self) {
         let _ = self.orders.send(Order::Fence);
+    }
+
+    /// Sees to it that the stream holds the messages of these partitions until somebody owns them.
+    ///
+    /// # Errors
+    /// Why they cannot be kept.
+    pub async fn keep(&self, partitions: &[Partition]) -> Result<(), String> {
+        match &self.keeper {
+            Some(keeper) => keeper.keep(partitions.iter().map(|p| self.template.subject(p.id())).collect()).await,
+            None => Ok(()),
+        }
     }
 
     /// Finish what is in hand, commit and release everything.
@@ -245,6 +271,8 @@ struct Manager {
     shared: Arc<Shared>,
     /// The stream as it was when it was last looked at.
     stream: StreamIdentity,
+    /// What the lanes of queue mode are told.
+    membership: watch::Sender<Membership>,
     budget: Arc<Budget>,
     feed_state: Arc<FeedState>,
     views: Arc<Mutex<BTreeMap<PartitionId, Arc<Mutex<PartitionView>>>>>,
@@ -290,13 +318,17 @@ impl Manager {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Identity(me) => self.me = Some(me),
+            Order::Identity(me) => {
+                self.membership.send_modify(|membership| membership.me = Some(me.clone()));
+                self.me = Some(me);
+            }
             Order::Assign(assigned) => {
                 if self.leaving.is_some() {
                     return;
                 }
                 self.rank = Some((assigned.term, assigned.version));
                 self.fleet = Arc::new(assigned.fleet);
+                self.membership.send_modify(|membership| membership.fleet = Arc::clone(&self.fleet));
                 self.assigned = assigned.partitions.into_iter().map(|p| (p.id().clone(), p)).collect();
                 self.apply();
             }

@@ -2,7 +2,8 @@
 //! and hands over.
 //!
 //! * `partition` drives one [`PartitionMachine`](parti_coordination::PartitionMachine) as a task of its own.
-//! * `feed` reads the stream once and gives each partition its messages.
+//! * `feed` reads the stream once and gives each partition its messages; on a WorkQueue or Interest stream `queue` takes its
+//!   place.
 //! * [`Intake`] keeps one task per partition of the assignment. It is what `worker` talks to.
 //!
 //! Everything here runs on the work runtime, apart from leases and probes: a guest that burns every core must not cost a
@@ -12,6 +13,8 @@ mod budget;
 mod feed;
 mod manager;
 mod partition;
+mod queue;
 mod reading;
 
 pub use manager::{Intake, IntakeEvent, IntakeOptions, PartitionReport};
+pub use queue::QueueOptions;

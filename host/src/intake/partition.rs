@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parti_coordination::record::{Owner, StreamIdentity};
 use parti_coordination::{
     Batch, CloseReason, Command, Completed, Epoch, Failure, Handled, Input, Now, OpenReason, Outgoing, Partition,
-    PartitionMachine, PartitionView, Report, Snapshot,
+    PartitionMachine, PartitionView, Position, Report, Snapshot,
 };
 use std::future::pending;
 use std::pin::Pin;
@@ -232,6 +232,10 @@ impl PartitionTask {
                 let (subject, inbox) = (self.subject.clone(), self.sender.clone());
                 let _ = self.shared.wishes.send(Wish::Want { subject, mark, inbox });
             }
+            Command::Detach => {
+                let (subject, inbox) = (self.subject.clone(), self.sender.clone());
+                let _ = self.shared.wishes.send(Wish::Detach { subject, inbox });
+            }
             Command::Released => {
                 let (shared, id) = (Arc::clone(&self.shared), self.partition.id().clone());
                 tokio::spawn(async move { shared.hint(&id).await });
@@ -334,14 +338,23 @@ impl PartitionTask {
         Failure::Guest(text)
     }
 
+    /// What is at or below a committed position may be acknowledged.
+    fn is_committed(&self, position: Position) {
+        if self.shared.limits.acknowledges {
+            let _ = self.shared.wishes.send(Wish::Committed { subject: self.subject.clone(), position });
+        }
+    }
+
     fn report(&self, report: Report) {
         let (metrics, epoch) = (&self.shared.metrics, self.epoch);
         match report {
             Report::Taken { epoch, position, seized } => {
                 tracing::debug!(%epoch, %position, seized, "Partition taken");
+                self.is_committed(position);
             }
             Report::Committed { position, lag } => {
                 tracing::trace!(%epoch, %position, ?lag, "Committed");
+                self.is_committed(position);
             }
             Report::FencedOff => {
                 metrics.commits_fenced.inc();

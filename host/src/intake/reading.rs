@@ -10,11 +10,16 @@ use crate::nats::{
 use parti_coordination::Sequence;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Deliveries that wait for the feed: one is sorted while the next is fetched.
 const AHEAD: usize = 1;
+
+/// A stream on several servers that seems set back is believed after this time: longer than a server that has lost its peers
+/// goes on answering as the leader it was.
+pub(super) const BELIEVE_REWIND: Duration = Duration::from_secs(12);
 
 /// The stream that is read.
 #[derive(Clone)]
@@ -60,9 +65,8 @@ impl Origin {
     pub(super) async fn open(&self, from: Sequence) -> Result<Opened, NoReader> {
         let options = ReaderOptions { stream: self.stream.clone(), start: Start::At(from), filters: None };
         let reader = match (Reader::open(&self.nats, &options).await, &self.create) {
-            (Err(OpenReaderError::NoStream(_)), Some(new)) => {
-                tracing::warn!(stream = self.stream, "The stream is gone; making it anew, as stream.create says");
-                StreamInfo::create(&self.nats, new).await?;
+            (Err(OpenReaderError::NoStream(_)), Some(_)) => {
+                self.restore().await?;
                 Reader::open(&self.nats, &options).await?
             }
             (reader, _) => reader?,
@@ -70,6 +74,17 @@ impl Origin {
         // Asked after the reader was opened: if this is the stream that we know, it was then, too.
         let stream = self.look().await?;
         Ok(Opened { reader, stream })
+    }
+
+    /// Makes a stream that is gone anew, if that is the host's to do. Whether it was.
+    pub(super) async fn restore(&self) -> Result<bool, StreamError> {
+        let Some(new) = &self.create else { return Ok(false) };
+        match self.look().await {
+            Err(StreamError::NotFound { .. }) => {}
+            other => return other.map(|_| false),
+        }
+        tracing::warn!(stream = self.stream, "The stream is gone; making it anew, as stream.create says");
+        StreamInfo::create(&self.nats, new).await.map(|_| true)
     }
 
     /// The stream as it is now.

@@ -4,6 +4,8 @@
 //! * [`Nats`] is one connection; its clones are handles to it. [`Nats::link`] tells when it is lost and found again.
 //! * [`Store`] is one KV bucket: compare-and-set, reads from the stream leader, listings, watches that never end.
 //! * [`Reader`] reads a stream in order from a given sequence until something breaks, and says what broke.
+//! * [`QueueConsumers`] are the durable consumers of a WorkQueue or Interest stream, [`QueueReader`] reads through one, and
+//!   [`Acknowledger`] acknowledges.
 //! * [`Publisher`] publishes with message ids, many in flight.
 //! * [`Peers`] answers and asks the liveness probes and carries hints between workers.
 //! * [`StreamInfo`] says what a stream is, or which streams there are when it is not.
@@ -23,6 +25,9 @@ mod kv;
 mod kv_tests;
 mod probe;
 mod publisher;
+mod queue;
+#[cfg(test)]
+mod queue_tests;
 mod reader;
 mod stream;
 #[cfg(test)]
@@ -38,6 +43,7 @@ pub use greeting::ServerVersion;
 pub use kv::Store;
 pub use probe::{Peers, ProbeSetupError, Releases, Responder};
 pub use publisher::{OutgoingMessage, Published, Publisher, Receipt};
+pub use queue::{Acknowledger, CreateConsumerError, QueueConsumer, QueueConsumers, QueueMessage, QueueReader};
 pub use reader::{Filters, OpenReaderError, Reader, ReaderEnd, ReaderOptions, Start, StreamMessage};
 pub use stream::{NewStream, Retention, Storage, StreamError, StreamInfo};
 pub use watch::{KvEvent, Watch};

@@ -167,6 +167,14 @@ pub struct Reader {
     delivered: u64,
     pending: u64,
     end: Option<ReaderEnd>,
+    /// The consumer stays when the reader is dropped.
+    keep: bool,
+}
+
+/// A message as the server delivered it.
+pub(super) struct Delivered {
+    pub(super) message: Message,
+    pub(super) delivery: Delivery,
 }
 
 /// The body of a request for messages. Durations are in nanoseconds.
@@ -186,13 +194,6 @@ impl Reader {
     pub async fn open(nats: &Nats, options: &ReaderOptions) -> Result<Self, OpenReaderError> {
         let stream = options.stream.clone();
         let failed = |why| OpenReaderError::Failed { stream: stream.clone(), why };
-        let inbox = Subject::from(nats.inner.client.new_inbox());
-        let subscribed = async {
-            let subscription = nats.inner.client.subscribe(inbox.clone()).await;
-            subscription.map_err(|error| ApiError::Failed(error.to_string()))
-        };
-        let subscription = nats.while_connected(nats.operation_timeout(), subscribed).await.map_err(failed)?;
-
         let name = format!("parti-{}", uuid::Uuid::new_v4().simple());
         let subject = format!("CONSUMER.CREATE.{stream}.{name}");
         let create = json!({ "stream_name": stream, "config": config(&name, options), "action": "create" });
@@ -205,21 +206,34 @@ impl Reader {
             }
             why => failed(why),
         })?;
+        let mut reader = Self::attach(nats, &stream, name, created.num_pending).await.map_err(failed)?;
+        reader.keep = false;
+        Ok(reader)
+    }
+
+    /// Reads through a consumer that is there and that nobody else reads through. It stays when the reader is dropped.
+    pub(super) async fn attach(nats: &Nats, stream: &str, consumer: String, pending: u64) -> Result<Self, ApiError> {
+        let inbox = Subject::from(nats.inner.client.new_inbox());
+        let subscribed = async {
+            let subscription = nats.inner.client.subscribe(inbox.clone()).await;
+            subscription.map_err(|error| ApiError::Failed(error.to_string()))
+        };
+        let subscription = nats.while_connected(nats.operation_timeout(), subscribed).await?;
         let request = NextRequest {
             batch: BATCH,
             max_bytes: BATCH_BYTES.max(2 * nats.max_payload()),
             expires: EXPIRES.as_nanos(),
             idle_heartbeat: HEARTBEAT.as_nanos(),
         };
-        let request = serde_json::to_vec(&request).map_err(|error| failed(ApiError::Failed(error.to_string())))?;
+        let request = serde_json::to_vec(&request).map_err(|error| ApiError::Failed(error.to_string()))?;
         // Nothing is under way yet that a reconnect before this moment could have lost.
         let link = nats.link();
         let reconnects = link.borrow().reconnects;
         Ok(Self {
             nats: nats.clone(),
-            next_request_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"),
-            stream,
-            consumer: name,
+            next_request_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
+            stream: stream.to_owned(),
+            consumer,
             inbox,
             subscription,
             link,
@@ -227,8 +241,9 @@ impl Reader {
             request: request.into(),
             requested: 0,
             delivered: 0,
-            pending: created.num_pending,
+            pending,
             end: None,
+            keep: true,
         })
     }
 
@@ -237,6 +252,11 @@ impl Reader {
     /// # Errors
     /// The reader has ended: every further call says the same.
     pub async fn read(&mut self, into: &mut Vec<StreamMessage>) -> Result<(), ReaderEnd> {
+        self.read_as(into).await
+    }
+
+    /// The same, with of each delivery what the caller makes of it.
+    pub(super) async fn read_as<T: From<Delivered>>(&mut self, into: &mut Vec<T>) -> Result<(), ReaderEnd> {
         let enough = into.len() + 1;
         loop {
             if let Some(end) = &self.end {
@@ -294,7 +314,7 @@ impl Reader {
     }
 
     /// Waits until messages come, or the reader ends, or requests must be renewed.
-    async fn wait(&mut self, into: &mut Vec<StreamMessage>) {
+    async fn wait<T: From<Delivered>>(&mut self, into: &mut Vec<T>) {
         let mut link = self.link.clone();
         let reconnects = self.reconnects;
         let end = tokio::select! {
@@ -307,7 +327,7 @@ impl Reader {
     }
 
     /// Takes what has arrived. Whether anything has.
-    fn drain(&mut self, cx: &mut Context<'_>, into: &mut Vec<StreamMessage>) -> bool {
+    fn drain<T: From<Delivered>>(&mut self, cx: &mut Context<'_>, into: &mut Vec<T>) -> bool {
         let mut some = false;
         let mut taken = 0;
         while taken < CHUNK && self.end.is_none() {
@@ -319,7 +339,7 @@ impl Reader {
                 Poll::Ready(Some(message)) if message.reply.is_none() => self.heed(&message),
                 Poll::Ready(Some(message)) => {
                     taken += 1;
-                    into.extend(self.accept(message));
+                    into.extend(self.accept(message).map(T::from));
                 }
             }
             some = true;
@@ -327,7 +347,7 @@ impl Reader {
         some
     }
 
-    fn accept(&mut self, message: Message) -> Option<StreamMessage> {
+    fn accept(&mut self, message: Message) -> Option<Delivered> {
         let Some(delivery) = message.reply.as_ref().and_then(|reply| Delivery::parse(reply)) else {
             self.end = Some(ReaderEnd::Refused("a delivery does not say which it is".to_owned()));
             return None;
@@ -340,16 +360,7 @@ impl Reader {
         self.delivered = expected;
         self.pending = delivery.pending;
         self.requested = self.requested.saturating_sub(1);
-        let headers = message.headers.iter().flat_map(async_nats::HeaderMap::iter);
-        Some(StreamMessage {
-            subject: message.subject.to_string(),
-            sequence: Sequence(delivery.sequence),
-            timestamp_ns: delivery.timestamp_ns,
-            headers: headers
-                .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())))
-                .collect(),
-            payload: message.payload,
-        })
+        Some(Delivered { message, delivery })
     }
 
     /// What the server says between messages.
@@ -376,7 +387,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         // The server would keep it for a while, and the number of consumers is limited.
-        if self.end == Some(ReaderEnd::Deleted) || !self.link.borrow().connected {
+        if self.keep || self.end == Some(ReaderEnd::Deleted) || !self.link.borrow().connected {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -411,8 +422,25 @@ fn config(name: &str, options: &ReaderOptions) -> consumer::Config {
     consumer::IntoConsumerConfig::into_consumer_config(config)
 }
 
+impl From<Delivered> for StreamMessage {
+    fn from(Delivered { message, delivery }: Delivered) -> Self {
+        let headers = message.headers.iter().flat_map(async_nats::HeaderMap::iter);
+        Self {
+            subject: message.subject.to_string(),
+            sequence: Sequence(delivery.sequence),
+            timestamp_ns: delivery.timestamp_ns,
+            headers: headers
+                .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())))
+                .collect(),
+            payload: message.payload,
+        }
+    }
+}
+
 /// What the reply subject of a delivered message tells: ADR-15 of the NATS architecture, both formats.
-struct Delivery {
+pub(super) struct Delivery {
+    /// How many times the consumer has delivered this message, this time included.
+    pub(super) times: u64,
     sequence: u64,
     number: u64,
     timestamp_ns: u64,
@@ -423,14 +451,15 @@ impl Delivery {
     fn parse(reply: &str) -> Option<Self> {
         let rest = reply.strip_prefix("$JS.ACK.")?;
         let leading = match rest.bytes().filter(|byte| *byte == b'.').count() + 1 {
-            // stream, consumer, deliveries
-            7 => 3,
-            // domain, account, stream, consumer, deliveries
-            9.. => 5,
+            // stream, consumer
+            7 => 2,
+            // domain, account, stream, consumer
+            9.. => 4,
             _ => return None,
         };
         let mut numbers = rest.split('.').skip(leading).map(|token| token.parse().ok());
         Some(Self {
+            times: numbers.next()??,
             sequence: numbers.next()??,
             number: numbers.next()??,
             timestamp_ns: numbers.next()??,

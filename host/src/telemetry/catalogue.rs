@@ -130,6 +130,12 @@ catalogue! {
             "Time of an operation on a KV bucket. A lost compare is not an error; unknown means no answer in time, or an error.";
         reader_restarts: Counter = "parti_reader_restarts_total" [] =>
             "Readers opened after the first: for partitions that are behind, and after a gap, a missed heartbeat, a lost consumer or a reconnect.";
+        acks_confirmed: Counter = "parti_acks_confirmed_total" [] =>
+            "Queue mode: acknowledgements that the server has confirmed.";
+        acks_repeated: Counter = "parti_acks_repeated_total" [] =>
+            "Queue mode: acknowledgements that were not confirmed in time and were sent again.";
+        acks_unhandled: Counter = "parti_acks_unhandled_total" [] =>
+            "Queue mode: messages that were delivered after they had taken effect, and were acknowledged without a call of the handler.";
         streams_replaced: Counter = "parti_stream_replaced_total" [] =>
             "Times that the stream was found made anew or set back: its messages are not those that positions meant.";
         messages_expired: Counter = "parti_messages_expired_total" [] =>

@@ -409,9 +409,15 @@ impl Control {
     }
 
     fn list_partitions(&self, op: OpId) {
-        let (source, events) = (Arc::clone(&self.source), self.events.clone());
+        let (source, events, intake) = (Arc::clone(&self.source), self.events.clone(), self.intake.clone());
         tokio::spawn(async move {
-            let listed: Result<PartitionList, String> = source.list().await;
+            let mut listed: Result<PartitionList, String> = source.list().await;
+            // What is planned is kept from now on, whether somebody owns it yet or not.
+            if let (Some(intake), Ok(partitions)) = (intake, &listed)
+                && let Err(why) = intake.keep(partitions).await
+            {
+                listed = Err(why);
+            }
             let _ = events.send(Event::Reply { op, reply: Reply::Partitions(listed) });
         });
     }

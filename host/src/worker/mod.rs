@@ -8,11 +8,11 @@ mod member;
 mod settings;
 mod status;
 
-use crate::config::{Config, StartFrom, StreamMode};
+use crate::config::{Config, StartFrom};
 use crate::error::{ErrorCode, OperatorError};
 use crate::http::{self, Backend};
 use crate::intake::{Intake, IntakeEvent, IntakeOptions};
-use crate::nats::{ConnectError, KeyLifetime, Nats, Peers, Retention, Store, StreamInfo};
+use crate::nats::{ConnectError, KeyLifetime, Nats, Peers, Store, StreamInfo};
 use crate::plugin::{EngineError, HandlerPlugin, MapBudget, PluginEngine};
 use crate::source::StaticSource;
 use crate::telemetry::{Metrics, WorkerLabel};
@@ -125,6 +125,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     let mut told = None;
     if let (Some(plugin), Some(handler), Some(stream)) = (&plugin, &config.handler, &config.stream) {
         let info = settings::open_stream(&nats, stream).await?;
+        let queue = settings::queue(&config, stream, &info, partitions.len())?;
         let (start, options) = (start_position(stream.start_from.clone(), &info)?, &config);
         if let Some(letter) = &handler.dead_letter {
             settings::check_dead_letter(&nats, &letter.subject).await?;
@@ -136,12 +137,13 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
             records: buckets.1.clone(),
             group: options.group.clone(),
             stream: StreamIdentity { name: info.name.clone(), created: info.created.clone() },
+            limits: settings::limits(handler, nats.max_payload(), partitions.len(), queue.is_some()),
+            queue,
             create: settings::new_stream(stream),
             template: stream.subject_template.clone(),
             start,
             plugin: Arc::clone(plugin),
             dead_letter: handler.dead_letter.as_ref().map(|d| d.subject.clone()),
-            limits: settings::limits(handler, nats.max_payload(), partitions.len()),
             memory: settings::MEMORY,
             metrics: Arc::clone(&metrics),
             origin,
@@ -392,19 +394,4 @@ fn start_position(from: StartFrom, info: &StreamInfo) -> Result<Position, Operat
             "set stream.startFrom to all or new",
         )),
     }
-}
-
-/// A stream mode that this host serves, or why it does not.
-fn check_mode(mode: StreamMode, retention: Retention, name: &str) -> Result<(), OperatorError> {
-    if mode != StreamMode::Queue && retention == Retention::Limits {
-        return Ok(());
-    }
-    Err(ErrorCode::StreamMode.error(
-        format!(
-            "stream {name:?} cannot be worked on in mode {}",
-            if retention == Retention::Limits { "queue" } else { "log" }
-        ),
-        format!("its retention is {retention:?}; this version works on streams with retention limits, in mode log"),
-        "use a stream with retention limits and stream.mode auto or log",
-    ))
 }

@@ -1,8 +1,10 @@
 //! From the configuration to what core, adapters and plugins take. The only place that knows both sides.
 
-use super::check_mode;
-use crate::config::{Config, Handler, OnExhausted as ConfigOnExhausted, Storage, Strategy, Stream};
+use crate::config::{
+    Config, Handler, OnExhausted as ConfigOnExhausted, StartFrom, Storage, Strategy, Stream, StreamMode,
+};
 use crate::error::{ErrorCode, OperatorError};
+use crate::intake::QueueOptions;
 use crate::nats::{
     ApiError, BucketSpec, ClientCertificate, ConnectError, ConnectOptions, KeyLifetime, Login, Nats, NewStream,
     OpenBucketError, Retention, Storage as StreamStorage, StreamError, StreamInfo, Tls,
@@ -107,7 +109,7 @@ impl<S: Assigns> Assigns for Timed<S> {
 }
 
 /// Bounds and policies of a partition. A record, with its snapshot, must fit into one message of the server.
-pub(super) fn limits(handler: &Handler, max_payload: usize, partitions: usize) -> Limits {
+pub(super) fn limits(handler: &Handler, max_payload: usize, partitions: usize, acknowledges: bool) -> Limits {
     let uncommitted = &handler.max_uncommitted;
     let messages = usize::try_from(uncommitted.messages).unwrap_or(usize::MAX);
     Limits {
@@ -131,6 +133,7 @@ pub(super) fn limits(handler: &Handler, max_payload: usize, partitions: usize) -
         handover_timeout: HANDOVER_TIMEOUT.max(handler.call_timeout * 2),
         poll_interval: POLL_INTERVAL,
         max_snapshot_bytes: max_payload.saturating_sub(RECORD_OVERHEAD) / 4 * 3,
+        acknowledges,
     }
 }
 
@@ -255,8 +258,47 @@ pub(super) async fn open_stream(nats: &Nats, stream: &Stream) -> Result<StreamIn
         (found, _) => found,
     };
     let info = info.map_err(|error| stream_error(&error))?;
-    check_mode(stream.mode, info.retention, &stream.name)?;
+    check_mode(stream.mode, &info)?;
     Ok(info)
+}
+
+/// Whether the stream can be worked on in this mode.
+fn check_mode(mode: StreamMode, info: &StreamInfo) -> Result<(), OperatorError> {
+    let (wrong, needs, right) = match (mode, info.retention) {
+        (StreamMode::Queue, Retention::Limits) => ("queue", "WorkQueue or Interest", "log"),
+        (StreamMode::Log, Retention::WorkQueue | Retention::Interest) => ("log", "Limits", "queue"),
+        _ => return Ok(()),
+    };
+    Err(ErrorCode::StreamMode.error(
+        format!("stream {:?} cannot be worked on in mode {wrong}", info.name),
+        format!("its retention is {:?}, and mode {wrong} is for streams with retention {needs}", info.retention),
+        format!("set stream.mode to auto or {right}, or use a stream with retention {needs}"),
+    ))
+}
+
+/// How the stream's messages are acknowledged; `None` in log mode.
+pub(super) fn queue(
+    config: &Config,
+    stream: &Stream,
+    info: &StreamInfo,
+    partitions: usize,
+) -> Result<Option<QueueOptions>, OperatorError> {
+    let retention = info.retention;
+    if retention == Retention::Limits {
+        return Ok(None);
+    }
+    if stream.start_from != StartFrom::All {
+        return Err(ErrorCode::StreamMode.error(
+            format!("stream.startFrom cannot be chosen for stream {:?}", info.name),
+            format!("its retention is {retention:?}: what is left in it is what nobody has acknowledged, and all of it is due"),
+            "remove stream.startFrom, or use a stream with retention Limits",
+        ));
+    }
+    let consumer_prefix = stream.consumer_prefix.clone().unwrap_or_else(|| match config.group.as_str() {
+        "default" => "parti".to_owned(),
+        group => format!("parti-{group}"),
+    });
+    Ok(Some(QueueOptions { retention, consumer_prefix, partitions }))
 }
 
 /// The stream as the host makes it, if the configuration says that it does.
@@ -265,7 +307,7 @@ pub(super) fn new_stream(stream: &Stream) -> Option<NewStream> {
     Some(NewStream {
         name: stream.name.clone(),
         subjects: vec![stream.subject_template.wildcard()],
-        retention: Retention::Limits,
+        retention: if stream.mode == StreamMode::Queue { Retention::WorkQueue } else { Retention::Limits },
         storage: match create.storage {
             Storage::File => StreamStorage::File,
             Storage::Memory => StreamStorage::Memory,

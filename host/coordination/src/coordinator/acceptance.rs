@@ -22,6 +22,8 @@ pub(super) struct Acceptance {
 
 struct Accepted {
     plan: PlanRecord,
+    /// Version of the assignment that was taken for the plan's.
+    assignment: Version,
     partitions: Vec<Partition>,
 }
 
@@ -125,11 +127,14 @@ impl Acceptance {
             return;
         }
         let rank = (plan.term, plan.version);
-        if ctx.state == WorkerState::Shutdown || self.accepted() == Some(rank) {
+        // Who has missed a plan may hear of the next one before the assignment that the missed one has changed.
+        let known = self.accepted.as_ref().is_some_and(|accepted| accepted.assignment == assignment.version);
+        if ctx.state == WorkerState::Shutdown || (self.accepted() == Some(rank) && known) {
             return;
         }
         let Some(partitions) = assemble(assignment, &self.chunks) else { return };
-        let before = self.accepted.replace(Accepted { plan: plan.clone(), partitions: partitions.clone() });
+        let accepted = Accepted { plan: plan.clone(), assignment: assignment.version, partitions: partitions.clone() };
+        let before = self.accepted.replace(accepted);
         // A new leader says under its term what is in force already.
         let changes_nothing =
             before.is_some_and(|before| plan.restates(&before.plan) && partitions == before.partitions);

@@ -37,6 +37,8 @@ pub struct Limits {
     pub poll_interval: Duration,
     /// Bytes of the largest snapshot that a record may hold.
     pub max_snapshot_bytes: usize,
+    /// Queue mode: messages are acknowledged, and the partition leaves its consumer before it is released.
+    pub acknowledges: bool,
 }
 
 /// What happens to a message that cannot be handled.
@@ -186,6 +188,11 @@ pub enum Input<M, O> {
     Snapshot(Result<Option<Snapshot>, Failure>),
     /// Answer to [`Command::Close`].
     Closed,
+    /// Answer to [`Command::Detach`].
+    Detached,
+    /// A consumer was found that only another owner of this partition could have made, or ours is gone: nothing more comes, and
+    /// the partition is asked for again once its record says that it is ours.
+    Doubted,
 }
 
 /// What the machine wants done. Of the calls into the handler at most one is open at a time, and of the requests to NATS at
@@ -222,6 +229,8 @@ pub enum Command<M, O> {
     Close(CloseReason),
     /// Feed this partition with everything after this sequence.
     WantReader(Sequence),
+    /// Queue mode: acknowledge what is committed, and take the partition out of its consumer.
+    Detach,
     /// The record is released: tell the next owner.
     Released,
     /// The machine has ended; it may be dropped.

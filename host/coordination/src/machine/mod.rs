@@ -12,6 +12,7 @@
 mod io;
 mod outcome;
 mod ownership;
+mod queue;
 mod stream;
 mod taking;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::record::{Attempts, Owner, OwnershipRecord, StreamIdentity};
 use crate::{CloseReason, Epoch, Fleet, Now, OpenReason, PartitionId, Position, Sequence};
 use outcome::Pending;
 use ownership::Purpose;
+use queue::Detach;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use work::Call;
@@ -81,6 +83,9 @@ pub struct PartitionMachine<M, O> {
     passed: Sequence,
     reader: Option<u64>,
     wanted: bool,
+    detach: Detach,
+    /// Somebody else may own it; a look at the record, or a commit that lands, will tell.
+    doubt: bool,
 
     is_open: bool,
     call: Option<Call>,
@@ -146,6 +151,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             passed: Sequence(0),
             reader: None,
             wanted: false,
+            detach: Detach::No,
+            doubt: false,
             is_open: false,
             call: None,
             needs_open: None,
@@ -207,6 +214,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             Input::Sent(result) => self.sent(result),
             Input::Snapshot(result) => self.snapshot_given(result),
             Input::Closed => self.closed(),
+            Input::Detached => self.detached(),
+            Input::Doubted => self.doubted(),
         }
         self.advance();
     }
@@ -353,6 +362,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.attempts = None;
         self.reader = None;
         self.wanted = false;
+        self.detach = Detach::No;
+        self.doubt = false;
         self.needs_open = None;
         self.pause_until = None;
         self.commit_wanted = false;

@@ -40,11 +40,15 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         }
     }
 
-    /// The record while we hold the partition. One that is lost or cannot be read is left to the next commit.
+    /// The record while we hold the partition. One that is lost is written back by the next commit.
     fn confirm(&mut self, entry: Option<StoredEntry>) {
-        let (Ok(Some(found)), Some((ours, _))) = (self.understand(entry.as_ref()), &self.record) else { return };
-        if (&found.owner, found.epoch) != (&ours.owner, ours.epoch) {
-            self.fenced_off(true);
+        let found = self.understand(entry.as_ref());
+        let ours = self.record.as_ref().map(|(record, _)| (&record.owner, record.epoch));
+        match found {
+            Ok(Some(found)) if Some((&found.owner, found.epoch)) != ours => self.fenced_off(true),
+            Ok(_) => self.doubt = false,
+            Err(()) if self.doubt => self.read_at = Some(self.now + self.limits.handover_timeout),
+            Err(()) => {}
         }
     }
 
@@ -211,6 +215,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                 let lag = self.handled_since.map_or(Duration::ZERO, |since| self.now.since(since));
                 self.record = Some((record, revision));
                 self.committed_at = self.now;
+                self.doubt = false;
                 while self.queue.front().is_some_and(|m| position.covers(m.sequence)) {
                     if let Some(message) = self.queue.pop_front() {
                         self.queue_bytes -= message.bytes;
@@ -289,6 +294,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         if self.handled > 0 && self.is_open {
             return self.ask_snapshot();
         }
+        if !self.is_detached() {
+            return;
+        }
         let record = OwnershipRecord { phase: RecordPhase::Released, position, attempts: self.attempts, ..record };
         self.write(record, Expect::Revision(revision), Purpose::Release);
     }
@@ -296,7 +304,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     /// Commits what is handled, together with the state that the handler gave for this very instant.
     pub(super) fn commit(&mut self, snapshot: Option<Snapshot>) {
         let Some((record, revision)) = self.record.clone() else { return };
-        let releasing = self.phase == Phase::Releasing;
+        // In queue mode the record is released when the partition has left its consumer.
+        let releasing = self.phase == Phase::Releasing && !self.limits.acknowledges;
         let record = OwnershipRecord {
             position: self.position(),
             attempts: self.attempts,

@@ -191,7 +191,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     pub(super) fn want_reader(&mut self) {
         let room =
             self.queue.len() <= self.limits.queue_messages / 2 && self.queue_bytes <= self.limits.queue_bytes / 2;
-        if self.reader.is_none() && !self.wanted && room {
+        if !self.doubt && self.reader.is_none() && !self.wanted && room {
             self.wanted = true;
             self.command(Command::WantReader(self.mark));
         }

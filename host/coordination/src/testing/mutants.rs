@@ -48,6 +48,8 @@ pub(crate) enum Mutant {
     SnapshotShared,
     /// An owner who lives is overruled at once.
     LiveOwnerOverruled,
+    /// A partition is released before it has left its consumer.
+    ReleasedInConsumer,
 }
 
 thread_local! {

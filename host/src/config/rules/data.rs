@@ -79,6 +79,23 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         severity: Severity::Error,
+        needs: &["stream.consumerPrefix"],
+        says: "stream.consumerPrefix has 1 to 128 letters, digits, - and _: it begins the names of consumers",
+        broken: |c| match c.stream.as_ref().and_then(|stream| stream.consumer_prefix.as_ref()) {
+            Some(prefix) => {
+                let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+                when(
+                    prefix.is_empty() || prefix.len() > 128 || !prefix.chars().all(good),
+                    "stream.consumerPrefix",
+                    format!("{prefix:?}"),
+                    "write a word such as orders-workers",
+                )
+            }
+            None => Vec::new(),
+        },
+    },
+    Rule {
+        severity: Severity::Error,
         needs: &["stream.startFrom", "stream.mode"],
         says: "stream.startFrom cannot be chosen in queue mode: the server decides what is left in a WorkQueue stream",
         broken: |c| match &c.stream {

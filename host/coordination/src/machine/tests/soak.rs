@@ -1,8 +1,9 @@
 //! Random faults, and then: every message handled, in order, once in the state, by one owner at a time.
 
 use super::world::{Status, World};
+use crate::machine::Limits;
 use crate::testing::data_path::{Fate, Trouble, applied, limits};
-use crate::testing::{ms, seeds};
+use crate::testing::{Mutant, ms, seeds};
 
 #[test]
 fn poison_goes_to_the_dead_letters_and_the_messages_around_it_are_kept_in_order() {
@@ -27,12 +28,32 @@ fn poison_goes_to_the_dead_letters_and_the_messages_around_it_are_kept_in_order(
 #[test]
 fn whatever_happens_every_message_is_handled_once_in_order_by_one_owner_at_a_time() {
     for seed in seeds(0..1000) {
-        soak(seed);
+        soak(seed, limits());
     }
 }
 
-fn soak(seed: u64) {
-    let mut world = World::new(seed, 3, limits());
+#[test]
+fn the_same_holds_in_queue_mode_and_nothing_is_released_that_is_still_in_its_consumer() {
+    for seed in seeds(0..500) {
+        soak(seed, Limits { acknowledges: true, ..limits() });
+    }
+}
+
+#[test]
+fn a_release_that_does_not_wait_for_the_consumer_is_noticed() {
+    let noticed = (0..50).any(|seed| {
+        let queue = Limits { acknowledges: true, ..limits() };
+        let run = || Mutant::ReleasedInConsumer.breaks(|| soak(seed, queue));
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+        // The panic has left it broken.
+        Mutant::ReleasedInConsumer.breaks(|| {});
+        ended.is_err_and(|why| why.downcast_ref::<String>().is_some_and(|why| why.contains("still has it")))
+    });
+    assert!(noticed);
+}
+
+fn soak(seed: u64, limits: Limits) {
+    let mut world = World::new(seed, 3, limits);
     let traps = if world.random.chance(50) { 3 } else { 0 };
     if world.random.chance(70) {
         world.lossy = 10;

@@ -49,6 +49,7 @@ pub(crate) fn limits() -> Limits {
         handover_timeout: ms(10_000),
         poll_interval: ms(500),
         max_snapshot_bytes: 100_000,
+        acknowledges: false,
     }
 }
 

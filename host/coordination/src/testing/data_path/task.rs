@@ -75,6 +75,10 @@ impl Task {
         self.reader.map(|(number, _)| number)
     }
 
+    pub(crate) fn stop_reading(&mut self) {
+        self.reader = None;
+    }
+
     /// A new reader, which begins here. An earlier one delivers no more.
     pub(crate) fn read_from(&mut self, reader: u64, from: u64) -> Input {
         self.reader = Some((reader, from));

@@ -252,6 +252,7 @@ impl Fleet {
             Command::Report(Report::Superseded(by)) => self.soon(at, News::Core(Event::Superseded(by))),
             Command::Report(Report::FencedOff) => self.check_fenced_off(at, id),
             Command::Report(_) => {}
+            Command::Detach => self.violated(format!("#{at} {id}: leaves a consumer that there is not")),
             Command::CheckStream => self.violated(format!("#{at} {id}: asks for a stream that there is not")),
         }
     }

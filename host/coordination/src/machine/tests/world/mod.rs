@@ -28,6 +28,8 @@ pub(super) struct Worker {
     task: Option<Task>,
     /// What is meant for an earlier task is dropped.
     run: u64,
+    /// Its consumer is about to be made anew without the partition.
+    detaching: bool,
     inbox: VecDeque<Input>,
 }
 
@@ -50,6 +52,11 @@ enum Happening {
         value: String,
         expect: Expect,
         answer: bool,
+    },
+    /// The partition leaves its consumer.
+    Detach {
+        from: usize,
+        run: u64,
     },
     Pump {
         to: usize,
@@ -126,6 +133,7 @@ impl World {
                 status: Status::Running,
                 claim: 1,
                 task: None,
+                detaching: false,
                 run: 0,
                 inbox: VecDeque::new(),
             });
@@ -195,6 +203,7 @@ impl World {
         let worker = &mut self.workers[at];
         worker.run += 1;
         worker.task = None;
+        worker.detaching = false;
         worker.inbox.clear();
     }
 
@@ -309,6 +318,17 @@ impl World {
                 }
             }
             Happening::Pump { to, run, reader } => self.pump(to, run, reader),
+            Happening::Detach { from, run } => {
+                if self.workers[from].run == run {
+                    // Unless it is wanted again since.
+                    if std::mem::take(&mut self.workers[from].detaching) {
+                        if let Some(task) = &mut self.workers[from].task {
+                            task.stop_reading();
+                        }
+                    }
+                    self.give(from, Input::Detached);
+                }
+            }
             Happening::Condemn { worker, claim } => {
                 if self.workers[worker].claim == claim && self.workers[worker].status != Status::Running {
                     let id = WorkerId::new("worker", u32::try_from(worker).expect("few"));
@@ -397,7 +417,15 @@ impl World {
                 let time = self.random.between(1, 20);
                 self.tell(at, time, Input::Closed);
             }
-            Command::WantReader(mark) => self.start_reader(at, mark),
+            Command::WantReader(mark) => {
+                self.workers[at].detaching = false;
+                self.start_reader(at, mark);
+            }
+            Command::Detach => {
+                self.workers[at].detaching = true;
+                let time = self.random.between(1, 300);
+                self.after(time, Happening::Detach { from: at, run });
+            }
             Command::Released => {
                 let (to, time) = (self.assigned, self.random.between(1, 30));
                 self.tell(to, time, Input::Hint);

@@ -14,8 +14,17 @@ impl World {
 
     /// A reader that starts over, as after a gap or a reconnect.
     pub(crate) fn restart_reader(&mut self, at: usize) {
-        if let Some(task) = self.workers[at].task.as_ref().filter(|task| task.reader().is_some()) {
+        if self.workers[at].detaching {
+            return;
+        }
+        if let Some(task) = self.workers[at].task.as_mut().filter(|task| task.reader().is_some()) {
             let mark = task.machine.mark();
+            if self.limits.acknowledges && self.random.chance(50) {
+                // Somebody has deleted the consumer.
+                task.stop_reading();
+                // Behind what is on its way already.
+                return self.tell(at, ms(5), Input::Doubted);
+            }
             self.start_reader(at, mark);
         }
     }
