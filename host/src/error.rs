@@ -163,6 +163,19 @@ catalogue! {
     /// A message that the handler published is not confirmed by any stream. It is published again until it is.
     PublishFailed = 1404, "ErrPublishFailed", Failed;
 
+    /// There is no fleet of this group: its buckets are not there. Check `nats.url` and `group`, or start a worker.
+    FleetNotFound = 1601, "ErrFleetNotFound", Failed;
+    /// No plan and no record has a partition of this name. `parti partitions` lists all.
+    PartitionUnknown = 1602, "ErrPartitionUnknown", Usage;
+    /// What the command would do must be confirmed, at a terminal or with `--yes`. Nothing was changed.
+    ConfirmationRequired = 1603, "ErrConfirmationRequired", Usage;
+    /// An argument of a command for operators cannot be used. Nothing was changed.
+    OperatorUsage = 1604, "ErrOperatorUsage", Usage;
+    /// What the command would change does not allow it, or others were faster. The message says what was found.
+    OperatorRefused = 1605, "ErrOperatorRefused", Failed;
+    /// Some of the dead letters were not replayed. Each is listed with the reason; all of them are still there.
+    ReplayIncomplete = 1606, "ErrReplayIncomplete", Failed;
+
     /// The arguments or the input of `parti dev` or `parti bench` cannot be used. Nothing was started.
     DevUsage = 1501, "ErrDevUsage", Usage;
     /// `parti dev` or `parti bench` could not start or keep its NATS server, its workers or its producer. Its logs are kept.

@@ -125,6 +125,12 @@ impl Records {
         epochs
     }
 
+    /// The worker of this partition and the number of its ownership, by the record.
+    pub async fn standing_of(&self, partition: &str) -> (String, u64) {
+        let mut epochs = self.epochs(std::iter::once(&partition.to_owned())).await;
+        epochs.remove(partition).expect("the partition asked for")
+    }
+
     /// Notes every ownership record that is written from now on.
     pub async fn note_ownership(&self) -> Notes<OwnershipRecord> {
         Notes::of(self.ownership.watch_all().await.expect("a watch"))

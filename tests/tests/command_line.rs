@@ -27,6 +27,12 @@ fn valid() -> Value {
 async fn help_and_version_are_no_errors() {
     parti(&["--help"]).await.assert(0, &["Usage: parti", "run", "check", "dev", "Exit status"]);
     parti(&["run", "--help"]).await.assert(0, &["--config", "--set", "CONFIG_PATH"]);
+    for command in ["partitions", "seek", "pause", "resume"] {
+        parti(&[command, "--help"]).await.assert(0, &["--config", "--json", "Examples:"]);
+    }
+    for command in ["list", "show", "replay"] {
+        parti(&["dlq", command, "--help"]).await.assert(0, &["--subject", "--json", "Examples:"]);
+    }
     parti(&["--version"]).await.assert(0, &["parti ", env!("CARGO_PKG_VERSION")]);
 }
 

@@ -13,6 +13,7 @@ mod leaving;
 mod misuse;
 mod nats_cluster;
 mod nats_restart;
+mod operator;
 mod queue_mode;
 mod reconnecting;
 mod restarting;

@@ -32,6 +32,6 @@ pub use machine::{
     Batch, Command, Failure, Handled, Input, Limits, OnExhausted, Outgoing, Output, PartitionMachine, PartitionView,
     Phase, QueuedMessage, Report, TakeDecision, decide_take,
 };
-pub use partition::{DEFAULT_WEIGHT, InvalidPartition, Partition, PartitionId};
+pub use partition::{DEFAULT_WEIGHT, InvalidPartition, NoPartitionId, Partition, PartitionId};
 pub use state::WorkerState;
 pub use time::Now;

@@ -76,6 +76,23 @@ impl PartitionId {
         Ok(Self(id.into()))
     }
 
+    /// The id with this text, as a command line or another program has it.
+    ///
+    /// # Errors
+    /// No list of keys has this id.
+    pub fn parse(text: &str) -> Result<Self, NoPartitionId> {
+        let no_id = || NoPartitionId(text.to_owned());
+        let keys: Option<Vec<String>> = text.split('.').map(|key| unescape(key, '%')).collect();
+        let id = Self::from_keys(&keys.ok_or_else(no_id)?).map_err(|_| no_id())?;
+        if id.as_str() == text { Ok(id) } else { Err(no_id()) }
+    }
+
+    /// The partition whose record has this key, if one can: the inverse of [`record_key`](Self::record_key).
+    #[must_use]
+    pub fn from_record_key(key: &str) -> Option<Self> {
+        Self::parse(&unescape(key, '=')?).ok().filter(|id| id.record_key() == key)
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -96,6 +113,26 @@ impl PartitionId {
         }
         key
     }
+}
+
+/// A text that is no partition's id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no partition id: it is the keys joined by `.`, and in a key whitespace, `.`, `*`, `>` and `%` are written as `%` \
+     and two hexadecimal digits"
+)]
+pub struct NoPartitionId(pub String);
+
+/// Undoes an escaping of bytes as `mark` and two hexadecimal digits. `None` if it is none, or no text.
+fn unescape(text: &str, mark: char) -> Option<String> {
+    let mut parts = text.split(mark);
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend(rest.bytes());
+    }
+    String::from_utf8(bytes).ok()
 }
 
 impl fmt::Display for PartitionId {
@@ -205,6 +242,16 @@ mod tests {
         assert!(matches!(PartitionId::from_keys(&["x".repeat(1025)]), Err(InvalidPartition::TooLong { .. })));
     }
 
+    #[test]
+    fn what_is_no_id_is_not_taken_for_one() {
+        for text in ["", ".", "a..b", "a.", "*", "a b", "a%2", "a%zz", "a%2e", "a%41", "%FF", "a%é", "a>", "a\n"] {
+            assert_eq!(PartitionId::parse(text), Err(NoPartitionId(text.into())));
+        }
+        for key in ["", ".", "a=", "a=4", "a=41", "a=zz", "=FF", "a%41"] {
+            assert_eq!(PartitionId::from_record_key(key), None, "{key}");
+        }
+    }
+
     proptest! {
         #[test]
         fn two_key_lists_never_share_an_id_or_a_record_key(
@@ -214,6 +261,8 @@ mod tests {
             let (x, y) = (PartitionId::from_keys(&a).unwrap(), PartitionId::from_keys(&b).unwrap());
             prop_assert_eq!(a == b, x == y);
             prop_assert_eq!(a == b, x.record_key() == y.record_key());
+            prop_assert_eq!(PartitionId::parse(x.as_str()), Ok(x.clone()));
+            prop_assert_eq!(PartitionId::from_record_key(&x.record_key()), Some(x.clone()));
             prop_assert!(x.record_key().bytes().all(|c| c.is_ascii_alphanumeric() || b"-/_=.".contains(&c)));
         }
     }

@@ -4,7 +4,8 @@
 //! of the next version runs beside one of this.
 
 use crate::{
-    Epoch, Generation, Incarnation, Partition, Position, Sequence, Snapshot, Term, Version, WorkerId, WorkerState,
+    Epoch, Generation, Incarnation, Partition, PartitionId, Position, Sequence, Snapshot, Term, Version, WorkerId,
+    WorkerState,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, BTreeSet};
@@ -252,9 +253,10 @@ impl Grouped for PlanRecord {
     }
 }
 
-// Assignments are a plan's, which names the group.
+// These are beside a plan, which names the group.
 impl Grouped for AssignmentRecord {}
 impl Grouped for ChunkRecord {}
+impl Grouped for PauseRecord {}
 
 /// Puts the chunks of a long assignment together, chunk by number. `None` if one is missing or of another plan.
 #[must_use]
@@ -288,6 +290,45 @@ pub fn checksum<'a>(pairs: impl Iterator<Item = (&'a WorkerId, &'a Partition)>) 
         let pair = format!("{worker}\0{}", partition.id());
         sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(pair.as_bytes()))
     })
+}
+
+/// What the operator has paused: key `pause` beside the plan. Every worker obeys it; no leader changes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseRecord {
+    /// Format version.
+    pub v: u32,
+    /// Every partition, also one that is added later.
+    #[serde(default)]
+    pub all: bool,
+    /// The ids of these partitions.
+    #[serde(default)]
+    pub partitions: BTreeSet<String>,
+    /// Who wrote it, for people.
+    #[serde(default)]
+    pub by: String,
+    /// When: RFC 3339, for people.
+    #[serde(default)]
+    pub at: String,
+}
+
+impl PauseRecord {
+    /// Nothing is paused.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { v: FORMAT, all: false, partitions: BTreeSet::new(), by: String::new(), at: String::new() }
+    }
+
+    /// Whether nothing is paused.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        !self.all && self.partitions.is_empty()
+    }
+
+    /// Whether this partition is paused.
+    #[must_use]
+    pub fn covers(&self, partition: &PartitionId) -> bool {
+        self.all || self.partitions.contains(partition.as_str())
+    }
 }
 
 /// Whether a partition's owner still works on it.
@@ -356,6 +397,24 @@ pub struct OwnershipRecord {
     /// The handler's state at the position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<StoredSnapshot>,
+}
+
+impl OwnershipRecord {
+    /// What an operator writes who moves the partition: released, so that whoever the plan names takes it again from there, and
+    /// of a new history, so that no message ID of the old one comes again. Whoever owned it loses its next compare.
+    #[must_use]
+    pub fn moved(&self, position: Position, keep_state: bool) -> Self {
+        Self {
+            epoch: self.epoch.next(),
+            generation: self.generation.next(),
+            phase: Phase::Released,
+            position,
+            attempts: None,
+            handler: self.handler.clone().filter(|_| keep_state),
+            snapshot: self.snapshot.clone().filter(|_| keep_state),
+            ..self.clone()
+        }
+    }
 }
 
 /// A snapshot as a record holds it.

@@ -4,10 +4,12 @@ mod bench;
 mod check;
 mod child;
 mod dev;
+mod operator;
 mod run;
 
 use crate::error::OperatorError;
 use clap::{Args, Parser, Subcommand};
+use operator::{dlq, partitions, pause, seek};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -27,6 +29,7 @@ Examples:
   parti dev                                  a whole fleet on this machine, to look at
   parti check --config parti.yaml            is the configuration right? are the plugins?
   parti run --config parti.yaml              one worker; start as many as you like
+  parti partitions --config parti.yaml       who owns what, and how far it is
 
 Exit status: 0 done, 1 failed, 2 usage or configuration, 3 NATS cannot be reached, 4 worker IDs are exhausted."
 )]
@@ -43,6 +46,16 @@ enum Command {
     Dev(dev::DevArgs),
     /// Validate configuration and plugins without running; lists every problem
     Check(check::CheckArgs),
+    /// List partitions: owner, position, lag, queue, and what holds them up
+    Partitions(partitions::PartitionsArgs),
+    /// Move a partition to another position
+    Seek(seek::SeekArgs),
+    /// Let partitions handle nothing until they are resumed
+    Pause(pause::PauseArgs),
+    /// Let paused partitions go on
+    Resume(pause::ResumeArgs),
+    /// Look at dead letters and publish them again
+    Dlq(dlq::DlqArgs),
     /// Measure one worker against the bare NATS client on this machine, as ratios
     Bench(bench::BenchArgs),
 }
@@ -95,6 +108,11 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Dev(args) => dev::run(args),
         Command::Check(args) => return check::run(&args),
+        Command::Partitions(args) => partitions::run(&args),
+        Command::Seek(args) => seek::run(&args),
+        Command::Pause(args) => pause::pause(&args),
+        Command::Resume(args) => pause::resume(&args),
+        Command::Dlq(args) => dlq::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match result {

@@ -78,6 +78,14 @@ impl Loaded {
                 ));
             }
         }
+        self.into_operable()
+    }
+
+    /// The configuration, if what it says is right. It may lack sections that only a worker needs.
+    ///
+    /// # Errors
+    /// `ErrInvalidConfig` with all problems.
+    pub fn into_operable(self) -> Result<Config, OperatorError> {
         self.config.ok_or_else(|| {
             let count = self.problems.len();
             let errors = if count == 1 { "an error".to_owned() } else { format!("{count} errors") };

@@ -68,6 +68,7 @@ pub(super) mod tests {
             assignment_version: Version(7),
             partition_count: 75,
             owned_partitions: 74,
+            paused_partitions: 0,
             lifecycle: Some(parti_coordination::record::Lifecycle::PlannedScale),
             workers: vec![WorkerId::new("worker", 0), WorkerId::new("worker", 3)],
             lag: 12,

@@ -41,6 +41,8 @@ pub struct Status {
     pub partition_count: usize,
     /// Partitions whose ownership record the worker holds.
     pub owned_partitions: usize,
+    /// Assigned partitions that the operator has paused.
+    pub paused_partitions: usize,
     /// Why the assignment in force was made; nothing before the first.
     pub lifecycle: Option<Lifecycle>,
     /// The group's live workers by the plan in force.
@@ -99,6 +101,8 @@ pub struct PartitionStatus {
     pub attempts: u32,
     /// Where it stands: `waiting`, `taking`, `opening`, `running`, `releasing`, `gone`.
     pub phase: &'static str,
+    /// Whether the operator has paused it.
+    pub paused: bool,
     /// Why it does not go on, if it does not.
     pub problem: Option<String>,
 }

@@ -31,6 +31,7 @@ impl StatusSource for Worker {
             queue: 3,
             attempts: 1,
             phase: "running",
+            paused: false,
             problem: None,
         }]
     }
@@ -166,7 +167,7 @@ fn partitions_are_listed_by_the_id_that_all_commands_take() {
     let listed = served().get("/api/v1/partitions").json();
     let expected = serde_json::json!([
         {"id": "tool-07.chamber%202", "epoch": 7, "position": 48_211, "lag": 12, "queue": 3, "attempts": 1,
-         "phase": "running", "problem": null}
+         "phase": "running", "paused": false, "problem": null}
     ]);
     assert_eq!(listed, expected);
 }

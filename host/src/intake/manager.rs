@@ -9,7 +9,7 @@ use crate::config::SubjectTemplate;
 use crate::nats::{Nats, NewStream, Peers, Publisher, Store};
 use crate::plugin::HandlerPlugin;
 use crate::telemetry::{Counter, Metrics};
-use parti_coordination::record::{Owner, StreamIdentity};
+use parti_coordination::record::{Owner, PauseRecord, StreamIdentity};
 use parti_coordination::{
     Assigned, CloseReason, Fleet, Incarnation, Input, Limits, Now, Partition, PartitionId, PartitionView, Phase,
     Position, Term, Version,
@@ -126,6 +126,7 @@ pub enum IntakeEvent {
 enum Order {
     Identity(Owner),
     Assign(Assigned),
+    Pause(PauseRecord),
     Fence,
     Drain,
 }
@@ -211,6 +212,7 @@ impl Intake {
             assigned: BTreeMap::new(),
             fleet: Arc::new(Fleet::default()),
             rank: None,
+            pause: None,
             leaving: None,
             told: None,
             log_lines_dropped,
@@ -228,6 +230,11 @@ impl Intake {
     /// Work on exactly these partitions.
     pub fn assign(&self, assigned: Assigned) {
         let _ = self.orders.send(Order::Assign(assigned));
+    }
+
+    /// Handle nothing of these partitions from now on, and go on with all others. Before the first word nothing is handled.
+    pub fn pause(&self, pause: PauseRecord) {
+        let _ = self.orders.send(Order::Pause(pause));
     }
 
     /// Stop at once; nothing that is held counts any more.
@@ -281,6 +288,8 @@ struct Manager {
     assigned: BTreeMap<PartitionId, Partition>,
     fleet: Arc<Fleet>,
     rank: Option<(Term, Version)>,
+    /// What the operator has paused. Everything, while that is not known yet.
+    pause: Option<PauseRecord>,
     leaving: Option<CloseReason>,
     told: Option<IntakeEvent>,
     log_lines_dropped: Counter,
@@ -332,6 +341,12 @@ impl Manager {
                 self.assigned = assigned.partitions.into_iter().map(|p| (p.id().clone(), p)).collect();
                 self.apply();
             }
+            Order::Pause(pause) => {
+                for (id, task) in &self.tasks {
+                    let _ = task.inbox.send(Input::Paused(pause.covers(id)));
+                }
+                self.pause = Some(pause);
+            }
             Order::Fence => {
                 self.me = None;
                 self.rank = None;
@@ -370,8 +385,9 @@ impl Manager {
     fn begin(&mut self, partition: Partition) {
         let Some(me) = self.me.clone() else { return };
         let (inbox, receiver) = mpsc::unbounded_channel();
-        let _ = inbox.send(Input::Assigned(Arc::clone(&self.fleet)));
         let id = partition.id().clone();
+        let _ = inbox.send(Input::Paused(self.pause.as_ref().is_none_or(|pause| pause.covers(&id))));
+        let _ = inbox.send(Input::Assigned(Arc::clone(&self.fleet)));
         let view =
             PartitionTask::spawn(Arc::clone(&self.shared), self.stream.clone(), partition, me, receiver, inbox.clone());
         self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), Arc::clone(&view));
@@ -406,12 +422,13 @@ impl Manager {
             return;
         }
         let (mut owned, mut queued, mut settled) = (0, 0, self.tasks.len() == self.assigned.len());
-        let (mut longest, mut oldest) = (0, None);
+        let (mut longest, mut oldest, mut paused) = (0, None, 0);
         for task in self.tasks.values() {
             let view = task.view.lock().unwrap_or_else(PoisonError::into_inner);
             let holds = matches!(view.phase, Phase::Opening | Phase::Running);
             owned += usize::from(holds || view.phase == Phase::Releasing);
             settled &= holds && !task.ending;
+            paused += u64::from(view.paused);
             queued += view.queued as u64;
             longest = longest.max(view.queued as u64);
             oldest = oldest.into_iter().chain(view.uncommitted_since).min();
@@ -423,6 +440,7 @@ impl Manager {
         let pending = if owned == 0 { 0 } else { self.feed_state.pending.load(Ordering::Relaxed) };
         self.shared.metrics.queue_depth.set(queued);
         self.shared.metrics.owned_partitions.set(owned as u64);
+        self.shared.metrics.paused_partitions.set(paused);
         let figures = IntakeEvent::Figures { owned, lag: queued + pending, settled: self.rank.filter(|_| settled) };
         if self.told.as_ref() != Some(&figures) {
             self.told = Some(figures.clone());

@@ -360,6 +360,9 @@ impl PartitionTask {
                 metrics.commits_fenced.inc();
                 tracing::warn!(%epoch, "Another worker owns the partition now; what was not committed is handled there");
             }
+            Report::Moved { position, generation } => {
+                tracing::warn!(%epoch, %position, %generation, "The partition was moved by hand; beginning again from there");
+            }
             Report::Superseded(by) => {
                 let _ = self.shared.events.send(TaskEvent::Superseded(by));
             }

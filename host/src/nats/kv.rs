@@ -74,6 +74,27 @@ impl Store {
         Ok((Self { inner: Arc::new(inner) }, checked.warnings))
     }
 
+    /// A bucket that is there; it is neither created nor checked. `None` if it is not there.
+    ///
+    /// # Errors
+    /// No answer within the operation timeout.
+    pub async fn existing(nats: &Nats, spec: BucketSpec) -> Result<Option<Self>, ApiError> {
+        let stream = buckets::stream_name(&spec.name);
+        let info: Info = match nats.api(&format!("STREAM.INFO.{stream}"), &NoArguments {}).await {
+            Err(ApiError::Refused { code, .. }) if code == ErrorCode::STREAM_NOT_FOUND.0 => return Ok(None),
+            found => found?,
+        };
+        let inner = Inner {
+            nats: nats.clone(),
+            stream,
+            prefix: format!("$KV.{}.", spec.name),
+            single_keys_expire: info.config.allow_message_ttl,
+            spec,
+            sought: Mutex::new(None),
+        };
+        Ok(Some(Self { inner: Arc::new(inner) }))
+    }
+
     /// Name of the bucket.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -169,14 +190,34 @@ impl Store {
     /// Not complete within the operation timeout.
     pub async fn list(&self, keys: Option<&Filters>) -> Result<Vec<(String, StoredEntry)>, ApiError> {
         let listed = async {
-            let mut reader = self.reader(keys).await?;
-            let (mut entries, mut batch) = (BTreeMap::new(), Vec::new());
-            while read_backlog(&mut reader, &mut batch).await? {
-                entries.extend(batch.drain(..).filter_map(|message| self.entry(&message)));
-            }
+            let mut entries = BTreeMap::new();
+            self.each(keys, |key, entry| {
+                entries.insert(key, entry);
+            })
+            .await?;
             Ok(entries.into_iter().collect())
         };
         timeout(self.inner.nats.operation_timeout(), listed).await.unwrap_or(Err(ApiError::TimedOut))
+    }
+
+    /// Gives the latest revision of every key, or of those that match, to `take`, one after the other: values that are large
+    /// together need not be in memory together. A key that changes meanwhile may come twice.
+    ///
+    /// # Errors
+    /// The server falls silent, or the connection is lost.
+    pub async fn each(
+        &self,
+        keys: Option<&Filters>,
+        mut take: impl FnMut(String, StoredEntry),
+    ) -> Result<(), ApiError> {
+        let mut reader = self.reader(keys).await?;
+        let mut batch = Vec::new();
+        while read_backlog(&mut reader, &mut batch).await? {
+            for (key, entry) in batch.drain(..).filter_map(|message| self.entry(&message)) {
+                take(key, entry);
+            }
+        }
+        Ok(())
     }
 
     /// Tells the latest revision of every key, or of those that match, and from then on every change, for as long as it is kept.

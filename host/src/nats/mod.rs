@@ -8,17 +8,20 @@
 //!   [`Acknowledger`] acknowledges.
 //! * [`Publisher`] publishes with message ids, many in flight.
 //! * [`Peers`] answers and asks the liveness probes and carries hints between workers.
-//! * [`StreamInfo`] says what a stream is, or which streams there are when it is not.
+//! * [`StreamInfo`] says what a stream is, or which streams there are when it is not; [`Backlogs`] how much of it lies after
+//!   a position, and [`Stored`] gets at single messages.
 //!
 //! The adapters decide nothing: they carry out what the core asks for, bound every call by
 //! [`ConnectOptions::operation_timeout`], and report what came of it. The worker's driver and the intake call them.
 
 mod api;
+mod backlog;
 mod backoff;
 mod bare;
 mod buckets;
 mod connect_error;
 mod connection;
+mod figures;
 mod greeting;
 mod kv;
 #[cfg(test)]
@@ -29,21 +32,25 @@ mod queue;
 #[cfg(test)]
 mod queue_tests;
 mod reader;
+mod stored;
 mod stream;
 #[cfg(test)]
 mod testing;
 mod watch;
 
 pub use api::ApiError;
+pub use backlog::{Backlog, Backlogs};
 pub use bare::{BareWay, bare_rate};
 pub use buckets::{BucketMismatch, BucketSpec, KeyLifetime, OpenBucketError};
 pub use connect_error::ConnectError;
 pub use connection::{ClientCertificate, ConnectOptions, Link, Login, Nats, Tls};
+pub use figures::PartitionFigures;
 pub use greeting::ServerVersion;
 pub use kv::Store;
 pub use probe::{Peers, ProbeSetupError, Releases, Responder};
 pub use publisher::{OutgoingMessage, Published, Publisher, Receipt};
 pub use queue::{Acknowledger, CreateConsumerError, QueueConsumer, QueueConsumers, QueueMessage, QueueReader};
 pub use reader::{Filters, OpenReaderError, Reader, ReaderEnd, ReaderOptions, Start, StreamMessage};
+pub use stored::Stored;
 pub use stream::{NewStream, Retention, Storage, StreamError, StreamInfo};
 pub use watch::{KvEvent, Watch};

@@ -23,7 +23,7 @@ const SELF_PROBE_WAIT: Duration = Duration::from_secs(1);
 /// The workers of a group.
 #[derive(Clone)]
 pub struct Peers {
-    nats: Nats,
+    pub(super) nats: Nats,
     group: String,
 }
 
@@ -58,7 +58,7 @@ impl Peers {
         Self { nats: nats.clone(), group: group.to_owned() }
     }
 
-    fn subject(&self, incarnation: &Incarnation, verb: &str) -> String {
+    pub(super) fn subject(&self, incarnation: &Incarnation, verb: &str) -> String {
         format!("parti.{}.{}-{}.{verb}", self.group, incarnation.claim, incarnation.uuid)
     }
 
@@ -125,15 +125,7 @@ impl Peers {
         let (peers, subject) = (self.clone(), self.release_subject());
         let (sender, receiver) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
-            let mut attempt = 0;
-            let mut subscription = loop {
-                attempt += 1;
-                sleep(SELF_PROBE.before(attempt)).await;
-                match peers.subscribe(&subject).await {
-                    Ok(subscription) => break subscription,
-                    Err(error) => tracing::debug!(%error, "releases cannot be heard yet"),
-                }
-            };
+            let mut subscription = peers.subscribe_in_the_end(&subject).await;
             while let Some(hint) = subscription.next().await {
                 match String::from_utf8(hint.payload.to_vec()) {
                     Ok(partition) => {
@@ -148,7 +140,7 @@ impl Peers {
         Releases { receiver, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Tells the group that the record of a partition was released. Nobody relies on its arrival.
+    /// Tells the group that the record of a partition was released, or moved. Nobody relies on its arrival.
     pub async fn announce_release(&self, partition: &PartitionId) {
         let published = async {
             let payload = Bytes::copy_from_slice(partition.as_str().as_bytes());
@@ -162,6 +154,19 @@ impl Peers {
 
     fn release_subject(&self) -> String {
         format!("parti.{}.released", self.group)
+    }
+
+    /// Tries until it has succeeded.
+    pub(super) async fn subscribe_in_the_end(&self, subject: &str) -> Subscriber {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            sleep(SELF_PROBE.before(attempt)).await;
+            match self.subscribe(subject).await {
+                Ok(subscription) => return subscription,
+                Err(error) => tracing::debug!(subject, %error, "nothing can be heard yet"),
+            }
+        }
     }
 
     async fn subscribe(&self, subject: &str) -> Result<Subscriber, ApiError> {

@@ -192,11 +192,24 @@ impl Reader {
     /// # Errors
     /// See [`OpenReaderError`]; within the operation timeout.
     pub async fn open(nats: &Nats, options: &ReaderOptions) -> Result<Self, OpenReaderError> {
+        Self::open_as(nats, options, false).await
+    }
+
+    /// The same, for messages without payloads. Their size is in the header `Nats-Msg-Size`.
+    ///
+    /// # Errors
+    /// See [`OpenReaderError`]; within the operation timeout.
+    pub async fn open_without_payloads(nats: &Nats, options: &ReaderOptions) -> Result<Self, OpenReaderError> {
+        Self::open_as(nats, options, true).await
+    }
+
+    async fn open_as(nats: &Nats, options: &ReaderOptions, headers_only: bool) -> Result<Self, OpenReaderError> {
         let stream = options.stream.clone();
         let failed = |why| OpenReaderError::Failed { stream: stream.clone(), why };
         let name = format!("parti-{}", uuid::Uuid::new_v4().simple());
         let subject = format!("CONSUMER.CREATE.{stream}.{name}");
-        let create = json!({ "stream_name": stream, "config": config(&name, options), "action": "create" });
+        let create =
+            json!({ "stream_name": stream, "config": config(&name, options, headers_only), "action": "create" });
         let created: consumer::Info = nats.api(&subject, &create).await.map_err(|error| match error {
             ApiError::Refused { code, .. } if code == ErrorCode::STREAM_NOT_FOUND.0 => {
                 OpenReaderError::NoStream(stream.clone())
@@ -402,7 +415,7 @@ impl Drop for Reader {
     }
 }
 
-fn config(name: &str, options: &ReaderOptions) -> consumer::Config {
+fn config(name: &str, options: &ReaderOptions, headers_only: bool) -> consumer::Config {
     let deliver_policy = match options.start {
         Start::At(Sequence(sequence)) => DeliverPolicy::ByStartSequence { start_sequence: sequence.max(1) },
         Start::LatestOfEachSubject => DeliverPolicy::LastPerSubject,
@@ -414,6 +427,7 @@ fn config(name: &str, options: &ReaderOptions) -> consumer::Config {
         replay_policy: ReplayPolicy::Instant,
         filter_subjects: options.filters.as_ref().map(|filters| filters.0.clone()).unwrap_or_default(),
         inactive_threshold: INACTIVE,
+        headers_only,
         // One replica in memory: nothing of a reader is worth keeping.
         num_replicas: 1,
         memory_storage: true,

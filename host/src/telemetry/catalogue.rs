@@ -106,6 +106,8 @@ catalogue! {
             "Partitions that the plan gives to this worker.";
         owned_partitions: Gauge = "parti_owned_partitions" [] =>
             "Partitions whose ownership record this worker holds. Differs from parti_assigned_partitions while partitions move.";
+        paused_partitions: Gauge = "parti_paused_partitions" [] =>
+            "Assigned partitions that the operator has paused (parti pause).";
         assignment_version: Gauge = "parti_assignment_version" [] =>
             "Version of the assignment in force.";
         assignment_changes: Counter = "parti_assignment_changes_total" [] =>

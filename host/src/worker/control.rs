@@ -6,7 +6,7 @@ use crate::nats::{Filters, KvEvent, Nats, Peers, Store};
 use crate::source::Source;
 use crate::telemetry::{KvOperation, KvResult, Metrics, WorkerLabel};
 use jiff::Timestamp;
-use parti_coordination::record::Owner;
+use parti_coordination::record::{Owner, PauseRecord};
 use parti_coordination::{
     Action, AlertLevel, Bucket, Coordinator, Event, Incarnation, Lifetime, Notice, Now, OpId, Outage, PartitionList,
     Reply, StartFailure, WriteOutcome,
@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::status::Board;
+use super::status::{self, Board};
 
 /// How long after a failure a worker tries again to be reached by probes.
 const REACHABLE_AGAIN: Duration = Duration::from_secs(5);
@@ -92,6 +92,7 @@ pub(super) struct Control {
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) watches: BTreeMap<Bucket, AbortHandle>,
     pub(super) probes: Option<AbortOnDropHandle<()>>,
+    pub(super) figures: Option<AbortOnDropHandle<()>>,
     pub(super) heartbeats: std::collections::BTreeSet<OpId>,
     /// When the outage of NATS began that is shown.
     pub(super) outage: Option<Now>,
@@ -237,13 +238,15 @@ impl Control {
                     let board = Arc::clone(&self.board);
                     self.probes = Some(answer_probes(self.peers.clone(), incarnation, self.events.clone(), board));
                     if let Some(intake) = &self.intake {
+                        let told = intake.clone();
+                        self.figures = Some(self.peers.tell_figures(&incarnation, move || status::figures(&told)));
                         intake.identify(owner);
                     }
                 }
                 Action::Fenced { worker, by } => {
                     let by = by.map(|by| by.to_string());
                     tracing::warn!(workerId = %worker, by, "Another process holds this worker's ID, or it was declared dead; claiming afresh");
-                    self.probes = None;
+                    (self.probes, self.figures) = (None, None);
                     let mut board = self.board();
                     board.me = None;
                     board.assigned = None;
@@ -280,6 +283,7 @@ impl Control {
                     board.is_leader = is_us;
                 }
                 Action::Assigned(assigned) => self.assigned(assigned),
+                Action::Paused(pause) => self.paused(pause),
                 Action::Drain => match &self.intake {
                     Some(intake) => intake.drain(),
                     None => self.handle(Event::Drained),
@@ -369,6 +373,17 @@ impl Control {
                 let settled = Some((assigned.term, assigned.version));
                 self.handle(Event::DataPath { owned: 0, lag: 0, settled });
             }
+        }
+    }
+
+    fn paused(&mut self, pause: PauseRecord) {
+        let before = std::mem::replace(&mut self.board().pause, pause.clone());
+        if !(before.is_nothing() && pause.is_nothing()) {
+            let (all, partitions, by, at) = (pause.all, pause.partitions.len(), &pause.by, &pause.at);
+            tracing::warn!(all, partitions, by, at, "The operator has changed what is paused");
+        }
+        if let Some(intake) = &self.intake {
+            intake.pause(pause);
         }
     }
 

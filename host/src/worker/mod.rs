@@ -29,6 +29,9 @@ use tokio::sync::{mpsc, watch};
 
 pub(crate) use member::{Glance, Member};
 pub use settings::load_handler;
+pub(crate) use settings::{
+    assignments_bucket, connect_error, connect_options, host_name, ownership_bucket, stream_error,
+};
 
 /// Threads of the control runtime: one may be busy with a burst of messages while the other renews leases.
 const CONTROL_THREADS: usize = 2;
@@ -229,6 +232,7 @@ fn coordinate(
         events,
         watches: BTreeMap::new(),
         probes: None,
+        figures: None,
         heartbeats: BTreeSet::new(),
         outage: None,
     };
@@ -362,26 +366,23 @@ async fn connect_on(
 
 async fn open_buckets(nats: &Nats, config: &Config) -> Result<(ControlBuckets, Store), OperatorError> {
     let names = config.buckets();
-    let open = async |name: &str, lifetime| {
-        let opened = Store::open(nats, settings::bucket_spec(config, name, lifetime)).await;
+    let open = async |spec| {
+        let opened = Store::open(nats, spec).await;
         let (store, warnings) = opened.map_err(|error| settings::bucket_error(&error))?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
         Ok::<Store, OperatorError>(store)
     };
-    let assignments = match config.kv_bucket.assignment_ttl {
-        Duration::ZERO => KeyLifetime::Forever,
-        _ => KeyLifetime::Each,
-    };
+    let of = |name: &str, lifetime| settings::bucket_spec(config, name, lifetime);
     let control = ControlBuckets {
-        stable_ids: open(&names.stable_ids, KeyLifetime::Every(config.worker_id_ttl)).await?,
-        election: open(&names.election, KeyLifetime::Every(config.election_timeout)).await?,
-        heartbeats: open(&names.heartbeats, KeyLifetime::Every(config.heartbeat_ttl)).await?,
-        assignments: open(&names.assignments, assignments).await?,
+        stable_ids: open(of(&names.stable_ids, KeyLifetime::Every(config.worker_id_ttl))).await?,
+        election: open(of(&names.election, KeyLifetime::Every(config.election_timeout))).await?,
+        heartbeats: open(of(&names.heartbeats, KeyLifetime::Every(config.heartbeat_ttl))).await?,
+        assignments: open(assignments_bucket(config)).await?,
     };
-    open(&names.control, KeyLifetime::Forever).await?;
-    Ok((control, open(&names.ownership, KeyLifetime::Forever).await?))
+    open(of(&names.control, KeyLifetime::Forever)).await?;
+    Ok((control, open(ownership_bucket(config)).await?))
 }
 
 fn start_position(from: StartFrom, info: &StreamInfo) -> Result<Position, OperatorError> {

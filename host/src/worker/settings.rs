@@ -80,7 +80,7 @@ pub(super) fn coordinator(config: &Config, plugin: Option<&HandlerPlugin>, metri
         labels: config.labels.clone(),
         plugins: plugin.map(|p| (p.name().to_owned(), p.digest().to_string())).into_iter().collect(),
         uuid: Uuid::new_v4(),
-        host: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
+        host: host_name(),
         pid: std::process::id(),
         strategy: Arc::new(Timed {
             strategy: ConsistentHash {
@@ -91,6 +91,11 @@ pub(super) fn coordinator(config: &Config, plugin: Option<&HandlerPlugin>, metri
             metrics,
         }),
     }
+}
+
+/// The name of this machine; empty where it is not told.
+pub(crate) fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 /// A strategy whose calculations are timed: the core has no clock.
@@ -166,7 +171,7 @@ pub fn load_handler(engine: &PluginEngine, config: &Config) -> Result<Option<Arc
         })
 }
 
-pub(super) fn connect_options(config: &Config, purpose: &str) -> Result<ConnectOptions, OperatorError> {
+pub(crate) fn connect_options(config: &Config, purpose: &str) -> Result<ConnectOptions, OperatorError> {
     let set = &config.nats;
     let login = if let Some(path) = &set.credentials {
         Login::Credentials(path.clone())
@@ -193,7 +198,7 @@ pub(super) fn connect_options(config: &Config, purpose: &str) -> Result<ConnectO
     })
 }
 
-pub(super) fn connect_error(error: &ConnectError) -> OperatorError {
+pub(crate) fn connect_error(error: &ConnectError) -> OperatorError {
     let code = match error {
         ConnectError::NoServers => ErrorCode::NatsConnectionRequired,
         ConnectError::BadUrl { .. } | ConnectError::BadCredentials(_) => ErrorCode::InvalidConfig,
@@ -241,12 +246,26 @@ pub(super) fn bucket_error(error: &OpenBucketError) -> OperatorError {
     code.error(format!("bucket {bucket:?} could not be opened"), why.to_string(), todo)
 }
 
+/// The bucket of the plan and the assignments.
+pub(crate) fn assignments_bucket(config: &Config) -> BucketSpec {
+    let lifetime = match config.kv_bucket.assignment_ttl {
+        Duration::ZERO => KeyLifetime::Forever,
+        _ => KeyLifetime::Each,
+    };
+    bucket_spec(config, &config.buckets().assignments, lifetime)
+}
+
+/// The bucket of the ownership records.
+pub(crate) fn ownership_bucket(config: &Config) -> BucketSpec {
+    bucket_spec(config, &config.buckets().ownership, KeyLifetime::Forever)
+}
+
 pub(super) fn bucket_spec(config: &Config, name: &str, lifetime: KeyLifetime) -> BucketSpec {
     let replicas = usize::try_from(config.kv_bucket.replicas).unwrap_or(1);
     BucketSpec { name: name.to_owned(), lifetime, replicas }
 }
 
-fn stream_error(error: &StreamError) -> OperatorError {
+pub(crate) fn stream_error(error: &StreamError) -> OperatorError {
     from_sentence(ErrorCode::StreamNotFound, &error.to_string())
 }
 

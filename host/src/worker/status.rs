@@ -1,10 +1,10 @@
-//! What the worker shows: a board that the control task writes and HTTP reads.
+//! What the worker shows: a board that the control task writes and HTTP reads, and what it tells operators over NATS.
 
 use crate::http::{Degraded, PartitionStatus, PluginStatus, Status, StatusSource};
-use crate::intake::Intake;
-use crate::nats::Nats;
+use crate::intake::{Intake, PartitionReport};
+use crate::nats::{Nats, PartitionFigures};
 use crate::plugin::HandlerPlugin;
-use parti_coordination::record::Owner;
+use parti_coordination::record::{Owner, PauseRecord};
 use parti_coordination::{Assigned, Epoch, Term, Version, WorkerId, WorkerState};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +19,8 @@ pub(super) struct Board {
     pub(super) owned: usize,
     pub(super) lag: u64,
     pub(super) degraded: Option<Degraded>,
+    /// What the operator has paused.
+    pub(super) pause: PauseRecord,
     /// Why nobody can probe this worker.
     pub(super) unreachable: Option<String>,
 }
@@ -34,6 +36,7 @@ impl Board {
             owned: 0,
             lag: 0,
             degraded: None,
+            pause: PauseRecord::nothing(),
             unreachable: None,
         }
     }
@@ -53,6 +56,7 @@ impl StatusSource for WorkerStatus {
     fn status(&self) -> Status {
         let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
         let assigned = board.assigned.as_ref();
+        let paused = assigned.map_or(0, |a| a.partitions.iter().filter(|p| board.pause.covers(p.id())).count());
         Status {
             worker_id: board.me.as_ref().map(|me| me.worker.clone()),
             incarnation: board.me.as_ref().map(|me| me.incarnation),
@@ -64,6 +68,7 @@ impl StatusSource for WorkerStatus {
             assignment_version: assigned.map_or(Version(0), |a| a.version),
             partition_count: assigned.map_or(0, |a| a.partitions.len()),
             owned_partitions: board.owned,
+            paused_partitions: paused,
             lifecycle: assigned.map(|a| a.lifecycle),
             workers: assigned.map(|a| a.fleet.live.keys().cloned().collect()).unwrap_or_default(),
             lag: board.lag,
@@ -96,8 +101,23 @@ impl StatusSource for WorkerStatus {
                 queue: report.view.queued,
                 attempts: report.view.attempts,
                 phase: report.view.phase.as_str(),
+                paused: report.view.paused,
                 problem: report.view.trouble,
             })
             .collect()
     }
+}
+
+/// What this worker tells operators of its partitions.
+pub(super) fn figures(intake: &Intake) -> Vec<PartitionFigures> {
+    let reports = intake.partitions().into_iter();
+    let figures = reports.map(|PartitionReport { id, view }| PartitionFigures {
+        id: id.to_string(),
+        phase: view.phase.as_str().to_owned(),
+        queue: view.queued as u64,
+        attempts: view.attempts,
+        paused: view.paused,
+        problem: view.trouble,
+    });
+    figures.collect()
 }

@@ -1,6 +1,7 @@
 //! What the coordinator asks for and what it is told: the whole surface between the core and the adapters.
 
 use super::degraded::{AlertLevel, Outage};
+use crate::record::PauseRecord;
 use crate::{Incarnation, Partition, Term, Version, WorkerId, WorkerState};
 use std::time::Duration;
 
@@ -249,6 +250,8 @@ pub enum Action {
     },
     /// Work on exactly these partitions.
     Assigned(Assigned),
+    /// What the operator has paused: once before or soon after the first assignment, and then at every change.
+    Paused(PauseRecord),
     /// Finish the messages in hand, commit and release everything, then tell [`Event::Drained`].
     Drain,
     /// This worker, as leader, has published a plan.

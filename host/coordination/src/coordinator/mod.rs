@@ -10,6 +10,7 @@ mod degraded;
 mod election;
 mod identity;
 mod io;
+mod pause;
 mod planner;
 mod roster;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use context::{Context, Part};
 use degraded::{Health, Shift};
 use election::{Change, Election};
 use identity::Identity;
+use pause::Pause;
 use planner::{Planner, Verdict};
 use roster::{Roster, Sight};
 use std::collections::BTreeSet;
@@ -50,6 +52,7 @@ pub struct Coordinator {
     roster: Roster,
     planner: Planner,
     acceptance: Acceptance,
+    pause: Pause,
     health: Health,
     /// The state before degraded mode.
     resume: WorkerState,
@@ -96,6 +99,7 @@ impl Coordinator {
             roster: Roster::default(),
             planner: Planner::default(),
             acceptance: Acceptance::default(),
+            pause: Pause::default(),
             health: Health::default(),
             resume: WorkerState::Init,
             began: None,
@@ -181,7 +185,12 @@ impl Coordinator {
             Event::WatchReady { bucket } => match bucket {
                 Bucket::Election => self.election.ready(&mut self.ctx),
                 Bucket::Heartbeats => self.roster.ready(),
-                Bucket::Assignments => self.planner.told(&self.ctx, None),
+                Bucket::Assignments => {
+                    self.planner.told(&self.ctx, None);
+                    if self.worker().is_some() {
+                        self.pause.ready(&mut self.ctx);
+                    }
+                }
                 Bucket::StableIds => {}
             },
             Event::DataPath { owned, lag, settled } => {
@@ -302,6 +311,7 @@ impl Coordinator {
                     }
                 }
             }
+            Bucket::Assignments if key == pause::KEY => self.pause.watched(&mut self.ctx, entry),
             Bucket::Assignments => {
                 let seen = self.acceptance.watched(&mut self.ctx, key, entry, (&worker, incarnation));
                 let (term, version) = self.acceptance.highest();
@@ -337,7 +347,8 @@ impl Coordinator {
 
     fn watch(&mut self, worker: &WorkerId) {
         self.ctx.emit(Action::Watch { bucket: Bucket::Election, keys: vec!["leader".into()] });
-        let keys = vec!["plan".into(), format!("assignment.{worker}"), format!("assignment.{worker}.*")];
+        let (plan, ours) = (["plan".into(), pause::KEY.into()], format!("assignment.{worker}"));
+        let keys = plan.into_iter().chain([format!("{ours}.*"), ours]).collect();
         self.ctx.emit(Action::Watch { bucket: Bucket::Assignments, keys });
     }
 

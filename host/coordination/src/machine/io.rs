@@ -143,7 +143,7 @@ pub enum Input<M, O> {
     Revoked(CloseReason),
     /// This process is fenced: nothing it holds counts any more.
     Fenced,
-    /// The former owner says that it has released the partition.
+    /// Somebody says that another hand has written the record: its owner has released it, or an operator has moved it.
     Hint,
     /// The stream was made anew: this is the one that there is now.
     Stream(StreamIdentity),
@@ -151,6 +151,8 @@ pub enum Input<M, O> {
     Rewound(Sequence),
     /// Answer to [`Command::CheckStream`]: the stream that there is, asked for after the command.
     StreamChecked(Result<StreamIdentity, ()>),
+    /// The operator wants the partition paused, or no longer.
+    Paused(bool),
     /// Answer to [`Command::Read`].
     Record(Result<Option<StoredEntry>, ()>),
     /// Answer to [`Command::Write`].
@@ -260,6 +262,13 @@ pub enum Report {
     },
     /// Another owner exists: everything uncommitted is dropped.
     FencedOff,
+    /// An operator has moved the partition while we owned it: everything uncommitted is dropped, and it is taken again.
+    Moved {
+        /// From here.
+        position: Position,
+        /// Number of the new history.
+        generation: Generation,
+    },
     /// A later run of this worker's ID owns the partition: this process is the zombie.
     Superseded(Incarnation),
     /// A record that this build cannot read, or of another group. It is left alone.
@@ -369,6 +378,8 @@ pub struct PartitionView {
     pub record: Option<RecordPhase>,
     /// Since when there is handled work that is not committed.
     pub uncommitted_since: Option<Now>,
+    /// Whether the operator has paused it.
+    pub paused: bool,
     /// Why it does not go on, if it does not.
     pub trouble: Option<String>,
 }

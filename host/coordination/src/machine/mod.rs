@@ -68,6 +68,8 @@ pub struct PartitionMachine<M, O> {
     record: Option<(OwnershipRecord, u64)>,
     writing: Option<(OwnershipRecord, String, Purpose)>,
     reading: bool,
+    /// The record is to be read as soon as what is being written has landed.
+    looks_after_write: bool,
     /// Something was written since the open read was asked for: its answer counts for nothing.
     outdated: bool,
     read_at: Option<Now>,
@@ -100,6 +102,8 @@ pub struct PartitionMachine<M, O> {
     one_by_one: Sequence,
     /// Nothing is handled before this.
     pause_until: Option<Now>,
+    /// The operator has paused the partition: it stays owned, and nothing more is handled.
+    paused: bool,
     commit_wanted: bool,
     committed_at: Now,
     snapshot_retry_at: Option<Now>,
@@ -140,6 +144,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             record: None,
             writing: None,
             reading: false,
+            looks_after_write: false,
             outdated: false,
             read_at: None,
             waiting: None,
@@ -163,6 +168,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             traps: None,
             one_by_one: Sequence(0),
             pause_until: None,
+            paused: false,
             commit_wanted: false,
             committed_at: Now::default(),
             snapshot_retry_at: None,
@@ -198,6 +204,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             Input::Stream(stream) => self.stream_is(stream),
             Input::Rewound(last) => self.stream_rewound(last),
             Input::StreamChecked(stream) => self.stream_checked(stream),
+            Input::Paused(paused) => self.paused = paused,
             Input::Record(entry) => self.record_read(entry),
             Input::Written(outcome) => self.written(outcome),
             Input::Opened(result) => self.opened(result),
@@ -234,6 +241,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             attempts: self.attempts.map_or(0, |a| a.count),
             record: record.map(|r| r.phase),
             uncommitted_since: self.handled_since,
+            paused: self.paused,
             trouble: self.trouble.clone(),
         }
     }
@@ -303,9 +311,12 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         }
     }
 
-    /// Reads the record at once, to judge it again or to see whether it is still ours. What is being written tells that too.
+    /// Reads the record at once, to judge it again or to see whether it is still ours. While it is being written, afterwards: it may
+    /// have been moved between the write and its answer.
     fn look_again(&mut self) {
-        if matches!(self.phase, Phase::Waiting | Phase::Opening | Phase::Running) && self.writing.is_none() {
+        if self.writing.is_some() {
+            self.looks_after_write = true;
+        } else if matches!(self.phase, Phase::Waiting | Phase::Opening | Phase::Running) {
             self.read_at = Some(self.now);
         }
     }

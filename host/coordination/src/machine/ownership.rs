@@ -45,11 +45,25 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         let found = self.understand(entry.as_ref());
         let ours = self.record.as_ref().map(|(record, _)| (&record.owner, record.epoch));
         match found {
-            Ok(Some(found)) if Some((&found.owner, found.epoch)) != ours => self.fenced_off(true),
+            Ok(Some(found)) if Some((&found.owner, found.epoch)) != ours => self.superseded(&found),
             Ok(_) => self.doubt = false,
             Err(()) if self.doubt => self.read_at = Some(self.now + self.limits.handover_timeout),
             Err(()) => {}
         }
+    }
+
+    /// Another hand has written the record that we owned.
+    fn superseded(&mut self, found: &OwnershipRecord) {
+        let generation = self.record.as_ref().map(|(record, _)| record.generation);
+        if found.phase == RecordPhase::Released && generation.is_some_and(|ours| found.generation > ours) {
+            // Moved by an operator. What was known of its messages says nothing about the next time.
+            self.report(Report::Moved { position: found.position, generation: found.generation });
+            self.traps = None;
+            self.one_by_one = Sequence(0);
+        } else {
+            self.report(Report::FencedOff);
+        }
+        self.fenced_off(true);
     }
 
     /// Reads a record; what is not ours to understand is reported and left alone.
@@ -152,6 +166,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             && outcome == WriteOutcome::Lost
             && self.writing.as_ref().is_some_and(|(_, _, purpose)| *purpose == Purpose::Commit)
         {
+            self.report(Report::FencedOff);
             return self.fenced_off(true);
         }
         match outcome {
@@ -192,13 +207,16 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                 let record = OwnershipRecord { epoch: record.epoch.next(), ..record };
                 self.write(record, expect, purpose);
             }
-            Some(_) => self.fenced_off(true),
+            Some(found) => self.superseded(&found),
         }
     }
 
     fn landed(&mut self, revision: u64) {
         let Some((record, _, purpose)) = self.writing.take() else { return };
         let position = record.position;
+        if std::mem::take(&mut self.looks_after_write) && purpose != Purpose::Release {
+            self.read_at = Some(self.now);
+        }
         match purpose {
             Purpose::Take { seize } => {
                 self.report(Report::Taken { epoch: record.epoch, position, seized: seize });
@@ -238,11 +256,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         if self.phase == Phase::Gone {
             return;
         }
-        if may_return {
-            self.report(Report::FencedOff);
-        }
         self.forget_work();
         self.writing = None;
+        self.looks_after_write = false;
         self.read_at = None;
         self.record = None;
         if !may_return {

@@ -112,6 +112,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             }
             self.pause_until = None;
         }
+        if self.paused {
+            return;
+        }
         // What a crash repeats is bounded, and a further try is written down before it begins.
         let written_down = self.attempts.is_none() || self.writing.is_none();
         if self.handled >= self.limits.max_uncommitted || self.commit_wanted || !written_down {
@@ -203,7 +206,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         {
             return false;
         }
-        if self.commit_wanted {
+        // What a pause has interrupted is not kept waiting for more.
+        if self.commit_wanted || (self.paused && self.handled > 0) {
             return true;
         }
         if self.handled > 0 {

@@ -8,6 +8,7 @@ mod leaders;
 mod model;
 mod mutants;
 mod outages;
+mod pausing;
 mod simulation;
 
 use super::*;

@@ -52,6 +52,8 @@ pub(super) struct Process {
     pub(super) cut: bool,
     /// What the data path works on.
     pub(super) assigned: Option<Assigned>,
+    /// What it was told to have paused.
+    pub(super) paused: Option<crate::record::PauseRecord>,
     pub(super) failure: Option<StartFailure>,
     pub(super) fenced: usize,
     /// The states that it has entered.
@@ -289,6 +291,7 @@ impl Fleet {
             connected: self.nats_runs,
             cut: false,
             assigned: None,
+            paused: None,
             failure: None,
             fenced: 0,
             states: Vec::new(),
@@ -506,6 +509,7 @@ impl Fleet {
             }
             Action::Notice(notice) => self.notices.push((at, notice)),
             Action::StateChanged { to, .. } => self.processes[at].states.push(to),
+            Action::Paused(paused) => self.processes[at].paused = Some(paused),
             Action::LeaderChanged { is_us, .. } => self.processes[at].leads = is_us,
             Action::DegradedEntered { .. } | Action::DegradedAlert { .. } | Action::DegradedLeft { .. } => {
                 self.processes[at].degraded.push(action);

@@ -1,0 +1,202 @@
+//! The connection of an operator's command, and the group it leads to.
+
+use crate::cli::ConfigArgs;
+use crate::config::{Config, Stream};
+use crate::error::{ErrorCode, OperatorError};
+use crate::nats::{ApiError, Nats, Peers, Store, StreamError, StreamInfo};
+use crate::worker::{assignments_bucket, connect_error, connect_options, ownership_bucket, stream_error};
+use parti_coordination::record::{self, AssignmentRecord, ChunkRecord, PauseRecord, PlanRecord, assignment_key};
+use parti_coordination::{Incarnation, PartitionId, StoredEntry, WorkerId};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::runtime::Builder;
+
+/// The key of what is paused, beside the plan.
+pub(super) const PAUSE_KEY: &str = "pause";
+
+/// A plan is written assignment by assignment: how often, and after which pauses, it is read again until it is whole.
+const WHOLE: (u32, Duration) = (5, Duration::from_millis(200));
+
+/// A name may be this unlike another (0 to 1, Jaro-Winkler) and still be meant.
+const ALIKE: f64 = 0.8;
+
+/// A connection to NATS with the configuration that led there.
+pub(super) struct Connected {
+    pub(super) config: Config,
+    pub(super) nats: Nats,
+}
+
+/// The group that the configuration names, as it is in NATS.
+pub(super) struct Fleet {
+    pub(super) assignments: Store,
+    pub(super) ownership: Store,
+}
+
+/// Who is to own what.
+pub(super) struct Plan {
+    /// The live workers and those that leave.
+    pub(super) workers: BTreeMap<WorkerId, Incarnation>,
+    pub(super) owners: BTreeMap<PartitionId, WorkerId>,
+    pub(super) pause: PauseRecord,
+    /// Revision of what is paused; 0 if nothing ever was.
+    pub(super) pause_revision: u64,
+}
+
+/// Loads the configuration, connects, and does the work.
+pub(super) fn run(
+    args: &ConfigArgs,
+    work: impl AsyncFnOnce(&Connected) -> Result<(), OperatorError>,
+) -> Result<(), OperatorError> {
+    // What it warns of concerns those who run workers with it.
+    let config = args.load()?.into_operable()?;
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| {
+        ErrorCode::Internal.error(
+            "the command has no threads",
+            error.to_string(),
+            "raise the limit of threads (ulimit -u)",
+        )
+    })?;
+    runtime.block_on(async {
+        let options = connect_options(&config, "operator")?;
+        let nats = Box::pin(Nats::connect(options)).await.map_err(|error| connect_error(&error))?;
+        let connected = Connected { config, nats };
+        let result = Box::pin(work(&connected)).await;
+        connected.nats.close().await;
+        result
+    })
+}
+
+/// What an answer that did not come, or came as an error, means for who asked for `what`.
+pub(super) fn api_error(what: &str, error: &ApiError) -> OperatorError {
+    match error {
+        ApiError::TimedOut | ApiError::Disconnected | ApiError::NoResponders => ErrorCode::NatsConnectionLost.error(
+            format!("{what} cannot be had"),
+            error.to_string(),
+            "check that NATS is there, has a JetStream leader, and permits this user what a worker may; then try again",
+        ),
+        ApiError::Refused { text, .. } | ApiError::Failed(text) => ErrorCode::OperatorRefused.error(
+            format!("{what} cannot be had"),
+            text,
+            "check what NATS says; `nats stream report` shows the state of its streams",
+        ),
+    }
+}
+
+impl Connected {
+    /// The group's buckets, which only workers create.
+    pub(super) async fn fleet(&self) -> Result<Fleet, OperatorError> {
+        let find = async |spec| Store::existing(&self.nats, spec).await;
+        let assignments = find(assignments_bucket(&self.config)).await;
+        let ownership = find(ownership_bucket(&self.config)).await;
+        let failed = |error| api_error("the buckets of the group", &error);
+        match (assignments.map_err(failed)?, ownership.map_err(failed)?) {
+            (Some(assignments), Some(ownership)) => Ok(Fleet { assignments, ownership }),
+            _ => Err(ErrorCode::FleetNotFound.error(
+                format!("there is no fleet of group {:?}", self.config.group),
+                format!(
+                    "its bucket {:?} is not on this server or not in this account",
+                    self.config.buckets().assignments
+                ),
+                "check nats.url and group, or start a worker",
+            )),
+        }
+    }
+
+    /// The configured stream and what it is.
+    pub(super) async fn stream(&self) -> Result<(&Stream, StreamInfo), OperatorError> {
+        let Some(stream) = &self.config.stream else {
+            return Err(ErrorCode::InvalidConfig.error(
+                "the configuration has no `stream`",
+                "a group without one reads no messages, and so its partitions have no positions",
+                "give the configuration that the workers run with",
+            ));
+        };
+        match StreamInfo::of(&self.nats, &stream.name).await {
+            Ok(info) => Ok((stream, info)),
+            Err(StreamError::Failed { name, why }) => Err(api_error(&format!("stream {name:?}"), &why)),
+            Err(error) => Err(stream_error(&error)),
+        }
+    }
+
+    pub(super) fn peers(&self) -> Peers {
+        Peers::new(&self.nats, &self.config.group)
+    }
+}
+
+impl Fleet {
+    /// The plan in force. A group that has none yet plans for nobody.
+    pub(super) async fn plan(&self) -> Result<Plan, OperatorError> {
+        let (tries, pause) = WHOLE;
+        let mut last = self.read_plan().await?;
+        for _ in 1..tries {
+            if last.1 {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            last = self.read_plan().await?;
+        }
+        Ok(last.0)
+    }
+
+    /// The plan, and whether it is whole.
+    async fn read_plan(&self) -> Result<(Plan, bool), OperatorError> {
+        let listed = self.assignments.list(None).await.map_err(|error| api_error("the plan", &error))?;
+        let (mut head, mut headers, mut chunks) = (None, BTreeMap::new(), BTreeMap::<_, BTreeMap<_, _>>::new());
+        let (mut pause, mut pause_revision) = (PauseRecord::nothing(), 0);
+        for (key, StoredEntry { value, revision }) in listed {
+            if key == PAUSE_KEY {
+                pause_revision = revision;
+            }
+            let Some(value) = value else { continue };
+            // What is not of the protocol is nobody's, as it is for workers.
+            match (key.as_str(), assignment_key(&key)) {
+                ("plan", _) => head = record::decode::<PlanRecord>(&value).ok(),
+                (PAUSE_KEY, _) => pause = record::decode(&value).unwrap_or(pause),
+                (_, Some((worker, None))) => {
+                    headers.extend(record::decode::<AssignmentRecord>(&value).ok().map(|header| (worker, header)));
+                }
+                (_, Some((worker, Some(k)))) => {
+                    let chunk = record::decode::<ChunkRecord>(&value).ok();
+                    chunks.entry(worker).or_default().extend(chunk.map(|chunk| (k, chunk)));
+                }
+                _ => {}
+            }
+        }
+        let mut plan = Plan { workers: BTreeMap::new(), owners: BTreeMap::new(), pause, pause_revision };
+        let Some(head) = head else { return Ok((plan, true)) };
+        let partitions = head.partitions;
+        plan.workers = head.live.into_iter().chain(head.leaving).collect();
+        let none = BTreeMap::new();
+        for (worker, header) in headers.iter().filter(|(worker, _)| plan.workers.contains_key(*worker)) {
+            let list = record::assemble(header, chunks.get(worker).unwrap_or(&none)).unwrap_or_default();
+            plan.owners.extend(list.into_iter().map(|partition| (partition.id().clone(), worker.clone())));
+        }
+        let is_whole = plan.owners.len() == partitions;
+        Ok((plan, is_whole))
+    }
+}
+
+/// The error of a partition that nobody knows, with what may have been meant.
+pub(super) fn unknown_partition<'a>(id: &str, known: impl Iterator<Item = &'a PartitionId>) -> OperatorError {
+    let alike = known.map(|other| (strsim::jaro_winkler(id, other.as_str()), other));
+    let nearest = alike.filter(|(alike, _)| *alike >= ALIKE).max_by(|(a, _), (b, _)| a.total_cmp(b));
+    ErrorCode::PartitionUnknown.error(
+        format!("there is no partition {id:?}"),
+        "neither the plan nor a record has it",
+        match nearest {
+            Some((_, nearest)) => format!("did you mean {nearest}? `parti partitions` lists all"),
+            None => "`parti partitions` lists all".to_owned(),
+        },
+    )
+}
+
+/// The id that an argument names.
+pub(super) fn partition_argument(text: &str) -> Result<PartitionId, OperatorError> {
+    PartitionId::parse(text).map_err(|error| {
+        ErrorCode::PartitionUnknown.error(
+            format!("{text:?} is no partition"),
+            error.to_string(),
+            "write the id as `parti partitions` shows it",
+        )
+    })
+}

@@ -1,0 +1,20 @@
+//! The commands that speak to a whole fleet through NATS, and not to one host: look at partitions, move one, pause some, deal
+//! with dead letters.
+//!
+//! They are apart from the worker because an operator runs them from anywhere, with nothing but the configuration. What they
+//! change, they change by compare-and-set, as workers do; nothing that they do relies on a worker hearing of it at once.
+//!
+//! * `fleet`: connect, find the group's buckets, read its plan. `records`: what the ownership bucket says.
+//! * `partitions`, `seek`, `pause`, `dlq`: the commands.
+//! * `confirm`, `moment`, `table`, `print`: how they ask, read times, and show.
+
+mod confirm;
+pub(super) mod dlq;
+mod fleet;
+mod moment;
+pub(super) mod partitions;
+pub(super) mod pause;
+mod print;
+mod records;
+pub(super) mod seek;
+mod table;

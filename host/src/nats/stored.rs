@@ -1,0 +1,238 @@
+//! Single messages of a stream, by their places: for commands that look at, publish again or move to some of them.
+
+use super::api::{ApiError, NoArguments};
+use super::connection::Nats;
+use super::kv::read_backlog;
+use super::reader::{Filters, OpenReaderError, Reader, ReaderOptions, Start, StreamMessage};
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::stream::RawMessage as EncodedMessage;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use parti_coordination::{Position, Sequence};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// How long the server keeps a consumer that was only made to be asked.
+const INACTIVE_NS: u64 = 5_000_000_000;
+
+/// JetStream's number for a place that cannot be deleted, among others because nothing is there.
+const DELETE_FAILED: u64 = ErrorCode::STREAM_MESSAGE_DELETE_FAILED.0;
+
+/// The messages of a stream, one at a time.
+#[derive(Clone)]
+pub struct Stored {
+    nats: Nats,
+    stream: String,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    message: EncodedMessage,
+}
+
+#[derive(Deserialize)]
+struct Deleted {
+    success: bool,
+}
+
+/// What a consumer would bring.
+#[derive(Deserialize)]
+struct Ahead {
+    delivered: Delivered,
+    num_pending: u64,
+}
+
+#[derive(Deserialize)]
+struct Delivered {
+    stream_seq: u64,
+}
+
+impl Stored {
+    /// The messages of this stream.
+    #[must_use]
+    pub fn new(nats: &Nats, stream: &str) -> Self {
+        Self { nats: nats.clone(), stream: stream.to_owned() }
+    }
+
+    /// The message at this place, from the stream's leader. `None` if there is none, or no longer.
+    ///
+    /// # Errors
+    /// No answer within the operation timeout.
+    pub async fn message(&self, sequence: Sequence) -> Result<Option<StreamMessage>, ApiError> {
+        if sequence == Sequence(0) {
+            // The server takes it for a question without a sequence.
+            return Ok(None);
+        }
+        let ask = json!({ "seq": sequence.0 });
+        let found = self.nats.api::<_, Found>(&format!("STREAM.MSG.GET.{}", self.stream), &ask).await;
+        let message = match found {
+            Ok(found) => found.message,
+            Err(ApiError::Refused { code, .. }) if code == ErrorCode::NO_MESSAGE_FOUND.0 => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let decode = |text: &str| {
+            STANDARD
+                .decode(text)
+                .map_err(|error| ApiError::Failed(format!("message {sequence} cannot be read: {error}")))
+        };
+        Ok(Some(StreamMessage {
+            sequence: Sequence(message.sequence),
+            timestamp_ns: u64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(0),
+            headers: parse_headers(&decode(message.headers.as_deref().unwrap_or_default())?),
+            payload: decode(&message.payload)?.into(),
+            subject: message.subject,
+        }))
+    }
+
+    /// Deletes the message at this place. Whether there was one.
+    ///
+    /// # Errors
+    /// The stream forbids it, or no answer within the operation timeout.
+    pub async fn delete(&self, sequence: Sequence) -> Result<bool, ApiError> {
+        let ask = json!({ "seq": sequence.0, "no_erase": true });
+        match self.nats.api::<_, Deleted>(&format!("STREAM.MSG.DELETE.{}", self.stream), &ask).await {
+            Ok(deleted) => Ok(deleted.success),
+            // It answers so for any place without a message.
+            Err(error @ ApiError::Refused { code: DELETE_FAILED, .. }) => match self.message(sequence).await? {
+                None => Ok(false),
+                Some(_) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives every message up to `last`, without payloads, in order.
+    ///
+    /// # Errors
+    /// The stream cannot be read, or the connection is lost on the way.
+    pub async fn headers(
+        &self,
+        start: Start,
+        filters: Option<Filters>,
+        last: Sequence,
+        mut take: impl FnMut(StreamMessage),
+    ) -> Result<(), ApiError> {
+        let options = ReaderOptions { stream: self.stream.clone(), start, filters };
+        let mut reader = match Reader::open_without_payloads(&self.nats, &options).await {
+            Ok(reader) => reader,
+            Err(OpenReaderError::Failed { why, .. }) => return Err(why),
+            Err(error) => return Err(ApiError::Failed(error.to_string())),
+        };
+        let (mut batch, mut at) = (Vec::new(), Sequence(0));
+        while at < last && read_backlog(&mut reader, &mut batch).await? {
+            for message in batch.drain(..) {
+                at = message.sequence;
+                if at <= last {
+                    take(message);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The position before the first message that was stored at this time or later.
+    ///
+    /// # Errors
+    /// No answer within the operation timeout.
+    pub async fn position_at(&self, time: Timestamp) -> Result<Position, ApiError> {
+        let start = json!({ "deliver_policy": "by_start_time", "opt_start_time": time.to_string() });
+        Ok(Position(self.ahead(start).await?.delivered.stream_seq))
+    }
+
+    /// How many messages with this subject the stream holds above a position.
+    ///
+    /// # Errors
+    /// No answer within the operation timeout.
+    pub async fn count_above(&self, subject: &str, position: Position) -> Result<u64, ApiError> {
+        let start = position.0.saturating_add(1);
+        let start = json!({ "deliver_policy": "by_start_sequence", "opt_start_seq": start, "filter_subject": subject });
+        Ok(self.ahead(start).await?.num_pending)
+    }
+
+    /// Asks what a consumer that starts like this would bring, by making one that is never read.
+    async fn ahead(&self, start: Value) -> Result<Ahead, ApiError> {
+        let name = format!("parti-{}", uuid::Uuid::new_v4().simple());
+        let mut config = json!({
+            "name": name, "ack_policy": "none", "replay_policy": "instant",
+            "num_replicas": 1, "mem_storage": true, "inactive_threshold": INACTIVE_NS,
+        });
+        if let (Some(config), Value::Object(start)) = (config.as_object_mut(), start) {
+            config.extend(start);
+        }
+        let subject = format!("CONSUMER.CREATE.{}.{name}", self.stream);
+        let create = json!({ "stream_name": self.stream, "config": config, "action": "create" });
+        let ahead = self.nats.api(&subject, &create).await?;
+        let delete = format!("CONSUMER.DELETE.{}.{name}", self.stream);
+        if let Err(error) = self.nats.api::<_, Value>(&delete, &NoArguments {}).await {
+            tracing::debug!(%error, "a consumer was not deleted; the server will do it");
+        }
+        Ok(ahead)
+    }
+}
+
+/// The headers of a message, in their order. (The client library keeps one value of each name only.)
+fn parse_headers(block: &[u8]) -> Vec<(String, String)> {
+    let text = String::from_utf8_lossy(block);
+    // The first line names the protocol.
+    let lines = text.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
+    lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::publisher::{OutgoingMessage, Publisher};
+    use super::super::testing::{Release, TestServer};
+    use super::*;
+
+    async fn filled(nats: &Nats) -> Stored {
+        let config = json!({ "name": "work", "subjects": ["work.>"], "storage": "file", "num_replicas": 1 });
+        let _: Value = nats.api("STREAM.CREATE.work", &config).await.unwrap();
+        let publisher = Publisher::new(nats, 1);
+        for n in 1..=10 {
+            let subject = format!("work.{}", if n % 2 == 1 { "odd" } else { "even" });
+            let headers = vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];
+            let message = OutgoingMessage { subject, id: n.to_string(), headers, payload: n.to_string().into() };
+            publisher.send(message).await.published().await;
+        }
+        Stored::new(nats, "work")
+    }
+
+    #[tokio::test]
+    async fn messages_are_found_counted_and_deleted_by_their_places() {
+        for release in Release::ALL {
+            let server = TestServer::start(release).await;
+            let nats = server.connect().await;
+            let stored = filled(&nats).await;
+            let third = stored.message(Sequence(3)).await.unwrap().unwrap();
+            assert_eq!((third.subject.as_str(), third.payload.as_ref()), ("work.odd", &b"3"[..]));
+            let values: Vec<_> =
+                third.headers.iter().filter(|(name, _)| name == "a").map(|(_, v)| v.as_str()).collect();
+            assert_eq!(values, ["1", "2"]);
+            for absent in [0, 11, u64::MAX] {
+                assert_eq!(stored.message(Sequence(absent)).await, Ok(None), "{absent}");
+            }
+
+            let count = async |position| stored.count_above("work.odd", Position(position)).await.unwrap();
+            assert_eq!(
+                [count(0).await, count(1).await, count(2).await, count(9).await, count(10).await],
+                [5, 4, 4, 0, 0]
+            );
+            assert_eq!(stored.count_above("work.none", Position(0)).await, Ok(0));
+
+            assert_eq!(stored.delete(Sequence(3)).await, Ok(true));
+            assert_eq!(stored.delete(Sequence(3)).await, Ok(false));
+            assert_eq!((stored.message(Sequence(3)).await, count(0).await), (Ok(None), 4));
+
+            let at = |ns: u64| Timestamp::from_nanosecond(i128::from(ns)).unwrap();
+            let fifth = stored.message(Sequence(5)).await.unwrap().unwrap().timestamp_ns;
+            assert_eq!(stored.position_at(at(fifth)).await, Ok(Position(4)));
+            assert_eq!(stored.position_at(at(fifth + 1)).await, Ok(Position(5)));
+            assert_eq!(stored.position_at(at(0)).await, Ok(Position(0)));
+            assert_eq!(
+                stored.position_at(Timestamp::now() + jiff::SignedDuration::from_hours(9)).await,
+                Ok(Position(10))
+            );
+        }
+    }
+}
