@@ -16,9 +16,6 @@ use serde_json::{Value, json};
 /// How long the server keeps a consumer that was only made to be asked.
 const INACTIVE_NS: u64 = 5_000_000_000;
 
-/// JetStream's number for a place that cannot be deleted, among others because nothing is there.
-const DELETE_FAILED: u64 = ErrorCode::STREAM_MESSAGE_DELETE_FAILED.0;
-
 /// The messages of a stream, one at a time.
 #[derive(Clone)]
 pub struct Stored {
@@ -93,8 +90,8 @@ impl Stored {
         let ask = json!({ "seq": sequence.0, "no_erase": true });
         match self.nats.api::<_, Deleted>(&format!("STREAM.MSG.DELETE.{}", self.stream), &ask).await {
             Ok(deleted) => Ok(deleted.success),
-            // It answers so for any place without a message.
-            Err(error @ ApiError::Refused { code: DELETE_FAILED, .. }) => match self.message(sequence).await? {
+            // For a place without a message the servers of different releases answer differently.
+            Err(error @ ApiError::Refused { .. }) => match self.message(sequence).await? {
                 None => Ok(false),
                 Some(_) => Err(error),
             },

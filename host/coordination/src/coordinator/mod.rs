@@ -347,8 +347,8 @@ impl Coordinator {
 
     fn watch(&mut self, worker: &WorkerId) {
         self.ctx.emit(Action::Watch { bucket: Bucket::Election, keys: vec!["leader".into()] });
-        let (plan, ours) = (["plan".into(), pause::KEY.into()], format!("assignment.{worker}"));
-        let keys = plan.into_iter().chain([format!("{ours}.*"), ours]).collect();
+        let ours = format!("assignment.{worker}");
+        let keys = vec!["plan".into(), pause::KEY.into(), format!("{ours}.*"), ours];
         self.ctx.emit(Action::Watch { bucket: Bucket::Assignments, keys });
     }
 
