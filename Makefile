@@ -59,7 +59,7 @@ soak: setup plugins test-components build ## What takes longer than tests should
 	  -p parti-coordination --lib -- --nocapture --test-threads 1 simulation::soak one_history
 	@NATS_SERVER="$$(scripts/nats-server $(NEWEST))" && NATS_SERVER_2_10="$$(scripts/nats-server $(OLDEST))" && \
 	  export NATS_SERVER NATS_SERVER_2_10 && \
-	  PARTI_SOAK=1 RUST_TEST_THREADS=$(E2E_THREADS) $(CARGO) test --release -p parti-tests --locked
+	  PARTI_SOAK=1 PARTI_SOAK_MINUTES=$(or $(SOAK_MINUTES),60) RUST_TEST_THREADS=$(E2E_THREADS) $(CARGO) test --release -p parti-tests --locked
 
 check: fmt ## Check formatting and lints
 	@$(foreach manifest,$(HOSTS) $(GUESTS),$(CARGO) clippy --release --workspace --all-targets --locked \

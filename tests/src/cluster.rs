@@ -9,6 +9,10 @@ use async_nats::jetstream::Context;
 /// How many servers there are: with three, one may be away.
 const SERVERS: usize = 3;
 
+fn server_name(number: usize) -> String {
+    format!("n{number}")
+}
+
 /// A cluster on this machine, with JetStream on every server.
 pub struct NatsCluster {
     servers: Vec<(NatsServer, u16)>,
@@ -22,8 +26,9 @@ impl NatsCluster {
         let start = async |(number, route): (usize, &u16)| {
             let monitor = free_port();
             let config = format!(
-                "server_name: n{number}\njetstream {{}}\nhttp: \"127.0.0.1:{monitor}\"\n\
+                "server_name: {}\njetstream {{}}\nhttp: \"127.0.0.1:{monitor}\"\n\
                  cluster {{ name: parti, listen: \"127.0.0.1:{route}\", routes: [{}] }}",
+                server_name(number),
                 known.join(", ")
             );
             (NatsServer::with_config(&config).await, monitor)
@@ -37,9 +42,26 @@ impl NatsCluster {
 
     /// Kills one server and starts it again; returns when it says that it has caught up.
     pub async fn roll(&mut self, number: usize) {
-        self.servers[number].0.kill();
-        self.servers[number].0.restart().await;
+        self.kill(number);
+        self.restart(number).await;
         self.healthy(number).await;
+    }
+
+    /// Kills one server. Its data stay.
+    pub fn kill(&mut self, number: usize) {
+        self.servers[number].0.kill();
+    }
+
+    /// Starts a server again after a kill; returns when it listens, not when it has caught up.
+    pub async fn restart(&mut self, number: usize) {
+        self.servers[number].0.restart().await;
+    }
+
+    /// The server that leads a stream, if one does and can be asked.
+    pub async fn leader(&self, context: &Context, stream: &str) -> Option<usize> {
+        let stream = context.get_stream(stream).await.ok()?;
+        let leader = stream.cached_info().cluster.as_ref()?.leader.clone()?;
+        (0..self.servers.len()).find(|number| leader == server_name(*number))
     }
 
     async fn healthy(&self, number: usize) {

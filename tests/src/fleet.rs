@@ -1,6 +1,7 @@
 //! Workers of one group, as processes.
 
 use crate::artifacts::{parti_binary, plugin_folder};
+use crate::folder::Folder;
 use crate::http::{Answer, get};
 use crate::log::LogLine;
 use crate::port::free_port;
@@ -15,7 +16,6 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tempfile::TempDir;
 
 /// The name of partition `n`.
 #[must_use]
@@ -68,7 +68,7 @@ pub struct Fleet {
     /// Every worker that was started, also those that have ended.
     pub workers: Vec<Worker>,
     // Goes last: a failed test reads the workers' logs in it.
-    folder: TempDir,
+    folder: Folder,
 }
 
 impl Fleet {
@@ -81,14 +81,20 @@ impl Fleet {
     /// The same with the default windows.
     #[must_use]
     pub fn by_default(server: &NatsServer, partitions: usize, plugin: &str) -> Self {
-        Self { config: default_config(&server.url(), partitions, plugin), ..Self::new(server, partitions, plugin) }
+        Self::by_default_at(&server.url(), partitions, plugin)
+    }
+
+    /// A fleet with the default windows for servers with these URLs, separated by commas.
+    #[must_use]
+    pub fn by_default_at(urls: &str, partitions: usize, plugin: &str) -> Self {
+        Self { config: default_config(urls, partitions, plugin), ..Self::at(urls, partitions, plugin) }
     }
 
     /// A fleet for servers with these URLs, separated by commas.
     #[must_use]
     pub fn at(urls: &str, partitions: usize, plugin: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        Self { config: config(urls, partitions, plugin), partitions, workers: Vec::new(), folder }
+        let config = config(urls, partitions, plugin);
+        Self { config, partitions, workers: Vec::new(), folder: Folder::new() }
     }
 
     /// The same with these keys of the configuration, for workers started from now on.
@@ -291,6 +297,11 @@ impl Worker {
     pub async fn exit(&mut self) -> Option<i32> {
         self.is_over = true;
         self.process.exit().await
+    }
+
+    /// Whether its process has come to an end, by whatever cause.
+    pub fn has_ended(&mut self) -> bool {
+        !self.process.is_running()
     }
 
     /// Everything that it has written.

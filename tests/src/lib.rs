@@ -7,9 +7,13 @@
 mod artifacts;
 mod cluster;
 mod command;
+mod faults;
 mod fleet;
+mod folder;
+mod handling;
 mod http;
 mod log;
+mod outside;
 mod port;
 mod process;
 mod producer;
@@ -23,16 +27,19 @@ mod wait;
 pub use artifacts::{copy_plugin, plugin_folder};
 pub use cluster::NatsCluster;
 pub use command::{Ended, parti};
+pub use faults::{Faults, Servers};
 pub use fleet::{Fleet, Outage, Status, Worker, config, partition, short_leases, subject};
+pub use handling::{Account, Effect, Handling};
 pub use http::{Answer, get};
 pub use log::{LogLine, Moment};
+pub use outside::{Expected, Stall, Verdict, assert_relayed, create_streams, dead_letters};
 pub use port::free_port;
 pub use producer::Producer;
 pub use proxy::Proxy;
 pub use records::{Notes, Records, Standing};
 pub use server::NatsServer;
-pub use soak::is_soak;
+pub use soak::{is_soak, soak_minutes, soak_seed};
 pub use stream::{
-    Stored, assert_relayed, consumers, create_queue, create_replicated_stream, create_stream, messages, read_stream,
+    Stored, change_stream, consumers, create_queue, create_replicated_stream, create_stream, messages, read_stream,
 };
 pub use wait::{DEADLINE, eventually, eventually_is};

@@ -1,6 +1,8 @@
 //! Messages at a steady rate.
 
-use crate::wait::eventually;
+use crate::fleet::subject;
+use crate::handling::Handling;
+use crate::wait::{DEADLINE, eventually, within};
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use futures::future::join_all;
@@ -24,7 +26,26 @@ impl Producer {
     /// what `payload` makes of `n`.
     #[must_use]
     pub fn start(context: &Context, subjects: &[String], rate: u64, total: u64, payload: fn(u64) -> String) -> Self {
-        let (context, subjects) = (context.clone(), subjects.to_vec());
+        let subjects = subjects.to_vec();
+        Self::start_with(context, rate, total, move |n| (subjects[n as usize % subjects.len()].clone(), payload(n)))
+    }
+
+    /// Publishes `total` messages for this handler, `rate` a second, to every partition in turn.
+    #[must_use]
+    pub fn start_for(context: &Context, handling: Handling, partitions: usize, rate: u64, total: u64) -> Self {
+        let message = move |n| (subject(n as usize % partitions), handling.payload(n));
+        Self::start_with(context, rate, total, message)
+    }
+
+    /// Publishes `total` messages, `rate` a second: `message` gives the subject and the payload of each one, by its number.
+    #[must_use]
+    pub fn start_with(
+        context: &Context,
+        rate: u64,
+        total: u64,
+        message: impl Fn(u64) -> (String, String) + Send + 'static,
+    ) -> Self {
+        let context = context.clone();
         let confirmed = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&confirmed);
         let task = tokio::spawn(async move {
@@ -35,8 +56,8 @@ impl Producer {
                 ticks.tick().await;
                 let end = total.min(next + in_a_tick);
                 join_all((next..end).map(|n| {
-                    let subject = &subjects[n as usize % subjects.len()];
-                    publish(&context, subject, n, payload(n))
+                    let (subject, payload) = message(n);
+                    publish(&context, subject, n, payload)
                 }))
                 .await;
                 next = end;
@@ -57,18 +78,26 @@ impl Producer {
 
     /// Waits until all messages are in the stream.
     pub async fn finish(self) {
-        let task = self.task;
-        eventually("all messages are published", async || if task.is_finished() { Ok(()) } else { Err(String::new()) })
-            .await;
+        self.finish_within(DEADLINE).await;
+    }
+
+    /// The same with another deadline.
+    pub async fn finish_within(self, limit: Duration) {
+        let Self { confirmed, task } = self;
+        within(limit, "all messages are published", async || match task.is_finished() {
+            true => Ok(()),
+            false => Err(format!("{} are", confirmed.load(Ordering::Relaxed))),
+        })
+        .await;
         task.await.expect("a producer that does not panic");
     }
 }
 
-async fn publish(context: &Context, subject: &str, number: u64, payload: String) {
+async fn publish(context: &Context, subject: String, number: u64, payload: String) {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", number.to_string());
     loop {
-        let sent = context.publish_with_headers(subject.to_owned(), headers.clone(), payload.clone().into()).await;
+        let sent = context.publish_with_headers(subject.clone(), headers.clone(), payload.clone().into()).await;
         if let Ok(ack) = sent
             && ack.await.is_ok()
         {

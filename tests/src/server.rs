@@ -7,6 +7,7 @@ use crate::wait::eventually;
 use async_nats::ServerAddr;
 use async_nats::jetstream::{self, Context};
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -68,6 +69,27 @@ impl NatsServer {
         self.greets().await;
     }
 
+    /// Throws away all its data, between a kill and a restart.
+    pub fn wipe(&self) {
+        fs::remove_dir_all(self.folder.path().join("data")).expect("data");
+    }
+
+    /// Keeps a copy of what a stream holds, between a kill and a restart, for [`Self::rewind`].
+    pub fn save(&self, stream: &str) {
+        copy(&self.stream_folder(stream), &self.folder.path().join(stream));
+    }
+
+    /// Puts a stream back to what it was when it was saved, between a kill and a restart.
+    pub fn rewind(&self, stream: &str) {
+        let folder = self.stream_folder(stream);
+        fs::remove_dir_all(&folder).expect("the stream's data");
+        copy(&self.folder.path().join(stream), &folder);
+    }
+
+    fn stream_folder(&self, stream: &str) -> PathBuf {
+        self.folder.path().join("data/jetstream/$G/streams").join(stream)
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn url(&self) -> String {
@@ -81,6 +103,20 @@ impl NatsServer {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+}
+
+/// Copies a folder with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a copy");
+        }
     }
 }
 

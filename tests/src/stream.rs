@@ -6,7 +6,7 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{Context, stream};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// A message of a stream.
 #[derive(Debug, Clone)]
@@ -19,6 +19,8 @@ pub struct Stored {
     pub headers: HeaderMap,
     /// Its payload.
     pub payload: Bytes,
+    /// When the stream stored it: time since 1970 by the server's clock.
+    pub at: Duration,
 }
 
 impl Stored {
@@ -50,6 +52,17 @@ pub async fn create_queue(context: &Context, name: &str, subject: &str, retentio
     context.create_stream(config).await.expect("a stream");
 }
 
+/// Changes the settings of a stream.
+pub async fn change_stream(context: &Context, name: &str, change: impl Fn(&mut stream::Config)) {
+    let changed = async || {
+        let stream = context.get_stream(name).await.map_err(|error| error.to_string())?;
+        let mut config = stream.cached_info().config.clone();
+        change(&mut config);
+        context.update_stream(config).await.map_err(|error| error.to_string())
+    };
+    eventually("the stream is changed", changed).await;
+}
+
 async fn state(context: &Context, name: &str) -> Result<stream::State, String> {
     let stream = context.get_stream(name).await.map_err(|error| error.to_string())?;
     Ok(stream.cached_info().state.clone())
@@ -63,6 +76,14 @@ pub async fn messages(context: &Context, name: &str) -> u64 {
 /// How many consumers a stream has.
 pub async fn consumers(context: &Context, name: &str) -> usize {
     eventually("the stream tells its state", async || state(context, name).await).await.consumer_count
+}
+
+/// How long a stream remembers the ids of messages.
+pub(crate) async fn duplicate_window(context: &Context, name: &str) -> Duration {
+    let config = async || context.get_stream(name).await.map(|stream| stream.cached_info().config.clone());
+    eventually("the stream tells its configuration", async || config().await.map_err(|error| error.to_string()))
+        .await
+        .duplicate_window
 }
 
 /// Everything that a stream holds, in its order.
@@ -84,12 +105,14 @@ async fn read(context: &Context, name: &str) -> Result<Vec<Stored>, String> {
         let message = message.map_err(|error| error.to_string())?;
         let info = message.info().map_err(|error| error.to_string())?;
         let (sequence, pending) = (info.stream_sequence, info.pending);
+        let at = Duration::from_nanos(u64::try_from(info.published.unix_timestamp_nanos()).unwrap_or_default());
         let message = message.message;
         found.push(Stored {
             subject: message.subject.to_string(),
             sequence,
             headers: message.headers.unwrap_or_default(),
             payload: message.payload,
+            at,
         });
         if pending == 0 {
             // Tests count consumers.
@@ -98,42 +121,4 @@ async fn read(context: &Context, name: &str) -> Result<Vec<Stored>, String> {
         }
     }
     Err(format!("reading ended after {} of {expected} messages", found.len()))
-}
-
-/// Waits until stream `out` has a message for each one of stream `work` whose subject is among `subjects`, and panics
-/// unless they are the same ones in the same order on each subject. What is in `out` was put there by the relay plugin.
-pub async fn assert_relayed(context: &Context, work: &str, out: &str, subjects: &[String]) {
-    let published = by_subject(read_stream(context, work).await, "");
-    let published: BTreeMap<_, _> = published.into_iter().filter(|(subject, _)| subjects.contains(subject)).collect();
-    let total: usize = published.values().map(Vec::len).sum();
-    let arrived = format!("all {total} messages arrive in {out}");
-    eventually(&arrived, async || match messages(context, out).await {
-        found if found >= total as u64 => Ok(()),
-        found => Err(format!("{found} have arrived")),
-    })
-    .await;
-    let relayed = by_subject(read_stream(context, out).await, &format!("{out}."));
-    for (subject, expected) in &published {
-        let found = relayed.get(subject).map_or(&[][..], Vec::as_slice);
-        if let Some(at) = (0..expected.len().max(found.len())).find(|at| expected.get(*at) != found.get(*at)) {
-            panic!(
-                "{subject}: message {at} of {} is {:?} in {work} and {:?} in {out}, which has {} of them",
-                expected.len(),
-                expected.get(at),
-                found.get(at),
-                found.len()
-            );
-        }
-    }
-    let strangers: Vec<_> = relayed.keys().filter(|subject| !published.contains_key(*subject)).collect();
-    assert!(strangers.is_empty(), "{out} has messages of {strangers:?}");
-}
-
-fn by_subject(messages: Vec<Stored>, prefix: &str) -> BTreeMap<String, Vec<Bytes>> {
-    let mut found: BTreeMap<String, Vec<Bytes>> = BTreeMap::new();
-    for message in messages {
-        let subject = message.subject.strip_prefix(prefix).unwrap_or(&message.subject);
-        found.entry(subject.to_owned()).or_default().push(message.payload);
-    }
-    found
 }

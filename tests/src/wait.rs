@@ -9,12 +9,17 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Asks again and again until the answer is `Ok`, and gives what is in it. Panics with the last `Err` after [`DEADLINE`].
-pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, String>) -> T {
+pub async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Result<T, String>) -> T {
+    within(DEADLINE, what, ask).await
+}
+
+/// The same with another deadline.
+pub(crate) async fn within<T>(limit: Duration, what: &str, mut ask: impl AsyncFnMut() -> Result<T, String>) -> T {
     let begun = Instant::now();
     loop {
         match ask().await {
             Ok(found) => return found,
-            Err(why) if begun.elapsed() > DEADLINE => panic!("not within {DEADLINE:?}: {what}; at last: {why}"),
+            Err(why) if begun.elapsed() > limit => panic!("not within {limit:?}: {what}; at last: {why}"),
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }

@@ -5,7 +5,9 @@ use crate::plugin::Message;
 use parti_coordination::QueuedMessage;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 /// Bytes that a message costs beyond its payload: the subject, the bookkeeping, the allocations.
 const OVERHEAD: usize = 256;
@@ -25,11 +27,14 @@ pub(super) struct Budget {
 }
 
 /// Of the most, the part at which readers wait at the latest.
-const PACE: usize = 8;
+const PACE: usize = 2;
 
 /// Of what the queues of all partitions may hold together, the part at which readers wait: queues differ in length by chance,
 /// and none should overflow by that.
-const PART_OF_QUEUES: usize = 4;
+const PART_OF_QUEUES: (usize, usize) = (3, 4);
+
+/// If nothing is given back for so long, those who hold the memory do not move, and readers go on to the most.
+const STANDSTILL: Duration = Duration::from_millis(200);
 
 impl Budget {
     pub(super) fn new(most: usize) -> Arc<Self> {
@@ -44,7 +49,7 @@ impl Budget {
 
     /// The queues of all partitions together may hold so many bytes.
     pub(super) fn adapt(&self, queues: usize) {
-        self.pace.store((queues / PART_OF_QUEUES).min(self.most / PACE), Ordering::Release);
+        self.pace.store((queues / PART_OF_QUEUES.1 * PART_OF_QUEUES.0).min(self.most / PACE), Ordering::Release);
         self.freed.notify_waiters();
     }
 
@@ -55,7 +60,10 @@ impl Budget {
             if self.has_room(self.used.load(Ordering::Acquire)) {
                 return;
             }
-            freed.await;
+            // Whoever holds everything and gives nothing back stands still: what comes next parks it.
+            if timeout(STANDSTILL, freed).await.is_err() && self.used.load(Ordering::Acquire) < self.most {
+                return;
+            }
         }
     }
 
@@ -72,6 +80,7 @@ impl Budget {
     /// It keeps up again, or is gone.
     pub(super) fn take_back(&self, bytes: usize) {
         self.aside.fetch_sub(bytes, Ordering::AcqRel);
+        self.freed.notify_waiters();
     }
 
     /// A message as it waits for its partition.
@@ -124,7 +133,6 @@ impl Drop for Held {
 mod tests {
     use super::*;
     use parti_coordination::Sequence;
-    use std::time::Duration;
 
     fn message() -> Message {
         Message {
@@ -155,16 +163,23 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_stuck_partition_holds_does_not_stop_the_readers_of_others_until_the_memory_ends() {
-        let budget = Budget::new(100 * PACE);
-        let stuck = budget.hold(message(), 300);
+        let budget = Budget::new(1000);
+        let stuck = budget.hold(message(), 600);
         assert!(tokio::time::timeout(Duration::from_millis(20), budget.room()).await.is_err());
-        budget.set_aside(300);
+        budget.set_aside(600);
         budget.room().await;
-        let more = budget.hold(message(), 500);
-        budget.set_aside(500);
-        assert!(tokio::time::timeout(Duration::from_millis(20), budget.room()).await.is_err());
+        let more = budget.hold(message(), 400);
+        budget.set_aside(400);
+        assert!(tokio::time::timeout(STANDSTILL * 2, budget.room()).await.is_err());
         drop((stuck, more));
-        budget.take_back(800);
+        budget.take_back(1000);
+        budget.room().await;
+    }
+
+    #[tokio::test]
+    async fn partitions_that_stand_still_without_being_parked_do_not_stop_the_readers_for_good() {
+        let budget = Budget::new(1000);
+        let _stuck = budget.hold(message(), 600);
         budget.room().await;
     }
 }

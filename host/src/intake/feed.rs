@@ -237,11 +237,11 @@ impl Feed {
             Wish::Want { subject, mark, inbox } => self.want(subject.into(), mark.next(), inbox),
             Wish::Parked { subject, reader, bytes } => {
                 let Some(slot) = self.slots.get_mut(subject.as_str()) else { return };
+                self.budget.take_back(std::mem::replace(&mut slot.parked, bytes));
+                self.budget.set_aside(bytes);
                 // By now another reader may serve it.
                 if slot.reader == Some(reader) {
                     slot.reader = None;
-                    self.budget.set_aside(bytes);
-                    slot.parked += bytes;
                     count_member(&mut self.groups, Some(reader), -1);
                 }
             }
@@ -310,7 +310,10 @@ impl Feed {
     fn open(&mut self) {
         let now = Instant::now();
         let due = self.slots.values().filter_map(|slot| slot.wants).filter(|(_, at)| *at <= now);
-        let Some(from) = due.map(|(from, _)| from).min() else { return self.plan_opening() };
+        let Some(from) = due.map(|(from, _)| from).min() else {
+            self.rewound_since = None;
+            return self.plan_opening();
+        };
         self.open_at = None;
         let origin = self.origin.clone();
         self.opening = Some((from, tokio::spawn(async move { origin.open(from).await })));
@@ -334,7 +337,9 @@ impl Feed {
         if stream.created != self.identity.created {
             return self.made_anew(&stream);
         }
-        if stream.last < Sequence(from.0.saturating_sub(1)) {
+        // The partition that has come furthest tells; the others may stand below the place to which the stream was set back.
+        let furthest = self.slots.values().filter_map(|slot| slot.wants).map(|(from, _)| from).max();
+        if furthest.is_some_and(|from| stream.last.next() < from) {
             return self.set_back(&stream);
         }
         self.rewound_since = None;
@@ -399,12 +404,18 @@ impl Feed {
         tracing::error!(
             stream = stream.name,
             last = %stream.last,
-            readUpTo = self.furthest().0.saturating_sub(1),
-            "The stream was set back; every partition goes on from where it ends now"
+            "The stream was set back; partitions that had come further go on from where it ends now"
         );
         self.metrics.streams_replaced.inc();
         self.rewound_since = None;
-        self.forget_readers(&Input::Rewound(stream.last));
+        // Whom a reader serves is told once that has ended: what it delivers meanwhile is of the new history.
+        for slot in self.slots.values_mut().filter(|slot| slot.wants.is_some_and(|(from, _)| stream.last.next() < from))
+        {
+            slot.wants = None;
+            let _ = slot.inbox.send(Input::Rewound(stream.last));
+            let _ = slot.inbox.send(Input::NoReader);
+        }
+        self.plan_opening();
     }
 
     /// Tells every partition what has happened. Whoever still wants to be served asks again, from where it then stands.

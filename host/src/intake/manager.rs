@@ -72,7 +72,6 @@ pub(super) struct Shared {
     pub(super) control: Nats,
     pub(super) stream: String,
     pub(super) template: SubjectTemplate,
-    pub(super) start: Position,
     pub(super) plugin: Arc<HandlerPlugin>,
     pub(super) dead_letter: Option<String>,
     pub(super) limits: Limits,
@@ -192,7 +191,6 @@ impl Intake {
                 control: options.control,
                 stream,
                 template: options.template,
-                start: options.start,
                 plugin: options.plugin,
                 dead_letter: options.dead_letter,
                 limits: options.limits,
@@ -203,6 +201,7 @@ impl Intake {
                 peers,
             }),
             stream: options.stream,
+            start: options.start,
             membership,
             budget,
             feed_state,
@@ -278,6 +277,8 @@ struct Manager {
     shared: Arc<Shared>,
     /// The stream as it was when it was last looked at.
     stream: StreamIdentity,
+    /// Where a partition begins that nobody has ever owned.
+    start: Position,
     /// What the lanes of queue mode are told.
     membership: watch::Sender<Membership>,
     budget: Arc<Budget>,
@@ -388,8 +389,14 @@ impl Manager {
         let id = partition.id().clone();
         let _ = inbox.send(Input::Paused(self.pause.as_ref().is_none_or(|pause| pause.covers(&id))));
         let _ = inbox.send(Input::Assigned(Arc::clone(&self.fleet)));
-        let view =
-            PartitionTask::spawn(Arc::clone(&self.shared), self.stream.clone(), partition, me, receiver, inbox.clone());
+        let view = PartitionTask::spawn(
+            Arc::clone(&self.shared),
+            (self.stream.clone(), self.start),
+            partition,
+            me,
+            receiver,
+            inbox.clone(),
+        );
         self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), Arc::clone(&view));
         self.tasks.insert(id, Task { inbox, view, ending: false });
     }
@@ -401,7 +408,11 @@ impl Manager {
                 for task in self.tasks.values() {
                     let _ = task.inbox.send(Input::Stream(stream.clone()));
                 }
-                self.stream = stream;
+                if self.stream != stream {
+                    self.stream = stream;
+                    // Whatever was to be left out belongs to the stream before.
+                    self.start = Position(0);
+                }
             }
             TaskEvent::Superseded(by) => {
                 let _ = self.tell.send(IntakeEvent::Superseded(by));

@@ -64,7 +64,7 @@ impl PartitionTask {
     /// Begins to work on a partition. The task ends by itself when the machine has ended, and says so to the manager.
     pub(super) fn spawn(
         shared: Arc<Shared>,
-        stream: StreamIdentity,
+        (stream, start): (StreamIdentity, Position),
         partition: Partition,
         me: Owner,
         inbox: mpsc::UnboundedReceiver<PartitionInput>,
@@ -76,7 +76,7 @@ impl PartitionTask {
             stream,
             me,
             shared.plugin.digest().to_string(),
-            shared.start,
+            start,
             shared.limits.clone(),
         );
         let view = Arc::new(Mutex::new(machine.view()));

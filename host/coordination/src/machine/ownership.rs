@@ -220,6 +220,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         match purpose {
             Purpose::Take { seize } => {
                 self.report(Report::Taken { epoch: record.epoch, position, seized: seize });
+                self.rewound = None;
                 let why = if seize { OpenReason::Recovered } else { OpenReason::Assigned };
                 self.attempts = record.attempts;
                 self.record = Some((record, revision));
@@ -313,7 +314,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         if !self.is_detached() {
             return;
         }
-        let record = OwnershipRecord { phase: RecordPhase::Released, position, attempts: self.attempts, ..record };
+        let record = OwnershipRecord { phase: RecordPhase::Released, position, attempts: self.tries(), ..record };
         self.write(record, Expect::Revision(revision), Purpose::Release);
     }
 
@@ -324,7 +325,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         let releasing = self.phase == Phase::Releasing && !self.limits.acknowledges;
         let record = OwnershipRecord {
             position: self.position(),
-            attempts: self.attempts,
+            attempts: self.tries(),
             handler: Some(self.handler.clone()),
             snapshot: snapshot.as_ref().map(StoredSnapshot::store),
             phase: if releasing { RecordPhase::Released } else { RecordPhase::Owned },

@@ -6,7 +6,7 @@
 
 use super::{Command, PartitionMachine, Phase, Report};
 use crate::record::{OwnershipRecord, StreamIdentity};
-use crate::{Position, Sequence};
+use crate::{Now, Position, Sequence};
 
 impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     /// The stream was made anew.
@@ -48,9 +48,16 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                 if self.phase == Phase::Waiting {
                     self.change_stream(stream);
                 }
-                self.read_at = Some(self.now);
+                self.judge_again_at(self.now);
             }
-            Err(()) => self.read_at = Some(self.now + self.limits.poll_interval),
+            Err(()) => self.judge_again_at(self.now + self.limits.poll_interval),
+        }
+    }
+
+    /// Unless the partition is being taken meanwhile: a read in the middle of a write would answer for it.
+    fn judge_again_at(&mut self, at: Now) {
+        if self.phase == Phase::Waiting && self.writing.is_none() {
+            self.read_at = Some(at);
         }
     }
 
@@ -76,7 +83,6 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             record.position = Position(0);
         } else if let Some((last, _)) = self
             .rewound
-            .take()
             // Whoever owned it in between has looked for himself.
             .filter(|(last, epoch)| record.epoch == *epoch && record.position > Position::from(*last))
         {

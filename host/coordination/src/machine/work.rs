@@ -124,8 +124,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         // is the number of its tries.
         let next = self.queue.get(self.handled).map(|m| m.sequence);
         let trapped = next.is_some() && self.traps.map(|(sequence, _)| sequence) == next;
-        let written = self.record.as_ref().and_then(|(record, _)| record.attempts);
-        if trapped && (self.handled > 0 || written != self.attempts) {
+        if trapped && (self.handled > 0 || self.written_attempts() != self.tries()) {
             self.commit_wanted = true;
             return self.work();
         }
@@ -218,6 +217,17 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         moved && self.due(self.committed_at + IDLE_COMMIT)
     }
 
+    pub(super) fn written_attempts(&self) -> Option<Attempts> {
+        self.record.as_ref().and_then(|(record, _)| record.attempts)
+    }
+
+    /// The tries of the next message. What is written down was tried, whatever has happened to other messages since.
+    pub(super) fn tries(&self) -> Option<Attempts> {
+        let next = self.queue.get(self.handled).map(|m| m.sequence);
+        let is_next = |a: &Attempts| next.map_or(a.sequence.0 > self.position().0, |next| a.sequence == next);
+        [self.attempts, self.written_attempts()].into_iter().flatten().filter(is_next).max_by_key(|a| a.count)
+    }
+
     fn call_handler(&mut self) {
         let mut messages: Vec<QueuedMessage<M>> = Vec::new();
         let mut bytes = 0usize;
@@ -238,7 +248,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         }
         let (Some(first), Some(last)) = (messages.first(), messages.last()) else { return };
         let (first, last) = (first.sequence, last.sequence);
-        let before = self.attempts.filter(|a| a.sequence == first).map_or(0, |a| a.count);
+        let before = self.tries().map_or(0, |a| a.count);
         let first_attempt = before.saturating_add(1);
         self.attempts = Some(Attempts { sequence: first, count: first_attempt });
         self.call = Some(Call::Handle { first, last, messages: messages.len() });

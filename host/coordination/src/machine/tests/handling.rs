@@ -125,6 +125,22 @@ fn a_handler_that_gets_nowhere_is_not_called_for_ever() {
 }
 
 #[test]
+fn a_roll_back_that_another_message_causes_forgets_no_try() {
+    let mut hand = Hand::running(limits());
+    hand.messages([1]);
+    hand.traps();
+    hand.wait(ms(100));
+    assert_eq!(hand.give(Input::Opened(Ok(()))), [Command::Snapshot], "the try is written down first");
+    hand.state(&[]);
+    assert_eq!(batch(&hand.write_lands()), (vec![1], 2));
+    hand.acked(1);
+    assert_eq!(batch(&hand.messages([2, 3])), (vec![2, 3], 1));
+    hand.traps();
+    // The first was handled at its second try, and is still not committed.
+    assert_eq!(batch(&hand.give(Input::Opened(Ok(())))), (vec![1], 2));
+}
+
+#[test]
 fn after_a_trap_the_batch_is_replayed_one_by_one_and_only_a_message_alone_is_blamed() {
     let mut hand = Hand::running(limits());
     hand.messages([1, 2, 3, 4, 5]);

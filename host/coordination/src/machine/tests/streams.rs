@@ -4,7 +4,7 @@ use super::{Hand, entry, record, reports, written};
 use crate::machine::*;
 use crate::record::{Phase as RecordPhase, StoredSnapshot};
 use crate::testing::data_path::{Input, limits, owner, snapshot};
-use crate::{Epoch, Generation};
+use crate::{Epoch, Generation, WriteOutcome};
 
 fn stream(created: &str) -> StreamIdentity {
     StreamIdentity { name: "work".into(), created: created.into() }
@@ -87,4 +87,21 @@ fn a_position_is_not_set_back_that_another_owner_has_moved_since() {
     let found = record(owner(2, 1), 3, RecordPhase::Released, 50);
     let (taken, _) = written(&hand.give(entry(&found, 7)));
     assert_eq!((taken.position, taken.generation), (Position(50), Generation(1)));
+}
+
+#[test]
+fn a_take_that_did_not_land_does_not_forget_that_the_stream_was_set_back() {
+    let mut hand = Hand::running(limits());
+    hand.messages(1..=4);
+    hand.acked(1);
+    hand.give(Input::Rewound(Sequence(2)));
+    hand.acked(3);
+    let (last, _) = written(&hand.state(&[1, 2, 3, 4]));
+    hand.write_lands();
+    hand.give(Input::Closed);
+    hand.wait(limits().poll_interval);
+    written(&hand.give(entry(&last, 2)));
+    assert_eq!(hand.give(Input::Written(WriteOutcome::Lost)), [Command::Read]);
+    let (taken, _) = written(&hand.give(entry(&last, 2)));
+    assert_eq!((taken.position, taken.generation), (Position(2), Generation(2)));
 }

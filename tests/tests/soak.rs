@@ -1,0 +1,164 @@
+//! Random faults, one every second or two, on five workers under the default configuration with 100 partitions and 1,000
+//! messages a second; then everything that was published is held against everything that came out.
+//!
+//! `PARTI_SOAK_SEED` chooses other faults. `PARTI_SOAK_MINUTES` goes on for so long, round after round, each with the next
+//! seed; rounds of five minutes outlast the duplicate window.
+//!
+//! The tests have threads of their own: the network of the workers goes through this process, and must not wait while it
+//! compares.
+
+use parti_tests::{
+    Expected, Faults, Fleet, Handling, NatsCluster, NatsServer, Producer, Servers, Stall, Verdict, create_streams,
+    dead_letters, soak_minutes, soak_seed, subject,
+};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde_json::json;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+const PARTITIONS: usize = 100;
+const RATE: u64 = 1000;
+
+/// Three servers on one machine, each of which stores everything, take less.
+const CLUSTER_RATE: u64 = 200;
+const BYTES: usize = 256;
+
+/// A round of an ordinary run, and a long one.
+const ROUND: Duration = Duration::from_secs(60);
+const LONG_ROUND: Duration = Duration::from_secs(300);
+
+/// How long it may take after the last fault until everything is handled.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+/// How long it is waited for: what comes late is not lost.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A message for a partition: a few have many, many have few.
+fn message(seed: u64, n: u64, handling: Handling) -> (String, String) {
+    let mut random = StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(n));
+    let place: f64 = random.random::<f64>().powi(4);
+    let partition = (place * PARTITIONS as f64) as usize;
+    let text = handling.payload(seed.wrapping_mul(1_000_000_000).wrapping_add(n));
+    (subject(partition), format!("{text:BYTES$}"))
+}
+
+/// A row of the summary. What `make test` prints, also where tests pass: directly, because the output of a test that passes is
+/// kept back.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+struct Round {
+    handling: Handling,
+    clustered: bool,
+    seed: u64,
+    time: Duration,
+}
+
+impl Round {
+    async fn run(&self) -> Verdict {
+        let copies = if self.clustered { 3 } else { 1 };
+        let servers = if self.clustered {
+            Servers::Cluster(NatsCluster::start().await)
+        } else {
+            Servers::One(NatsServer::start().await)
+        };
+        let context = servers.jetstream().await;
+        create_streams(&context, self.handling, copies).await;
+        let fleet = Fleet::by_default_at(&servers.urls(), PARTITIONS, self.handling.plugin())
+            .with(dead_letters())
+            .with(json!({
+                "kvBucket": { "replicas": copies },
+                "log": { "level": "debug" },
+            }));
+        let mut faults = Faults::start(fleet, servers, self.seed).await;
+        let (seed, handling) = (self.seed, self.handling);
+        let rate = if self.clustered { CLUSTER_RATE } else { RATE };
+        let total = rate * self.time.as_secs();
+        let producer = Producer::start_with(&context, rate, total, move |n| message(seed, n, handling));
+        faults.run(self.time).await;
+        let over = Instant::now();
+        producer.finish_within(PATIENCE).await;
+
+        let expected = Expected::of(&context, handling, PARTITIONS).await;
+        let handled_from = Instant::now();
+        let (verdict, took) = expected.handled_within(PATIENCE).await;
+        let recovered = handled_from.duration_since(over) + took;
+        self.tell(&faults, &verdict, recovered);
+        assert!(verdict.is_clean(), "seed {seed}: {verdict}\n{}", faults.story().join("\n"));
+        assert!(recovered <= RECOVERY, "seed {seed}: all is handled, but only {recovered:?} after the last fault");
+        faults.leavers_have_left().await;
+        faults.fleet.settled().await;
+        faults.end().await;
+        let verdict = expected.judge().await;
+        assert!(verdict.is_clean(), "seed {seed}, after everybody has left: {verdict}\n{}", faults.story().join("\n"));
+        verdict
+    }
+
+    fn tell(&self, faults: &Faults, verdict: &Verdict, recovered: Duration) {
+        let Verdict { messages, lost, repeated, repeated_late, disordered, strange, states, stalls, .. } = verdict;
+        let counts: Vec<_> = faults.counts().iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        let stall = |stall: &Stall| {
+            let (lasted, since) = (stall.lasted.as_secs_f64(), faults.after(stall.since));
+            format!("{lasted:.1} s ({} from T+{since:.1} s)", stall.partition)
+        };
+        let longest: Vec<_> = stalls.iter().take(3).map(stall).collect();
+        let median = stalls.get(stalls.len() / 2).map_or(0.0, |stall| stall.lasted.as_secs_f64());
+        let cluster = if self.clustered { " on a cluster" } else { "" };
+        tell(&format!(
+            "soak of {}{cluster}, seed {}, {} s: {messages} messages, lost {lost}, duplicated {repeated} within and \
+             {repeated_late} beyond the window, out of order {disordered}, strange {strange}, state mismatches {states}, \
+             longest stalls {}, median of the partitions' longest {median:.1} s, all handled {:.1} s after the last fault; faults: {}",
+            self.handling.plugin(),
+            self.seed,
+            self.time.as_secs(),
+            longest.join(", "),
+            recovered.as_secs_f64(),
+            counts.join(", ")
+        ));
+    }
+}
+
+/// One short round, or as many as fit into the minutes that were asked for.
+async fn soak(handling: Handling, clustered: bool, seed: u64) {
+    let (begun, minutes) = (Instant::now(), soak_minutes());
+    for number in 0.. {
+        let time = if number % 2 == 1 { LONG_ROUND } else { ROUND };
+        Box::pin(Round { handling, clustered, seed: soak_seed(seed) + number, time }.run()).await;
+        if minutes.is_none_or(|minutes| begun.elapsed() > minutes) {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_faults_lose_repeat_and_reorder_nothing() {
+    if !parti_tests::is_soak() {
+        return;
+    }
+    soak(Handling::Relay, false, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_faults_leave_every_state_exactly_once() {
+    if !parti_tests::is_soak() {
+        return;
+    }
+    soak(Handling::ControlChart, false, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_faults_and_messages_that_trap_lose_repeat_and_reorder_nothing() {
+    if !parti_tests::is_soak() {
+        return;
+    }
+    soak(Handling::Ledger, false, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_deaths_of_workers_and_stream_leaders_lose_repeat_and_reorder_nothing() {
+    if parti_tests::is_soak() {
+        soak(Handling::Ledger, true, 4).await;
+    }
+}
