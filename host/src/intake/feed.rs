@@ -337,9 +337,8 @@ impl Feed {
         if stream.created != self.identity.created {
             return self.made_anew(&stream);
         }
-        // The partition that has come furthest tells; the others may stand below the place to which the stream was set back.
-        let furthest = self.slots.values().filter_map(|slot| slot.wants).map(|(from, _)| from).max();
-        if furthest.is_some_and(|from| stream.last.next() < from) {
+        // Only what was wanted before the look says something: what came since may be of messages that came since.
+        if stream.last.next() < from {
             return self.set_back(&stream);
         }
         self.rewound_since = None;
