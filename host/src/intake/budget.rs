@@ -1,16 +1,10 @@
 //! The memory that messages in flight may take on this worker. A reader waits while it is used up.
 
-use crate::nats::StreamMessage;
-use crate::plugin::Message;
-use parti_coordination::QueuedMessage;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
-
-/// Bytes that a message costs beyond its payload: the subject, the bookkeeping, the allocations.
-const OVERHEAD: usize = 256;
 
 /// Bytes of messages in flight, and the most there may be.
 ///
@@ -83,44 +77,27 @@ impl Budget {
         self.freed.notify_waiters();
     }
 
-    /// A message as it waits for its partition.
-    pub(super) fn queue(self: &Arc<Self>, message: StreamMessage) -> QueuedMessage<Arc<Held>> {
-        let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let bytes = message.payload.len() + message.subject.len() + headers + OVERHEAD;
-        let sequence = message.sequence;
-        let message = Message {
-            subject: message.subject,
-            sequence,
-            timestamp_ns: message.timestamp_ns,
-            attempt: 1,
-            headers: message.headers.into_iter().map(|(name, value)| (name, value.into())).collect(),
-            payload: message.payload,
-        };
-        QueuedMessage { sequence, bytes, body: Arc::new(self.hold(message, bytes)) }
+    /// Accounts for so many bytes for as long as the share lives. It may exceed the budget, so that no message is too large.
+    pub(super) fn hold(self: &Arc<Self>, bytes: usize) -> Share {
+        self.used.fetch_add(bytes, Ordering::AcqRel);
+        Share { bytes, budget: Arc::clone(self) }
     }
 
-    /// Accounts for a message for as long as it lives. One message may exceed the budget, so that none is too large.
-    pub(super) fn hold(self: &Arc<Self>, message: Message, bytes: usize) -> Held {
-        self.used.fetch_add(bytes, Ordering::AcqRel);
-        Held { message, bytes, budget: Arc::clone(self) }
+    /// Bytes that are accounted for.
+    #[cfg(test)]
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Ordering::Acquire)
     }
 }
 
-/// A message in flight. Dropping it gives its memory back to the budget.
+/// Memory in use. Dropping it gives it back to the budget.
 #[derive(Debug)]
-pub(super) struct Held {
-    message: Message,
+pub(super) struct Share {
     bytes: usize,
     budget: Arc<Budget>,
 }
 
-impl std::borrow::Borrow<Message> for Held {
-    fn borrow(&self) -> &Message {
-        &self.message
-    }
-}
-
-impl Drop for Held {
+impl Drop for Share {
     fn drop(&mut self) {
         let before = self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
         if !self.budget.has_room(before) && self.budget.has_room(before - self.bytes) {
@@ -132,24 +109,12 @@ impl Drop for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use parti_coordination::Sequence;
-
-    fn message() -> Message {
-        Message {
-            subject: "s".into(),
-            sequence: Sequence(1),
-            timestamp_ns: 0,
-            attempt: 1,
-            headers: Vec::new(),
-            payload: bytes::Bytes::new(),
-        }
-    }
 
     #[tokio::test]
     async fn a_reader_waits_until_messages_are_done_with() {
         let budget = Budget::new(100 * PACE);
         budget.room().await;
-        let (a, b) = (budget.hold(message(), 60), budget.hold(message(), 60));
+        let (a, b) = (budget.hold(60), budget.hold(60));
         assert!(tokio::time::timeout(Duration::from_millis(20), budget.room()).await.is_err());
         let waiting = tokio::spawn({
             let budget = Arc::clone(&budget);
@@ -158,17 +123,17 @@ mod tests {
         drop(a);
         waiting.await.unwrap();
         drop(b);
-        assert_eq!(budget.used.load(Ordering::Acquire), 0);
+        assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test]
     async fn what_a_stuck_partition_holds_does_not_stop_the_readers_of_others_until_the_memory_ends() {
         let budget = Budget::new(1000);
-        let stuck = budget.hold(message(), 600);
+        let stuck = budget.hold(600);
         assert!(tokio::time::timeout(Duration::from_millis(20), budget.room()).await.is_err());
         budget.set_aside(600);
         budget.room().await;
-        let more = budget.hold(message(), 400);
+        let more = budget.hold(400);
         budget.set_aside(400);
         assert!(tokio::time::timeout(STANDSTILL * 2, budget.room()).await.is_err());
         drop((stuck, more));
@@ -179,7 +144,7 @@ mod tests {
     #[tokio::test]
     async fn partitions_that_stand_still_without_being_parked_do_not_stop_the_readers_for_good() {
         let budget = Budget::new(1000);
-        let _stuck = budget.hold(message(), 600);
+        let _stuck = budget.hold(600);
         budget.room().await;
     }
 }

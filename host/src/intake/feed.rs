@@ -9,14 +9,15 @@
 //! Whenever a reader is opened, the stream is looked at: made anew, set back, or with messages gone that were still to be
 //! read, it is not what the positions mean, and that is told.
 
-use super::budget::{Budget, Held};
+use super::budget::Budget;
+use super::chunk::{Gathered, Held};
 use super::manager::TaskEvent;
 use super::reading::{BELIEVE_REWIND, Delivery, NoReader, Opened, Origin, Reading};
 use crate::nats::{StreamError, StreamInfo, StreamMessage};
 use crate::plugin::Publish;
 use crate::telemetry::Metrics;
 use parti_coordination::record::StreamIdentity;
-use parti_coordination::{Input, Position, QueuedMessage, Sequence};
+use parti_coordination::{Input, Position, Sequence};
 use std::collections::HashMap;
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 /// What a partition's task is told.
-pub(super) type PartitionInput = Input<Arc<Held>, Publish>;
+pub(super) type PartitionInput = Input<Held, Publish>;
 
 /// Wishes that come together are served by one new reader.
 const COLLECT: Duration = Duration::from_millis(20);
@@ -76,7 +77,7 @@ pub(super) struct FeedState {
 struct Slot {
     inbox: mpsc::UnboundedSender<PartitionInput>,
     /// Collected for it while a delivery is sorted.
-    chunk: Vec<QueuedMessage<Arc<Held>>>,
+    gathered: Gathered,
     /// Number of the reader that serves it.
     reader: Option<u64>,
     /// It waits for a reader that starts here or before, and not before this moment.
@@ -263,7 +264,7 @@ impl Feed {
         let now = Instant::now();
         let slot = self.slots.entry(subject).or_insert_with(|| Slot {
             inbox: inbox.clone(),
-            chunk: Vec::new(),
+            gathered: Gathered::default(),
             reader: None,
             wants: None,
             asked: None,
@@ -527,7 +528,7 @@ impl Feed {
     fn distribute(&mut self, at: usize, messages: Vec<StreamMessage>) {
         let Some(group) = self.groups.get_mut(at) else { return };
         let number = group.number;
-        let mut touched: Vec<Arc<str>> = Vec::new();
+        let mut touched = Vec::new();
         for message in messages {
             let sequence = message.sequence;
             if sequence > group.next && sequence > self.expired {
@@ -535,18 +536,22 @@ impl Feed {
                 self.hole = Some((from.min(group.next), to.max(sequence)));
             }
             group.next = sequence.next();
-            let Some((subject, _)) = self.slots.get_key_value(message.subject.as_str()) else { continue };
-            let subject = Arc::clone(subject);
-            let Some(slot) = self.slots.get_mut(&subject).filter(|slot| slot.reader == Some(number)) else { continue };
-            if slot.chunk.is_empty() {
-                touched.push(subject);
+            let Some(slot) = self.slots.get_mut(message.subject.as_str()) else { continue };
+            if slot.reader != Some(number) {
+                continue;
             }
-            slot.chunk.push(self.budget.queue(message));
+            if slot.gathered.is_empty() {
+                touched.push(message.subject.clone());
+            }
+            slot.gathered.push(&message);
         }
         for subject in touched {
-            if let Some(slot) = self.slots.get_mut(&subject) {
-                let messages = std::mem::take(&mut slot.chunk);
-                let _ = slot.inbox.send(Input::Messages { reader: number, messages });
+            if let Some((subject, _)) = self.slots.get_key_value(subject.as_str()) {
+                let subject = Arc::clone(subject);
+                if let Some(slot) = self.slots.get_mut(&subject) {
+                    let messages = slot.gathered.take(&subject, &self.budget);
+                    let _ = slot.inbox.send(Input::Messages { reader: number, messages });
+                }
             }
         }
     }

@@ -10,6 +10,7 @@
 //! lease.
 
 mod budget;
+mod chunk;
 mod feed;
 mod manager;
 mod partition;

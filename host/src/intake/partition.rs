@@ -4,13 +4,12 @@
 //! construction; meanwhile the machine goes on, above all to bound what waits. What goes to NATS is spawned and comes back as
 //! an input. The task owns its instance; dropping the task drops both.
 
-use super::budget::Held;
+use super::chunk::Held;
 use super::feed::{PartitionInput, Wish};
 use super::manager::{Shared, TaskEvent};
 use crate::nats::{OutgoingMessage, Published, StreamInfo};
 use crate::plugin::{CallError, Handled as PluginHandled, HandlerInstance, Message, Publish};
 use crate::telemetry::Verdict;
-use bytes::Bytes;
 use parti_coordination::record::{Owner, StreamIdentity};
 use parti_coordination::{
     Batch, CloseReason, Command, Completed, Epoch, Failure, Handled, Input, Now, OpenReason, Outgoing, Partition,
@@ -23,7 +22,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
-type Machine = PartitionMachine<Arc<Held>, Publish>;
+type Machine = PartitionMachine<Held, Publish>;
 
 /// A call that is open. It brings back the instance, if that is of any more use.
 type Calling = Pin<Box<dyn Future<Output = (Option<HandlerInstance>, Answer)> + Send>>;
@@ -174,7 +173,7 @@ impl PartitionTask {
         }
     }
 
-    fn execute(&mut self, command: Command<Arc<Held>, Publish>) {
+    fn execute(&mut self, command: Command<Held, Publish>) {
         match command {
             Command::Read => {
                 let (shared, key) = (Arc::clone(&self.shared), self.record_key.clone());
@@ -407,24 +406,19 @@ async fn open(
     }
 }
 
-async fn handle(mut instance: HandlerInstance, batch: Batch<Arc<Held>>) -> (Option<HandlerInstance>, Answer) {
+async fn handle(mut instance: HandlerInstance, batch: Batch<Held>) -> (Option<HandlerInstance>, Answer) {
     let begun = Instant::now();
-    let result = if batch.first_attempt > 1 {
-        let mut messages: Vec<Message> =
-            batch.messages.iter().map(|m| std::borrow::Borrow::<Message>::borrow(&*m.body).clone()).collect();
-        if let Some(first) = messages.first_mut() {
-            first.attempt = batch.first_attempt;
-        }
-        instance.handle(&messages).await
-    } else {
-        let messages: Vec<&Message> = batch.messages.iter().map(|m| std::borrow::Borrow::borrow(&*m.body)).collect();
-        instance.handle(&messages).await
-    };
+    // Only the first message can have been tried before.
+    let attempts = std::iter::once(batch.first_attempt).chain(std::iter::repeat(1));
+    let messages: Vec<Message<'_>> =
+        batch.messages.iter().zip(attempts).map(|(message, attempt)| message.body.message(attempt)).collect();
+    let result = instance.handle(&messages).await;
+    drop(messages);
     (Some(instance), Answer::Handled(result, begun.elapsed()))
 }
 
 /// Publishes everything and waits for every confirmation.
-async fn send(shared: &Shared, partition: &str, outgoing: Vec<Outgoing<Arc<Held>, Publish>>) -> Result<(), String> {
+async fn send(shared: &Shared, partition: &str, outgoing: Vec<Outgoing<Held, Publish>>) -> Result<(), String> {
     // Sent one after the other, so that a subject's outputs are stored in order; confirmed together.
     let count = outgoing.len();
     let mut receipts = Vec::with_capacity(count);
@@ -436,12 +430,15 @@ async fn send(shared: &Shared, partition: &str, outgoing: Vec<Outgoing<Arc<Held>
                 OutgoingMessage { subject: body.subject, id, headers: body.headers, payload: body.payload }
             }
             Outgoing::DeadLetter { id, message, reason, attempts } => {
-                let message: &Message = std::borrow::Borrow::borrow(&*message.body);
-                let mut headers = texts(&message.headers);
+                let (payload, message) = (message.body.payload(), message.body.message(1));
+                // NATS headers are text; what is none is carried over as far as it is.
+                let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+                let mut headers: Vec<(String, String)> =
+                    message.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
                 let origin: [(&str, String); 7] = [
                     ("Parti-Stream", shared.stream.clone()),
                     ("Parti-Sequence", message.sequence.to_string()),
-                    ("Parti-Subject", message.subject.clone()),
+                    ("Parti-Subject", message.subject.to_owned()),
                     ("Parti-Partition", partition.to_owned()),
                     ("Parti-Attempts", attempts.to_string()),
                     ("Parti-Reason", one_line(&reason)),
@@ -449,7 +446,7 @@ async fn send(shared: &Shared, partition: &str, outgoing: Vec<Outgoing<Arc<Held>
                 ];
                 headers.extend(origin.into_iter().map(|(name, value)| (name.to_owned(), value)));
                 let subject = shared.dead_letter.clone().unwrap_or_default();
-                OutgoingMessage { subject, id, headers, payload: message.payload.clone() }
+                OutgoingMessage { subject, id, headers, payload }
             }
         };
         let subject = message.subject.clone();
@@ -480,11 +477,6 @@ async fn send(shared: &Shared, partition: &str, outgoing: Vec<Outgoing<Arc<Held>
         }
     }
     result
-}
-
-/// Headers as the publisher takes them. NATS headers are text; what is none is carried over as far as it is.
-fn texts(headers: &[(String, Bytes)]) -> Vec<(String, String)> {
-    headers.iter().map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned())).collect()
 }
 
 /// A header value holds no line breaks.

@@ -4,6 +4,7 @@ use super::api::{ApiError, NoArguments};
 use super::backoff::Backoff;
 use super::connect_error::{ConnectError, explain};
 use super::greeting::{OLDEST, ServerVersion, greet};
+use super::wire::Endpoint;
 use async_nats::jetstream::account::Account;
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Event, ServerAddr};
@@ -103,6 +104,8 @@ pub(super) struct Inner {
     pub(super) jetstream: jetstream::Context,
     pub(super) operation_timeout: Duration,
     link: watch::Receiver<Link>,
+    /// How a reader connects.
+    endpoint: Endpoint,
 }
 
 impl Nats {
@@ -119,7 +122,7 @@ impl Nats {
 
         let (watcher, link) = watch_link();
         let client_options = client_options(&options, &servers, watcher).await?;
-        let client = timeout_at(deadline, client_options.connect(servers))
+        let client = timeout_at(deadline, client_options.connect(servers.clone()))
             .await
             .map_err(|_| ConnectError::Unreachable("the server greets, but then falls silent".to_owned()))?
             .map_err(|error| explain(&error))?;
@@ -130,7 +133,14 @@ impl Nats {
         }
         let jetstream =
             jetstream::context::ContextBuilder::new().timeout(options.operation_timeout).build(client.clone());
-        let inner = Inner { client, jetstream, operation_timeout: options.operation_timeout, link };
+        let endpoint = Endpoint {
+            servers,
+            login: options.login,
+            tls: options.tls,
+            name: format!("{} reader", options.name),
+            patience: options.operation_timeout.min(CONNECT_TIMEOUT),
+        };
+        let inner = Inner { client, jetstream, operation_timeout: options.operation_timeout, link, endpoint };
         let nats = Self { inner: Arc::new(inner) };
         nats.require_jetstream(began, deadline).await?;
         Ok(nats)
@@ -168,6 +178,18 @@ impl Nats {
     #[must_use]
     pub fn link(&self) -> watch::Receiver<Link> {
         self.inner.link.clone()
+    }
+
+    /// Where a reader connects: to the servers that are configured and those that they have told of.
+    pub(super) fn endpoint(&self) -> Endpoint {
+        let mut endpoint = self.inner.endpoint.clone();
+        let told = self.inner.client.server_info().connect_urls;
+        for server in told.iter().filter_map(|url| url.parse::<ServerAddr>().ok()) {
+            if !endpoint.servers.contains(&server) {
+                endpoint.servers.push(server);
+            }
+        }
+        endpoint
     }
 
     /// Version of the server that this connection leads to at the moment.

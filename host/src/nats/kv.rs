@@ -250,7 +250,7 @@ impl Store {
             start: Start::LatestOfEachSubject,
             filters: Filters::new(subjects),
         };
-        match Reader::open(&self.inner.nats, &options).await {
+        match Reader::open_shared(&self.inner.nats, &options).await {
             Ok(reader) => Ok(reader),
             Err(OpenReaderError::Failed { why, .. }) => Err(why),
             Err(error) => {
@@ -264,7 +264,7 @@ impl Store {
 
     pub(super) fn entry(&self, message: &StreamMessage) -> Option<(String, StoredEntry)> {
         let key = message.subject.strip_prefix(&self.inner.prefix)?;
-        let marker = is_marker(|name| message.header(name));
+        let marker = is_marker(|name| message.headers.get(name));
         Some((key.to_owned(), entry(&message.payload, message.sequence.0, marker)))
     }
 
@@ -311,8 +311,8 @@ fn entry(payload: &[u8], revision: u64, marker: bool) -> StoredEntry {
 }
 
 /// Whether a revision says that there is no value: after a deletion, a purge, or an expiry.
-fn is_marker<'a>(header: impl Fn(&str) -> Option<&'a str>) -> bool {
-    matches!(header(OPERATION), Some("DEL" | "PURGE")) || header(MARKER_REASON).is_some()
+fn is_marker<T: AsRef<str>>(header: impl Fn(&str) -> Option<T>) -> bool {
+    header(OPERATION).is_some_and(|operation| matches!(operation.as_ref(), "DEL" | "PURGE")) || header(MARKER_REASON).is_some()
 }
 
 /// Whether this can be a key: ADR-8 of the NATS architecture.

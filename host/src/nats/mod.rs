@@ -23,6 +23,7 @@ mod connect_error;
 mod connection;
 mod figures;
 mod greeting;
+mod headers;
 mod kv;
 #[cfg(test)]
 mod kv_tests;
@@ -37,15 +38,17 @@ mod stream;
 #[cfg(test)]
 mod testing;
 mod watch;
+mod wire;
 
 pub use api::ApiError;
 pub use backlog::{Backlog, Backlogs};
-pub use bare::{BareWay, bare_rate};
+pub use bare::{BareWay, bare_fill, bare_rate};
 pub use buckets::{BucketMismatch, BucketSpec, KeyLifetime, OpenBucketError};
 pub use connect_error::ConnectError;
 pub use connection::{ClientCertificate, ConnectOptions, Link, Login, Nats, Tls};
 pub use figures::PartitionFigures;
 pub use greeting::ServerVersion;
+pub use headers::{Headers, pairs as header_pairs};
 pub use kv::Store;
 pub use probe::{Peers, ProbeSetupError, Releases, Responder};
 pub use publisher::{OutgoingMessage, Published, Publisher, Receipt};

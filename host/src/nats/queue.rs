@@ -5,7 +5,7 @@
 
 use super::api::{ApiError, NoArguments};
 use super::connection::Nats;
-use super::reader::{Delivered, Filters, Reader, ReaderEnd, StreamMessage};
+use super::reader::{Delivered, Filters, Reader, ReaderEnd, StreamMessage, Way};
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, ReplayPolicy, pull};
 use bytes::Bytes;
@@ -146,7 +146,7 @@ impl QueueConsumers {
         ack_wait: Duration,
     ) -> Result<QueueReader, CreateConsumerError> {
         let pending = self.make(name, subjects, labels, ack_wait).await?;
-        let reader = Reader::attach(&self.nats, &self.stream, name.to_owned(), pending).await;
+        let reader = Reader::attach(&self.nats, &self.stream, name.to_owned(), Way::Own, pending).await;
         let failed = |why| CreateConsumerError::Failed { stream: self.stream.clone(), why };
         Ok(QueueReader { reader: reader.map_err(failed)? })
     }
@@ -235,8 +235,7 @@ impl QueueReader {
 
 impl From<Delivered> for QueueMessage {
     fn from(delivered: Delivered) -> Self {
-        let reply = delivered.message.reply.as_ref().map(ToString::to_string).unwrap_or_default();
-        Self { reply, times: delivered.delivery.times, message: delivered.into() }
+        Self { reply: delivered.reply.to_string(), times: delivered.delivery.times, message: delivered.into() }
     }
 }
 

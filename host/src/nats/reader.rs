@@ -4,12 +4,16 @@
 //! server never waits for the next one, and messages are handed out as they came, without the handle for acknowledgements that
 //! the client library attaches to each. A reader never recovers by itself. The host owns the positions, so only the host knows
 //! from where to read on.
+//!
+//! Who reads for as long as it lives does that over a [`Wire`] of its own; a short listing shares the client's connection.
 
 use super::api::{ApiError, NoArguments, connection_lost};
 use super::connection::{Link, Nats};
+use super::headers::Headers;
+use super::wire::{Batch, Wire, number};
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, ReplayPolicy, pull};
-use async_nats::{Message, StatusCode, Subject, Subscriber};
+use async_nats::{Subject, Subscriber};
 use bytes::Bytes;
 use futures::Stream as _;
 use parti_coordination::Sequence;
@@ -42,6 +46,12 @@ const INACTIVE: Duration = Duration::from_secs(30);
 
 /// Messages handed out at once at most.
 const CHUNK: usize = 1024;
+
+/// Codes by which the server says something (ADR-37 of the NATS architecture).
+const IDLE_HEARTBEAT: u16 = 100;
+const TIMEOUT: u16 = 408;
+const REQUEST_TERMINATED: u16 = 409;
+const NO_RESPONDERS: u16 = 503;
 
 /// What to read.
 #[derive(Debug, Clone)]
@@ -86,24 +96,16 @@ impl Filters {
 /// A message as the stream holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamMessage {
-    /// Its subject.
-    pub subject: String,
+    /// Its subject. Empty if what the server says is no text.
+    pub subject: Subject,
     /// Its place in the stream.
     pub sequence: Sequence,
     /// When the stream stored it, in nanoseconds since 1970.
     pub timestamp_ns: u64,
-    /// Its headers, names and values as published; a name may occur more than once.
-    pub headers: Vec<(String, String)>,
+    /// Its headers.
+    pub headers: Headers,
     /// Its payload.
     pub payload: Bytes,
-}
-
-impl StreamMessage {
-    /// The first value of a header.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
 }
 
 /// Why a reader could not be opened.
@@ -156,7 +158,7 @@ pub struct Reader {
     stream: String,
     consumer: String,
     inbox: Subject,
-    subscription: Subscriber,
+    source: Source,
     link: watch::Receiver<Link>,
     reconnects: u64,
     request: Bytes,
@@ -171,9 +173,40 @@ pub struct Reader {
     keep: bool,
 }
 
+/// Over which connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The one that everything else uses.
+    Shared,
+    /// One of its own.
+    Own,
+}
+
+/// Where what the server sends comes from.
+enum Source {
+    Shared(Subscriber),
+    /// The wire, what it has brought, and how much of that was taken.
+    Own(Wire, Batch, usize),
+}
+
+/// What the server has sent.
+struct Arrival {
+    subject: Subject,
+    /// Deliveries carry one; what the server itself says does not. (The status of a message is no sign: anybody can publish a
+    /// message with one.)
+    reply: Option<Subject>,
+    headers: Headers,
+    payload: Bytes,
+    /// What the server says instead of a message.
+    status: Option<(u16, String)>,
+}
+
 /// A message as the server delivered it.
 pub(super) struct Delivered {
-    pub(super) message: Message,
+    subject: Subject,
+    pub(super) reply: Subject,
+    headers: Headers,
+    payload: Bytes,
     pub(super) delivery: Delivery,
 }
 
@@ -187,23 +220,36 @@ struct NextRequest {
 }
 
 impl Reader {
-    /// Creates the consumer on the server.
+    /// Creates the consumer on the server, to be read over a connection of its own: for who reads much, or for long.
     ///
     /// # Errors
     /// See [`OpenReaderError`]; within the operation timeout.
     pub async fn open(nats: &Nats, options: &ReaderOptions) -> Result<Self, OpenReaderError> {
-        Self::open_as(nats, options, false).await
+        Self::open_as(nats, options, Way::Own, false).await
+    }
+
+    /// The same, over the connection that everything else uses.
+    ///
+    /// # Errors
+    /// See [`OpenReaderError`]; within the operation timeout.
+    pub(super) async fn open_shared(nats: &Nats, options: &ReaderOptions) -> Result<Self, OpenReaderError> {
+        Self::open_as(nats, options, Way::Shared, false).await
     }
 
     /// The same, for messages without payloads. Their size is in the header `Nats-Msg-Size`.
     ///
     /// # Errors
     /// See [`OpenReaderError`]; within the operation timeout.
-    pub async fn open_without_payloads(nats: &Nats, options: &ReaderOptions) -> Result<Self, OpenReaderError> {
-        Self::open_as(nats, options, true).await
+    pub(super) async fn open_without_payloads(nats: &Nats, options: &ReaderOptions) -> Result<Self, OpenReaderError> {
+        Self::open_as(nats, options, Way::Shared, true).await
     }
 
-    async fn open_as(nats: &Nats, options: &ReaderOptions, headers_only: bool) -> Result<Self, OpenReaderError> {
+    async fn open_as(
+        nats: &Nats,
+        options: &ReaderOptions,
+        way: Way,
+        headers_only: bool,
+    ) -> Result<Self, OpenReaderError> {
         let stream = options.stream.clone();
         let failed = |why| OpenReaderError::Failed { stream: stream.clone(), why };
         let name = format!("parti-{}", uuid::Uuid::new_v4().simple());
@@ -219,19 +265,34 @@ impl Reader {
             }
             why => failed(why),
         })?;
-        let mut reader = Self::attach(nats, &stream, name, created.num_pending).await.map_err(failed)?;
+        let mut reader = Self::attach(nats, &stream, name, way, created.num_pending).await.map_err(failed)?;
         reader.keep = false;
         Ok(reader)
     }
 
     /// Reads through a consumer that is there and that nobody else reads through. It stays when the reader is dropped.
-    pub(super) async fn attach(nats: &Nats, stream: &str, consumer: String, pending: u64) -> Result<Self, ApiError> {
+    pub(super) async fn attach(
+        nats: &Nats,
+        stream: &str,
+        consumer: String,
+        way: Way,
+        pending: u64,
+    ) -> Result<Self, ApiError> {
         let inbox = Subject::from(nats.inner.client.new_inbox());
+        let failed = |error: &dyn std::fmt::Display| ApiError::Failed(error.to_string());
         let subscribed = async {
-            let subscription = nats.inner.client.subscribe(inbox.clone()).await;
-            subscription.map_err(|error| ApiError::Failed(error.to_string()))
+            match way {
+                Way::Shared => {
+                    let subscription = nats.inner.client.subscribe(inbox.clone()).await;
+                    subscription.map(Source::Shared).map_err(|error| failed(&error))
+                }
+                Way::Own => {
+                    let wire = Wire::open(&nats.endpoint(), &inbox).await;
+                    wire.map(|wire| Source::Own(wire, Batch::default(), 0)).map_err(|error| failed(&error))
+                }
+            }
         };
-        let subscription = nats.while_connected(nats.operation_timeout(), subscribed).await?;
+        let source = nats.while_connected(nats.operation_timeout(), subscribed).await?;
         let request = NextRequest {
             batch: BATCH,
             max_bytes: BATCH_BYTES.max(2 * nats.max_payload()),
@@ -248,7 +309,7 @@ impl Reader {
             stream: stream.to_owned(),
             consumer,
             inbox,
-            subscription,
+            source,
             link,
             reconnects,
             request: request.into(),
@@ -311,6 +372,11 @@ impl Reader {
     /// Keeps two requests open.
     async fn request_more(&mut self) {
         while self.requested <= BATCH && self.end.is_none() {
+            if let Source::Own(wire, ..) = &self.source {
+                wire.publish(&self.next_request_subject, &self.inbox, &self.request);
+                self.requested += BATCH;
+                continue;
+            }
             let client = &self.nats.inner.client;
             let sent =
                 client.publish_with_reply(self.next_request_subject.clone(), self.inbox.clone(), self.request.clone());
@@ -330,10 +396,11 @@ impl Reader {
     async fn wait<T: From<Delivered>>(&mut self, into: &mut Vec<T>) {
         let mut link = self.link.clone();
         let reconnects = self.reconnects;
+        let shares = matches!(self.source, Source::Shared(_));
         let end = tokio::select! {
             biased;
             () = poll_fn(|cx| if self.drain(cx, into) { Poll::Ready(()) } else { Poll::Pending }) => return,
-            () = connection_lost(&mut link, reconnects) => ReaderEnd::Disconnected,
+            () = connection_lost(&mut link, reconnects), if shares => ReaderEnd::Disconnected,
             () = sleep(SILENCE) => ReaderEnd::Silent,
         };
         self.end = Some(end);
@@ -344,15 +411,15 @@ impl Reader {
         let mut some = false;
         let mut taken = 0;
         while taken < CHUNK && self.end.is_none() {
-            match Pin::new(&mut self.subscription).poll_next(cx) {
+            match self.source.poll_next(cx) {
                 Poll::Pending => break,
-                Poll::Ready(None) => self.end = Some(ReaderEnd::Disconnected),
-                // Deliveries carry a reply subject, what the server itself says does not. (The status of a message is no
-                // sign: anybody can publish a message with one.)
-                Poll::Ready(Some(message)) if message.reply.is_none() => self.heed(&message),
-                Poll::Ready(Some(message)) => {
+                Poll::Ready(Err(end)) => self.end = Some(end),
+                Poll::Ready(Ok(Arrival { reply: None, headers, status, .. })) => self.heed(status, &headers),
+                Poll::Ready(Ok(Arrival { subject, reply: Some(reply), headers, payload, .. })) => {
                     taken += 1;
-                    into.extend(self.accept(message).map(T::from));
+                    if let Some(delivery) = self.accept(&reply) {
+                        into.push(T::from(Delivered { subject, reply, headers, payload, delivery }));
+                    }
                 }
             }
             some = true;
@@ -360,8 +427,8 @@ impl Reader {
         some
     }
 
-    fn accept(&mut self, message: Message) -> Option<Delivered> {
-        let Some(delivery) = message.reply.as_ref().and_then(|reply| Delivery::parse(reply)) else {
+    fn accept(&mut self, reply: &str) -> Option<Delivery> {
+        let Some(delivery) = Delivery::parse(reply) else {
             self.end = Some(ReaderEnd::Refused("a delivery does not say which it is".to_owned()));
             return None;
         };
@@ -373,27 +440,68 @@ impl Reader {
         self.delivered = expected;
         self.pending = delivery.pending;
         self.requested = self.requested.saturating_sub(1);
-        Some(Delivered { message, delivery })
+        Some(delivery)
     }
 
-    /// What the server says between messages.
-    fn heed(&mut self, message: &Message) {
-        let description = message.description.as_deref().unwrap_or_default();
-        let unserved = || message.headers.as_ref()?.get("Nats-Pending-Messages")?.as_str().parse::<u64>().ok();
-        let end = match message.status {
-            Some(StatusCode::IDLE_HEARTBEAT) => return,
-            Some(StatusCode::NO_RESPONDERS) => ReaderEnd::Deleted,
-            Some(StatusCode::REQUEST_TERMINATED) if matches!(description, "Consumer Deleted" | "Stream Deleted") => {
+    /// What the server says between messages (ADR-37 of the NATS architecture).
+    fn heed(&mut self, status: Option<(u16, String)>, headers: &Headers) {
+        let (code, description) = status.unwrap_or_default();
+        let unserved = || headers.get("Nats-Pending-Messages")?.parse::<u64>().ok();
+        let end = match code {
+            IDLE_HEARTBEAT => return,
+            NO_RESPONDERS => ReaderEnd::Deleted,
+            REQUEST_TERMINATED if matches!(description.as_str(), "Consumer Deleted" | "Stream Deleted") => {
                 ReaderEnd::Deleted
             }
             // A request has expired, or is full by bytes; it says how many messages it did not bring.
-            Some(StatusCode::TIMEOUT | StatusCode::REQUEST_TERMINATED) if let Some(unserved) = unserved() => {
+            TIMEOUT | REQUEST_TERMINATED if let Some(unserved) = unserved() => {
                 self.requested = self.requested.saturating_sub(unserved);
                 return;
             }
-            status => ReaderEnd::Refused(format!("{} {description}", status.map_or(0, |status| status.as_u16()))),
+            code => ReaderEnd::Refused(format!("{code} {description}")),
         };
         self.end = Some(end);
+    }
+}
+
+impl Source {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arrival, ReaderEnd>> {
+        match self {
+            Self::Shared(subscription) => Pin::new(subscription).poll_next(cx).map(|message| {
+                let message = message.ok_or(ReaderEnd::Disconnected)?;
+                Ok(Arrival {
+                    headers: message.headers.as_ref().map(Headers::from).unwrap_or_default(),
+                    status: message.status.map(|status| (status.as_u16(), message.description.unwrap_or_default())),
+                    subject: message.subject,
+                    reply: message.reply,
+                    payload: message.payload,
+                })
+            }),
+            Self::Own(wire, batch, taken) => loop {
+                if let Some(frame) = batch.frame(*taken) {
+                    *taken += 1;
+                    let reply = batch.reply(frame);
+                    let headers = Headers::from_block(batch.headers(frame));
+                    let is_message = !reply.is_empty();
+                    let status = if is_message { None } else { headers.status() };
+                    return Poll::Ready(Ok(Arrival {
+                        subject: text(batch.subject(frame)),
+                        reply: is_message.then(|| text(reply)),
+                        status: status.map(|(code, words)| (code, words.into_owned())),
+                        payload: batch.payload(frame),
+                        headers,
+                    }));
+                }
+                if let Some(text) = batch.refused.take() {
+                    return Poll::Ready(Err(ReaderEnd::Refused(text)));
+                }
+                match wire.poll_batch(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(None) => return Poll::Ready(Err(ReaderEnd::Disconnected)),
+                    Poll::Ready(Some(next)) => (*batch, *taken) = (next, 0),
+                }
+            },
+        }
     }
 }
 
@@ -436,18 +544,15 @@ fn config(name: &str, options: &ReaderOptions, headers_only: bool) -> consumer::
     consumer::IntoConsumerConfig::into_consumer_config(config)
 }
 
+/// Nothing that is no text is a subject that anybody here waits for.
+fn text(bytes: Bytes) -> Subject {
+    Subject::from_utf8(bytes).unwrap_or_else(|_| Subject::from_static(""))
+}
+
 impl From<Delivered> for StreamMessage {
-    fn from(Delivered { message, delivery }: Delivered) -> Self {
-        let headers = message.headers.iter().flat_map(async_nats::HeaderMap::iter);
-        Self {
-            subject: message.subject.to_string(),
-            sequence: Sequence(delivery.sequence),
-            timestamp_ns: delivery.timestamp_ns,
-            headers: headers
-                .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())))
-                .collect(),
-            payload: message.payload,
-        }
+    fn from(Delivered { subject, headers, payload, delivery, .. }: Delivered) -> Self {
+        let (sequence, timestamp_ns) = (Sequence(delivery.sequence), delivery.timestamp_ns);
+        Self { subject, sequence, timestamp_ns, headers, payload }
     }
 }
 
@@ -463,15 +568,15 @@ pub(super) struct Delivery {
 
 impl Delivery {
     fn parse(reply: &str) -> Option<Self> {
-        let rest = reply.strip_prefix("$JS.ACK.")?;
-        let leading = match rest.bytes().filter(|byte| *byte == b'.').count() + 1 {
+        let rest = reply.strip_prefix("$JS.ACK.")?.as_bytes();
+        let leading = match memchr::memchr_iter(b'.', rest).count() + 1 {
             // stream, consumer
             7 => 2,
             // domain, account, stream, consumer
             9.. => 4,
             _ => return None,
         };
-        let mut numbers = rest.split('.').skip(leading).map(|token| token.parse().ok());
+        let mut numbers = rest.split(|byte| *byte == b'.').skip(leading).map(number);
         Some(Self {
             times: numbers.next()??,
             sequence: numbers.next()??,

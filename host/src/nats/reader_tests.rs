@@ -63,8 +63,8 @@ async fn reading_from_a_sequence_brings_exactly_what_follows_in_order() {
         let messages = read(&mut reader, 4000).await;
         assert_eq!(messages.len(), 4000);
         for (n, message) in (1000..).zip(&messages) {
-            assert_eq!((message.sequence.0, message.header("n").unwrap()), (n + 1, n.to_string().as_str()));
-            assert_eq!(message.subject, format!("work.{}", n % 10));
+            assert_eq!((message.sequence.0, message.headers.get("n").unwrap()), (n + 1, n.to_string().into()));
+            assert_eq!(message.subject, format!("work.{}", n % 10).into());
             assert_eq!(message.headers.iter().filter(|(name, _)| name == "n").count(), 2);
         }
         assert_eq!(reader.pending(), 0);

@@ -3,6 +3,7 @@
 use super::api::{ApiError, NoArguments};
 use super::connection::Nats;
 use super::kv::read_backlog;
+use super::headers::Headers;
 use super::reader::{Filters, OpenReaderError, Reader, ReaderOptions, Start, StreamMessage};
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::RawMessage as EncodedMessage;
@@ -76,9 +77,9 @@ impl Stored {
         Ok(Some(StreamMessage {
             sequence: Sequence(message.sequence),
             timestamp_ns: u64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(0),
-            headers: parse_headers(&decode(message.headers.as_deref().unwrap_or_default())?),
+            headers: Headers::from_block(decode(message.headers.as_deref().unwrap_or_default())?.into()),
             payload: decode(&message.payload)?.into(),
-            subject: message.subject,
+            subject: message.subject.into(),
         }))
     }
 
@@ -168,14 +169,6 @@ impl Stored {
     }
 }
 
-/// The headers of a message, in their order. (The client library keeps one value of each name only.)
-fn parse_headers(block: &[u8]) -> Vec<(String, String)> {
-    let text = String::from_utf8_lossy(block);
-    // The first line names the protocol.
-    let lines = text.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
-    lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::publisher::{OutgoingMessage, Publisher};
@@ -204,7 +197,7 @@ mod tests {
             let third = stored.message(Sequence(3)).await.unwrap().unwrap();
             assert_eq!((third.subject.as_str(), third.payload.as_ref()), ("work.odd", &b"3"[..]));
             let values: Vec<_> =
-                third.headers.iter().filter(|(name, _)| name == "a").map(|(_, v)| v.as_str()).collect();
+                third.headers.texts().into_iter().filter(|(name, _)| name == "a").map(|(_, v)| v).collect();
             assert_eq!(values, ["1", "2"]);
             for absent in [0, 11, u64::MAX] {
                 assert_eq!(stored.message(Sequence(absent)).await, Ok(None), "{absent}");

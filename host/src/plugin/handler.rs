@@ -7,9 +7,8 @@ use super::error::{CallError, LoadError};
 use super::host::{Exceeded, Failure, HostState, PluginConfig, PluginStats, Publish, Shared};
 use super::inspect::{Inspection, PluginKind, inspect};
 use super::limits::Limits;
-use bytes::Bytes;
 use parti_coordination::{CloseReason, Completed, OpenReason, Outcome, Partition, Sequence, Snapshot};
-use std::borrow::Borrow;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::error::Elapsed;
@@ -36,11 +35,11 @@ pub struct PluginSettings {
     pub limits: Limits,
 }
 
-/// A message for a handler.
+/// A message for a handler, wherever it lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
+pub struct Message<'a> {
     /// The subject it was published to.
-    pub subject: String,
+    pub subject: &'a str,
     /// Its place in the stream.
     pub sequence: Sequence,
     /// When the stream stored it: nanoseconds since the Unix epoch.
@@ -48,9 +47,9 @@ pub struct Message {
     /// 1 for the first delivery.
     pub attempt: u32,
     /// Its headers, in order; a name may come several times.
-    pub headers: Vec<(String, Bytes)>,
+    pub headers: Vec<(Cow<'a, str>, &'a [u8])>,
     /// Its content.
-    pub payload: Bytes,
+    pub payload: &'a [u8],
 }
 
 /// What a handler made of a batch.
@@ -210,33 +209,31 @@ pub struct HandlerInstance {
 }
 
 impl HandlerInstance {
-    /// Let the guest handle messages, in order. Takes whatever holds messages (`Message`, `&Message`, `Arc<Message>`), and
-    /// copies them only once, into the guest's memory.
+    /// Let the guest handle messages, in order. They are copied once, into the guest's memory.
     ///
     /// # Errors
     /// A failed call; a wrong answer, with which nothing counts as handled.
-    pub async fn handle<M: Borrow<Message> + Sync>(&mut self, batch: &[M]) -> Result<Handled, CallError> {
+    pub async fn handle(&mut self, batch: &[Message<'_>]) -> Result<Handled, CallError> {
         let until = self.cell.begin()?;
-        self.cell.store.data_mut().begin_batch(batch.iter().map(|message| message.borrow().sequence));
+        self.cell.store.data_mut().begin_batch(batch.iter().map(|message| message.sequence));
         let headers: Vec<wit::HeaderParam<'_>> = batch
             .iter()
-            .flat_map(|message| &message.borrow().headers)
+            .flat_map(|message| &message.headers)
             .map(|(name, value)| wit::HeaderParam { name, value })
             .collect();
         let mut rest = headers.as_slice();
         let messages: Vec<wit::Message<'_>> = batch
             .iter()
             .map(|message| {
-                let message = message.borrow();
                 let (headers, others) = rest.split_at(message.headers.len());
                 rest = others;
                 wit::Message {
-                    subject: &message.subject,
+                    subject: message.subject,
                     sequence: message.sequence.0,
                     timestamp_ns: message.timestamp_ns,
                     attempt: message.attempt,
                     headers,
-                    payload: &message.payload,
+                    payload: message.payload,
                 }
             })
             .collect();

@@ -13,8 +13,7 @@ mod worker;
 use super::child::{Leash, Server, failed};
 use crate::error::OperatorError;
 use crate::nats::{
-    BareWay, ConnectOptions, Login, Nats, NewStream, OutgoingMessage, Published, Publisher, Retention, Storage,
-    StreamInfo, bare_rate,
+    BareWay, ConnectOptions, Login, Nats, NewStream, Retention, Storage, StreamInfo, bare_fill, bare_rate,
 };
 use bytes::Bytes;
 use clap::Args;
@@ -24,9 +23,6 @@ use std::time::Duration;
 
 /// Name of the stream that both sides read.
 const STREAM: &str = "bench";
-
-/// Unconfirmed messages while the stream is filled.
-const IN_FLIGHT: usize = 4096;
 
 /// What `parti bench` takes.
 #[derive(Debug, Args)]
@@ -134,32 +130,9 @@ async fn fill(nats: &Nats, args: &BenchArgs) -> Result<(), OperatorError> {
         duplicate_window: Duration::from_secs(1),
     };
     StreamInfo::create(nats, &new).await.map_err(|error| cannot(error.to_string()))?;
-    let publisher = Publisher::new(nats, IN_FLIGHT);
     let payload = Bytes::from(vec![b'x'; usize::try_from(args.size).unwrap_or_default()]);
-    let mut receipts = std::collections::VecDeque::new();
-    for number in 0..args.messages {
-        let message = OutgoingMessage {
-            subject: format!("work.p-{}", number % u64::from(args.partitions)),
-            id: number.to_string(),
-            headers: Vec::new(),
-            payload: payload.clone(),
-        };
-        receipts.push_back(publisher.send(message).await);
-        if receipts.len() >= IN_FLIGHT / 2
-            && let Some(receipt) = receipts.pop_front()
-        {
-            confirm(receipt.published().await).map_err(cannot)?;
-        }
-    }
-    for receipt in receipts {
-        confirm(receipt.published().await).map_err(cannot)?;
-    }
-    Ok(())
-}
-
-fn confirm(published: Published) -> Result<(), String> {
-    match published {
-        Published::Confirmed { .. } => Ok(()),
-        other => Err(format!("{other:?}")),
-    }
+    let subject = |number| format!("work.p-{}", number % u64::from(args.partitions));
+    bare_fill(nats, args.messages, subject, payload).await.map_err(|error| cannot(error.to_string()))?;
+    let stored = StreamInfo::of(nats, STREAM).await.map_err(|error| cannot(error.to_string()))?.last.0;
+    if stored == args.messages { Ok(()) } else { Err(cannot(format!("{stored} messages were stored"))) }
 }

@@ -245,7 +245,7 @@ impl Lane {
         let mut touched = BTreeSet::new();
         let mut astray = false;
         for delivery in chunk.drain(..) {
-            let Some(slot) = self.slots.get_mut(&delivery.message.subject) else { continue };
+            let Some(slot) = self.slots.get_mut(delivery.message.subject.as_str()) else { continue };
             if slot.reader != Some(number) {
                 continue;
             }
@@ -255,8 +255,8 @@ impl Lane {
                     self.acks.acknowledge(delivery.reply);
                 }
                 Verdict::New => {
-                    touched.insert(delivery.message.subject.clone());
-                    slot.chunk.push(self.queue.budget.queue(delivery.message));
+                    slot.gathered.push(&delivery.message);
+                    touched.insert(delivery.message.subject.to_string());
                 }
                 Verdict::Known => {}
                 Verdict::Astray => astray = true,
@@ -264,7 +264,7 @@ impl Lane {
         }
         for subject in touched {
             if let Some(slot) = self.slots.get_mut(&subject) {
-                let messages = std::mem::take(&mut slot.chunk);
+                let messages = slot.gathered.take(&subject.into(), &self.queue.budget);
                 slot.tell(Input::Messages { reader: number, messages });
             }
         }

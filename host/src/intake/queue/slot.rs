@@ -1,11 +1,10 @@
 //! One partition in a lane: what was delivered for it and is not acknowledged yet.
 
-use super::super::budget::Held;
+use super::super::chunk::Gathered;
 use super::super::feed::PartitionInput;
 use crate::nats::QueueMessage;
-use parti_coordination::{Position, QueuedMessage, Sequence};
+use parti_coordination::{Position, Sequence};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
 
@@ -46,7 +45,7 @@ pub(super) struct Slot {
     /// Bytes that it holds while it is parked.
     pub(super) parked: usize,
     /// Collected for it while a delivery is sorted.
-    pub(super) chunk: Vec<QueuedMessage<Arc<Held>>>,
+    pub(super) gathered: Gathered,
     waiting: BTreeMap<Sequence, Waiting>,
 }
 
@@ -109,14 +108,14 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nats::StreamMessage;
+    use crate::nats::{Headers, StreamMessage};
 
     fn delivery(sequence: u64, times: u64, reply: &str) -> QueueMessage {
         let message = StreamMessage {
             subject: "work.a".into(),
             sequence: Sequence(sequence),
             timestamp_ns: 0,
-            headers: Vec::new(),
+            headers: Headers::default(),
             payload: bytes::Bytes::new(),
         };
         QueueMessage { message, reply: reply.into(), times }

@@ -36,7 +36,7 @@ async fn a_rust_component_needs_no_grant_and_serves_a_partition_from_open_to_clo
 async fn payload_headers_and_configuration_arrive_as_they_are() {
     let engine = PluginEngine::new().unwrap();
     let mut instance = open(&load_example(&engine, "relay", json!({"prefix": "copy.of"}))).await.unwrap();
-    let batch = [message(7, vec![0, 0xff, b'\n']), message(9, "")];
+    let batch = [message(7, b"\0\xff\n"), message(9, "")];
     let handled = instance.handle(&batch).await.unwrap();
     let expected: Vec<Publish> = batch
         .into_iter()
@@ -44,14 +44,24 @@ async fn payload_headers_and_configuration_arrive_as_they_are() {
             cause: message.sequence,
             subject: "copy.of.work.a".to_owned(),
             headers: vec![("h".to_owned(), "v".to_owned())],
-            payload: message.payload,
+            payload: bytes::Bytes::copy_from_slice(message.payload),
         })
         .collect();
     assert_eq!(handled.publishes, expected);
 }
 
-fn readings(sequences: std::ops::RangeInclusive<u64>) -> Vec<Message> {
-    sequences.map(|sequence| message(sequence, format!(r#"{{"value": {}}}"#, sequence % 7))).collect()
+const READINGS: [&str; 7] = [
+    r#"{"value": 0}"#,
+    r#"{"value": 1}"#,
+    r#"{"value": 2}"#,
+    r#"{"value": 3}"#,
+    r#"{"value": 4}"#,
+    r#"{"value": 5}"#,
+    r#"{"value": 6}"#,
+];
+
+fn readings(sequences: std::ops::RangeInclusive<u64>) -> Vec<Message<'static>> {
+    sequences.map(|sequence| message(sequence, READINGS[usize::try_from(sequence % 7).unwrap()])).collect()
 }
 
 #[tokio::test]
@@ -170,8 +180,9 @@ async fn costs_of_a_small_handler() {
 
     let mut instance = open(&plugin).await.unwrap();
     for (count, bytes, rounds) in [(1_u64, 100, 200_000_u32), (64, 1024, 10_000)] {
-        let batch: Vec<Message> = (1..=count)
-            .map(|sequence| Message { headers: Vec::new(), ..message(sequence, vec![b'x'; bytes]) })
+        let payload = vec![b'x'; bytes];
+        let batch: Vec<Message<'_>> = (1..=count)
+            .map(|sequence| Message { headers: Vec::new(), ..message(sequence, &payload) })
             .collect();
         for warm in [true, false] {
             let begun = computed();

@@ -44,17 +44,17 @@ async fn open(plugin: &HandlerPlugin) -> Result<HandlerInstance, CallError> {
     plugin.open(&partition("a"), OpenReason::Assigned, None).await
 }
 
-fn message(sequence: u64, payload: impl Into<bytes::Bytes>) -> Message {
+fn message(sequence: u64, payload: &(impl AsRef<[u8]> + ?Sized)) -> Message<'_> {
     Message {
-        subject: "work.a".to_owned(),
+        subject: "work.a",
         sequence: Sequence(sequence),
         timestamp_ns: 0,
         attempt: 1,
-        headers: vec![("h".to_owned(), "v".into())],
-        payload: payload.into(),
+        headers: vec![("h".into(), b"v")],
+        payload: payload.as_ref(),
     }
 }
 
-fn messages(count: u64) -> Vec<Message> {
+fn messages(count: u64) -> Vec<Message<'static>> {
     (1..=count).map(|sequence| message(sequence, "payload")).collect()
 }

@@ -48,8 +48,9 @@ pub(super) struct Letter {
 impl Letter {
     /// Reads the headers. A worker's come last: those of the same name before are the original's own.
     pub(super) fn of(message: &StreamMessage) -> Self {
+        let headers = message.headers.texts();
         let last = |name: &str| {
-            let mut values = message.headers.iter().rev().filter(|(key, _)| key == name);
+            let mut values = headers.iter().rev().filter(|(key, _)| key == name);
             values.next().map(|(_, value)| value.clone())
         };
         let size = last(SIZE).and_then(|size| size.parse().ok());
@@ -79,6 +80,7 @@ pub(super) fn original_headers(headers: &[(String, String)]) -> Vec<(String, Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nats::Headers;
 
     #[test]
     fn what_a_worker_said_counts_and_not_what_the_original_pretended() {
@@ -89,12 +91,12 @@ mod tests {
             subject: "dead.letters".into(),
             sequence: Sequence(17),
             timestamp_ns: 0,
-            headers: headers.clone(),
+            headers: Headers::from_pairs(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))),
             payload: "abc".into(),
         };
         let letter = Letter::of(&message);
         assert_eq!((letter.subject.as_deref(), letter.bytes), (Some("true"), Some(3)));
         assert_eq!(original_headers(&headers), headers[..3]);
-        assert_eq!(Letter::of(&StreamMessage { headers: Vec::new(), ..message }).subject, None);
+        assert_eq!(Letter::of(&StreamMessage { headers: Headers::default(), ..message }).subject, None);
     }
 }

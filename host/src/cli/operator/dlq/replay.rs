@@ -167,12 +167,12 @@ impl Letters {
         let Some(subject) = subject else {
             return failed("no worker has put it there: it has no Parti-Subject header");
         };
-        if subject == message.subject {
+        if subject == *message.subject {
             return failed("its original subject is the dead-letter subject itself");
         }
         let (stream, id) = (&self.stream, message.sequence);
         let id = format!("parti-replay/{}@{}/{id}", stream.name, stream.created);
-        let headers = original_headers(&message.headers);
+        let headers = original_headers(&message.headers.texts());
         let message = OutgoingMessage { subject, id, headers, payload: message.payload };
         match publisher.send(message).await.published().await {
             Published::Confirmed { stream, sequence, duplicate: false } => Outcome::Replayed { stream, sequence },

@@ -36,7 +36,7 @@ struct Shown<'a> {
     #[serde(flatten)]
     letter: Letter,
     /// Names and values in their order; a name may come more than once.
-    headers: &'a [(String, String)],
+    headers: Vec<(String, String)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,7 +62,7 @@ async fn show(args: &ShowArgs, connected: &Connected) -> Result<(), OperatorErro
     let text = text(&message.payload);
     if args.place.json {
         let payload_base64 = text.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(&message.payload));
-        print_json(&Shown { letter: Letter::of(&message), headers: &message.headers, payload: text, payload_base64 });
+        print_json(&Shown { letter: Letter::of(&message), headers: message.headers.texts(), payload: text, payload_base64 });
     } else {
         print(page(&message, text));
     }
@@ -82,8 +82,8 @@ fn page(message: &StreamMessage, text: Option<&str>) -> String {
     let mut page = String::new();
     let _ = writeln!(page, "dead letter {} of {}, stored on {}", letter.id, letter.time, one_line(&message.subject));
     let width = message.headers.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    for (name, value) in &message.headers {
-        let _ = writeln!(page, "{:width$}  {}", one_line(name), one_line(value));
+    for (name, value) in message.headers.texts() {
+        let _ = writeln!(page, "{:width$}  {}", one_line(&name), one_line(&value));
     }
     let _ = writeln!(page, "\n{} bytes{}", message.payload.len(), if text.is_some() { "" } else { ", no text" });
     match text {
