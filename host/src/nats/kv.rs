@@ -312,7 +312,8 @@ fn entry(payload: &[u8], revision: u64, marker: bool) -> StoredEntry {
 
 /// Whether a revision says that there is no value: after a deletion, a purge, or an expiry.
 fn is_marker<T: AsRef<str>>(header: impl Fn(&str) -> Option<T>) -> bool {
-    header(OPERATION).is_some_and(|operation| matches!(operation.as_ref(), "DEL" | "PURGE")) || header(MARKER_REASON).is_some()
+    header(OPERATION).is_some_and(|operation| matches!(operation.as_ref(), "DEL" | "PURGE"))
+        || header(MARKER_REASON).is_some()
 }
 
 /// Whether this can be a key: ADR-8 of the NATS architecture.

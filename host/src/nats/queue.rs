@@ -5,7 +5,7 @@
 
 use super::api::{ApiError, NoArguments};
 use super::connection::Nats;
-use super::reader::{Delivered, Filters, Reader, ReaderEnd, StreamMessage, Way};
+use super::reader::{Connection, Delivered, Filters, Reader, ReaderEnd, StreamMessage, Way};
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, ReplayPolicy, pull};
 use bytes::Bytes;
@@ -146,7 +146,8 @@ impl QueueConsumers {
         ack_wait: Duration,
     ) -> Result<QueueReader, CreateConsumerError> {
         let pending = self.make(name, subjects, labels, ack_wait).await?;
-        let reader = Reader::attach(&self.nats, &self.stream, name.to_owned(), Way::Own, pending).await;
+        let reader =
+            Reader::attach(&self.nats, &self.stream, name.to_owned(), Way::AskedOver(Connection::Own), pending).await;
         let failed = |why| CreateConsumerError::Failed { stream: self.stream.clone(), why };
         Ok(QueueReader { reader: reader.map_err(failed)? })
     }

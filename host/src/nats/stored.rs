@@ -2,8 +2,8 @@
 
 use super::api::{ApiError, NoArguments};
 use super::connection::Nats;
-use super::kv::read_backlog;
 use super::headers::Headers;
+use super::kv::read_backlog;
 use super::reader::{Filters, OpenReaderError, Reader, ReaderOptions, Start, StreamMessage};
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::RawMessage as EncodedMessage;

@@ -210,8 +210,12 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return true;
         }
         if self.handled > 0 {
+            // Messages hold their memory until they are committed: a queue that is half full, mostly of handled ones, would
+            // only wait for the interval.
+            let crowded = self.queue_bytes >= self.limits.queue_bytes / 2 && self.handled * 2 >= self.queue.len();
+            let many = self.handled >= self.limits.max_uncommitted / 2;
             let since = self.handled_since.unwrap_or(self.now);
-            return self.handled >= self.limits.max_uncommitted / 2 || self.due(since + self.limits.commit_interval);
+            return crowded || many || self.due(since + self.limits.commit_interval);
         }
         let moved = self.position() > self.committed();
         moved && self.due(self.committed_at + IDLE_COMMIT)

@@ -165,9 +165,8 @@ async fn secure(socket: Box<dyn Socket>, tls: Tls, host: &str) -> Result<Box<dyn
 }
 
 fn client_config(tls: &Tls) -> Result<ClientConfig, WireError> {
-    let failed = |file: &std::path::Path, error: &dyn std::fmt::Display| {
-        WireError::Tls(format!("{}: {error}", file.display()))
-    };
+    let failed =
+        |file: &std::path::Path, error: &dyn std::fmt::Display| WireError::Tls(format!("{}: {error}", file.display()));
     let certificates = |file: &std::path::Path| {
         let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         read.map_err(|error| failed(file, &error))

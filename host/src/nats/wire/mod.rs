@@ -57,7 +57,7 @@ impl Wire {
         Ok(Self { batches, orders, _task: task })
     }
 
-    /// Publishes, with the subject for the answers. What is sent into a connection that is lost is lost with it.
+    /// Publishes, with the subject for the answers if there is one. What is sent into a connection that is lost is lost with it.
     pub(super) fn publish(&self, subject: &str, reply: &str, payload: &[u8]) {
         let mut line = format!("PUB {subject} {reply} {}\r\n", payload.len()).into_bytes();
         line.extend_from_slice(payload);

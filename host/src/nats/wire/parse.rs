@@ -118,7 +118,12 @@ pub(super) fn parse(buffer: &mut BytesMut) -> Result<Parsed, WireError> {
 
 enum Operation {
     /// Places are those in the line.
-    Message { subject: Range<usize>, reply: Range<usize>, header_bytes: usize, bytes: usize },
+    Message {
+        subject: Range<usize>,
+        reply: Range<usize>,
+        header_bytes: usize,
+        bytes: usize,
+    },
     Ping,
     Refused(String),
     /// Nothing that a reader has to heed.

@@ -87,7 +87,8 @@ async fn a_wire_opens_the_same_doors_as_the_client() {
     // The example pair of the NATS documentation.
     const SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
     const PUBLIC: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
-    let users = format!("jetstream: {{}}\nauthorization {{ users: [{{ user: u, password: p }}, {{ nkey: {PUBLIC} }}] }}");
+    let users =
+        format!("jetstream: {{}}\nauthorization {{ users: [{{ user: u, password: p }}, {{ nkey: {PUBLIC} }}] }}");
     let server = TestServer::with_config(Release::Newest, &users).await;
     let with = |login| ConnectOptions { login, ..options(&server.url()) };
     hears(&server, with(Login::Password { user: "u".to_owned(), password: "p".to_owned() })).await;
@@ -127,10 +128,8 @@ async fn a_wire_speaks_tls_and_shows_its_certificate() {
     );
     let server = TestServer::with_config(Release::Newest, &tls).await;
     let client = ClientCertificate { certificate: file("cert.pem"), key: file("key.pem") };
-    let secured = |client| ConnectOptions {
-        tls: Some(Tls { ca: Some(file("ca.pem")), client }),
-        ..options(&server.url())
-    };
+    let secured =
+        |client| ConnectOptions { tls: Some(Tls { ca: Some(file("ca.pem")), client }), ..options(&server.url()) };
     hears(&server, secured(Some(client.clone()))).await;
 
     let nats = Nats::connect(secured(Some(client))).await.unwrap();

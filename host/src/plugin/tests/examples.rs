@@ -181,9 +181,8 @@ async fn costs_of_a_small_handler() {
     let mut instance = open(&plugin).await.unwrap();
     for (count, bytes, rounds) in [(1_u64, 100, 200_000_u32), (64, 1024, 10_000)] {
         let payload = vec![b'x'; bytes];
-        let batch: Vec<Message<'_>> = (1..=count)
-            .map(|sequence| Message { headers: Vec::new(), ..message(sequence, &payload) })
-            .collect();
+        let batch: Vec<Message<'_>> =
+            (1..=count).map(|sequence| Message { headers: Vec::new(), ..message(sequence, &payload) }).collect();
         for warm in [true, false] {
             let begun = computed();
             for _ in 0..rounds {

@@ -70,6 +70,15 @@ fn an_idle_partition_s_position_follows_its_reader_and_is_written_at_release() {
 }
 
 #[test]
+fn what_is_handled_is_committed_before_it_fills_the_queue() {
+    let mut hand = Hand::running(Limits { queue_bytes: 120, max_uncommitted: 100, queue_messages: 100, ..limits() });
+    hand.messages(1..=10);
+    assert_eq!(batch(&hand.acked(4)).0, [5, 6, 7, 8], "most of it is still to be handled");
+    assert_eq!(hand.acked(4), [Command::Snapshot]);
+    assert_eq!(batch(&hand.state(&[1, 2, 3, 4, 5, 6, 7, 8])[1..].to_vec()).0, [9, 10]);
+}
+
+#[test]
 fn what_a_crash_repeats_is_bounded() {
     let mut hand = Hand::running(Limits { queue_messages: 100, ..limits() });
     hand.messages(1..=20);

@@ -62,7 +62,12 @@ async fn show(args: &ShowArgs, connected: &Connected) -> Result<(), OperatorErro
     let text = text(&message.payload);
     if args.place.json {
         let payload_base64 = text.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(&message.payload));
-        print_json(&Shown { letter: Letter::of(&message), headers: message.headers.texts(), payload: text, payload_base64 });
+        print_json(&Shown {
+            letter: Letter::of(&message),
+            headers: message.headers.texts(),
+            payload: text,
+            payload_base64,
+        });
     } else {
         print(page(&message, text));
     }

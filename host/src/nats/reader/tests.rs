@@ -42,6 +42,26 @@ async fn open(nats: &Nats, start: u64) -> Reader {
     Reader::open(nats, &options).await.unwrap()
 }
 
+/// Publishes a message without a payload, with headers that a client library would not send.
+async fn publish_raw(server: &TestServer, subject_and_reply: &str, headers: &str) {
+    let mut publisher = tokio::net::TcpStream::connect(server.url().trim_start_matches("nats://")).await.unwrap();
+    let publish = format!("HPUB {subject_and_reply} {0} {0}\r\n{headers}\r\n", headers.len());
+    let session = format!("CONNECT {{\"verbose\":false,\"headers\":true}}\r\n{publish}PING\r\n");
+    publisher.write_all(session.as_bytes()).await.unwrap();
+    let mut answer = [0; 4096];
+    let mut said = String::new();
+    while !said.contains("PONG") {
+        let bytes = in_time(publisher.read(&mut answer)).await.unwrap();
+        said.push_str(std::str::from_utf8(&answer[..bytes]).unwrap());
+    }
+}
+
+/// One that asks for its messages.
+async fn open_asking(nats: &Nats, start: u64) -> Reader {
+    let options = ReaderOptions { stream: "work".to_owned(), start: Start::At(Sequence(start)), filters: None };
+    Reader::open_shared(nats, &options).await.unwrap()
+}
+
 async fn read(reader: &mut Reader, messages: usize) -> Vec<StreamMessage> {
     let mut read = Vec::new();
     while read.len() < messages {
@@ -106,8 +126,8 @@ async fn a_reader_goes_on_after_its_requests_have_expired() {
         let server = TestServer::start(release).await;
         let nats = server.connect().await;
         stream(&nats).await;
-        let mut reader = open(&nats, 1).await;
-        reader.request = Bytes::from_static(
+        let mut reader = open_asking(&nats, 1).await;
+        reader.asks.as_mut().unwrap().request = Bytes::from_static(
             br#"{"batch":1000,"max_bytes":8388608,"expires":1000000000,"idle_heartbeat":400000000}"#,
         );
         tokio::spawn(async move {
@@ -125,13 +145,17 @@ async fn a_reader_says_that_its_consumer_or_stream_was_deleted() {
         let server = TestServer::start(release).await;
         let nats = server.connect().await;
         for deletion in ["CONSUMER.DELETE.work.", "STREAM.DELETE.work"] {
-            stream(&nats).await;
-            let mut reader = open(&nats, 1).await;
-            let consumer = if deletion.ends_with('.') { reader.consumer.as_str() } else { "" };
-            let deletion = format!("{deletion}{consumer}");
-            let reading = tokio::spawn(async move { reader.read(&mut Vec::new()).await });
-            nats.api::<_, serde_json::Value>(&deletion, &NoArguments {}).await.unwrap();
-            assert_eq!(in_time(reading).await.unwrap(), Err(ReaderEnd::Deleted), "{release:?} {deletion}");
+            // Who is sent messages is not told, but misses the heartbeats.
+            for end in [ReaderEnd::Deleted, ReaderEnd::Silent] {
+                stream(&nats).await;
+                let asks = end == ReaderEnd::Deleted;
+                let mut reader = if asks { open_asking(&nats, 1).await } else { open(&nats, 1).await };
+                let consumer = if deletion.ends_with('.') { reader.consumer.as_str() } else { "" };
+                let deletion = format!("{deletion}{consumer}");
+                let reading = tokio::spawn(async move { reader.read(&mut Vec::new()).await });
+                nats.api::<_, serde_json::Value>(&deletion, &NoArguments {}).await.unwrap();
+                assert_eq!(in_time(reading).await.unwrap(), Err(end), "{release:?} {deletion}");
+            }
         }
         let options = ReaderOptions { stream: "work".to_owned(), start: Start::At(Sequence(1)), filters: None };
         assert!(matches!(Reader::open(&nats, &options).await, Err(OpenReaderError::NoStream(_))));
@@ -145,17 +169,19 @@ async fn a_reader_ends_at_a_gap_and_hands_out_what_came_before_it() {
         let nats = server.connect().await;
         stream(&nats).await;
         fill(&nats, 0..10, 10).await;
-        let mut reader = open(&nats, 1).await;
+        let mut reader = open_asking(&nats, 1).await;
         // Somebody else takes the third to fifth message from the same consumer.
-        reader.request = Bytes::from_static(br#"{"batch":2}"#);
-        reader.requested = BATCH - 1;
+        let asks = reader.asks.as_mut().unwrap();
+        asks.request = Bytes::from_static(br#"{"batch":2}"#);
+        asks.open = BATCH - 1;
+        let subject = asks.subject.clone();
         let mut messages = read(&mut reader, 2).await;
         let (thief, inbox) = (&nats.inner.client, nats.inner.client.new_inbox());
         let mut loot = thief.subscribe(inbox.clone()).await.unwrap();
-        let request = thief.publish_with_reply(reader.next_request_subject.clone(), inbox, "{\"batch\":3}".into());
+        let request = thief.publish_with_reply(subject, inbox, "{\"batch\":3}".into());
         request.await.unwrap();
         in_time(futures::StreamExt::next(&mut loot)).await.unwrap();
-        reader.requested = 0;
+        reader.asks.as_mut().unwrap().open = 0;
 
         let end = loop {
             if let Err(end) = in_time(reader.read(&mut messages)).await {
@@ -165,6 +191,60 @@ async fn a_reader_ends_at_a_gap_and_hands_out_what_came_before_it() {
         assert_eq!(end, ReaderEnd::Gap { expected: 3, found: 6 }, "{release:?}");
         assert_eq!(messages.iter().map(|message| message.sequence.0).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(reader.read(&mut messages).await, Err(end));
+    }
+}
+
+/// What a server or a route has dropped is noticed at the next delivery, or else at the next heartbeat.
+#[tokio::test]
+async fn a_reader_that_is_sent_messages_ends_at_a_gap_too() {
+    let server = TestServer::start(Release::Newest).await;
+    let nats = server.connect().await;
+    stream(&nats).await;
+    fill(&nats, 0..2, 10).await;
+    for heartbeat in [false, true] {
+        let mut reader = open(&nats, 1).await;
+        let mut messages = read(&mut reader, 2).await;
+        // As the server would say it.
+        let (reply, block) = match heartbeat {
+            true => ("", "NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 4\r\n\r\n"),
+            false => ("$JS.ACK.work.c.1.9.5.0.0", "NATS/1.0\r\na: b\r\n\r\n"),
+        };
+        publish_raw(&server, &format!("{} {reply}", reader.inbox), block).await;
+        let end = in_time(reader.read(&mut messages)).await;
+        assert_eq!(end, Err(ReaderEnd::Gap { expected: 3, found: 5 }), "heartbeat: {heartbeat}");
+        assert_eq!(messages.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_its_time_is_sent_no_more_than_may_wait_and_misses_nothing() {
+    for release in Release::ALL {
+        let server = TestServer::start(release).await;
+        let nats = server.connect().await;
+        stream(&nats).await;
+        fill(&nats, 0..400, 200_000).await;
+        let mut reader = open(&nats, 1).await;
+        let mut messages = Vec::new();
+        in_time(reader.read(&mut messages)).await.unwrap();
+        // 80 MB are there, and the server stops in the middle of them.
+        in_time(async {
+            let mut before = 0;
+            loop {
+                let subject = format!("CONSUMER.INFO.work.{}", reader.consumer);
+                let info: consumer::Info = nats.api(&subject, &NoArguments {}).await.unwrap();
+                if info.delivered.consumer_sequence == before {
+                    assert!(info.num_pending > 0, "{release:?}");
+                    break;
+                }
+                before = info.delivered.consumer_sequence;
+                sleep(Duration::from_millis(500)).await;
+            }
+        })
+        .await;
+        while messages.len() < 400 {
+            in_time(reader.read(&mut messages)).await.unwrap();
+        }
+        assert!(messages.iter().map(|message| message.sequence.0).eq(1..=400), "{release:?}");
     }
 }
 
@@ -191,17 +271,8 @@ async fn a_published_message_that_looks_like_a_word_of_the_server_is_only_a_mess
         let server = TestServer::start(release).await;
         let nats = server.connect().await;
         stream(&nats).await;
-        let mut publisher = tokio::net::TcpStream::connect(server.url().trim_start_matches("nats://")).await.unwrap();
         let headers = "NATS/1.0 409 Consumer Deleted\r\nNats-Pending-Messages: 7\r\n\r\n";
-        let publish = format!("HPUB work.1 {0} {0}\r\n{headers}\r\n", headers.len());
-        let session = format!("CONNECT {{\"verbose\":false,\"headers\":true}}\r\n{publish}PING\r\n");
-        publisher.write_all(session.as_bytes()).await.unwrap();
-        let mut answer = [0; 4096];
-        let mut said = String::new();
-        while !said.contains("PONG") {
-            let bytes = in_time(publisher.read(&mut answer)).await.unwrap();
-            said.push_str(std::str::from_utf8(&answer[..bytes]).unwrap());
-        }
+        publish_raw(&server, "work.1", headers).await;
         fill(&nats, 0..1, 10).await;
         let messages = read(&mut open(&nats, 1).await, 2).await;
         assert_eq!(messages.iter().map(|message| message.sequence.0).collect::<Vec<_>>(), [1, 2], "{release:?}");

@@ -1,26 +1,32 @@
 //! Reads a stream in order, fast, from a given sequence, until something breaks, and says what broke.
 //!
-//! A reader is an ephemeral pull consumer without acknowledgements, asked by hand: two requests are always open, so that the
-//! server never waits for the next one, and messages are handed out as they came, without the handle for acknowledgements that
-//! the client library attaches to each. A reader never recovers by itself. The host owns the positions, so only the host knows
-//! from where to read on.
+//! A reader is an ephemeral consumer without acknowledgements. One that reads much, or for as long as it lives, has a
+//! connection of its own, over which the server pushes messages at the pace at which it hears that they were taken (flow
+//! control); for the server that is less work than to serve requests. A short listing shares the client's connection and asks
+//! by hand: two requests are always open, so that the server never waits for the next one. So does who reads through a durable
+//! consumer.
 //!
-//! Who reads for as long as it lives does that over a [`Wire`] of its own; a short listing shares the client's connection.
+//! A reader never recovers by itself. The host owns the positions, so only the host knows from where to read on.
+
+mod delivery;
+mod source;
+#[cfg(test)]
+mod tests;
 
 use super::api::{ApiError, NoArguments, connection_lost};
 use super::connection::{Link, Nats};
 use super::headers::Headers;
-use super::wire::{Batch, Wire, number};
+use super::wire::{Batch, Wire};
+use async_nats::Subject;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, ReplayPolicy, pull};
-use async_nats::{Subject, Subscriber};
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, ReplayPolicy, pull, push};
 use bytes::Bytes;
-use futures::Stream as _;
+use delivery::Delivery;
 use parti_coordination::Sequence;
 use serde::Serialize;
 use serde_json::json;
+use source::{Arrival, Source};
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -36,19 +42,20 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 const EXPIRES: Duration = Duration::from_secs(30);
 
 /// How often the server says that it has nothing to say.
-const HEARTBEAT: Duration = Duration::from_secs(2);
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Silence after which the consumer counts as gone: two heartbeats and some slack.
-const SILENCE: Duration = Duration::from_secs(5);
+/// Silence after which the consumer counts as gone: three heartbeats and some slack.
+const SILENCE: Duration = Duration::from_millis(3500);
 
 /// How long the server keeps the consumer of a reader that has vanished.
 const INACTIVE: Duration = Duration::from_secs(30);
 
 /// Messages handed out at once at most.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 2048;
 
-/// Codes by which the server says something (ADR-37 of the NATS architecture).
-const IDLE_HEARTBEAT: u16 = 100;
+/// Codes by which the server says something: a heartbeat or a question of flow control; a request has run out of time, or of
+/// bytes, or of its consumer; nobody listens.
+const CONTROL: u16 = 100;
 const TIMEOUT: u16 = 408;
 const REQUEST_TERMINATED: u16 = 409;
 const NO_RESPONDERS: u16 = 503;
@@ -161,10 +168,8 @@ pub struct Reader {
     source: Source,
     link: watch::Receiver<Link>,
     reconnects: u64,
-    request: Bytes,
-    next_request_subject: String,
-    /// Messages that open requests may still bring.
-    requested: u64,
+    /// How messages are asked for. The server pushes them if they are not.
+    asks: Option<Asks>,
     /// Number of the last delivery.
     delivered: u64,
     pending: u64,
@@ -173,32 +178,30 @@ pub struct Reader {
     keep: bool,
 }
 
-/// Over which connection.
+/// How the messages come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
+    /// The server sends them by itself, over a connection of the reader's own.
+    Pushed,
+    /// The reader asks for them.
+    AskedOver(Connection),
+}
+
+/// Over which connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Connection {
     /// The one that everything else uses.
     Shared,
-    /// One of its own.
+    /// One of the reader's own.
     Own,
 }
 
-/// Where what the server sends comes from.
-enum Source {
-    Shared(Subscriber),
-    /// The wire, what it has brought, and how much of that was taken.
-    Own(Wire, Batch, usize),
-}
-
-/// What the server has sent.
-struct Arrival {
-    subject: Subject,
-    /// Deliveries carry one; what the server itself says does not. (The status of a message is no sign: anybody can publish a
-    /// message with one.)
-    reply: Option<Subject>,
-    headers: Headers,
-    payload: Bytes,
-    /// What the server says instead of a message.
-    status: Option<(u16, String)>,
+/// How a reader asks for messages.
+struct Asks {
+    subject: String,
+    request: Bytes,
+    /// Messages that open requests may still bring.
+    open: u64,
 }
 
 /// A message as the server delivered it.
@@ -225,7 +228,7 @@ impl Reader {
     /// # Errors
     /// See [`OpenReaderError`]; within the operation timeout.
     pub async fn open(nats: &Nats, options: &ReaderOptions) -> Result<Self, OpenReaderError> {
-        Self::open_as(nats, options, Way::Own, false).await
+        Self::open_as(nats, options, Way::Pushed, false).await
     }
 
     /// The same, over the connection that everything else uses.
@@ -233,7 +236,7 @@ impl Reader {
     /// # Errors
     /// See [`OpenReaderError`]; within the operation timeout.
     pub(super) async fn open_shared(nats: &Nats, options: &ReaderOptions) -> Result<Self, OpenReaderError> {
-        Self::open_as(nats, options, Way::Shared, false).await
+        Self::open_as(nats, options, Way::AskedOver(Connection::Shared), false).await
     }
 
     /// The same, for messages without payloads. Their size is in the header `Nats-Msg-Size`.
@@ -241,7 +244,7 @@ impl Reader {
     /// # Errors
     /// See [`OpenReaderError`]; within the operation timeout.
     pub(super) async fn open_without_payloads(nats: &Nats, options: &ReaderOptions) -> Result<Self, OpenReaderError> {
-        Self::open_as(nats, options, Way::Shared, true).await
+        Self::open_as(nats, options, Way::AskedOver(Connection::Shared), true).await
     }
 
     async fn open_as(
@@ -253,10 +256,15 @@ impl Reader {
         let stream = options.stream.clone();
         let failed = |why| OpenReaderError::Failed { stream: stream.clone(), why };
         let name = format!("parti-{}", uuid::Uuid::new_v4().simple());
-        let subject = format!("CONSUMER.CREATE.{stream}.{name}");
-        let create =
-            json!({ "stream_name": stream, "config": config(&name, options, headers_only), "action": "create" });
-        let created: consumer::Info = nats.api(&subject, &create).await.map_err(|error| match error {
+        // Who listens must be there before what is to be heard.
+        let mut reader = Self::attach(nats, &stream, name.clone(), way, 0).await.map_err(failed)?;
+        let config = match way {
+            Way::Pushed => pushed(&name, options, &reader.inbox),
+            Way::AskedOver(_) => asked(&name, options, headers_only),
+        };
+        let create = json!({ "stream_name": stream, "config": config, "action": "create" });
+        let created = nats.api::<_, consumer::Info>(&format!("CONSUMER.CREATE.{stream}.{name}"), &create).await;
+        let created = created.map_err(|error| match error {
             ApiError::Refused { code, .. } if code == ErrorCode::STREAM_NOT_FOUND.0 => {
                 OpenReaderError::NoStream(stream.clone())
             }
@@ -265,12 +273,13 @@ impl Reader {
             }
             why => failed(why),
         })?;
-        let mut reader = Self::attach(nats, &stream, name, way, created.num_pending).await.map_err(failed)?;
+        reader.pending = created.num_pending;
         reader.keep = false;
         Ok(reader)
     }
 
-    /// Reads through a consumer that is there and that nobody else reads through. It stays when the reader is dropped.
+    /// Reads through a consumer that is there, or will be, and that nobody else reads through. It stays when the reader is
+    /// dropped.
     pub(super) async fn attach(
         nats: &Nats,
         stream: &str,
@@ -281,16 +290,12 @@ impl Reader {
         let inbox = Subject::from(nats.inner.client.new_inbox());
         let failed = |error: &dyn std::fmt::Display| ApiError::Failed(error.to_string());
         let subscribed = async {
-            match way {
-                Way::Shared => {
-                    let subscription = nats.inner.client.subscribe(inbox.clone()).await;
-                    subscription.map(Source::Shared).map_err(|error| failed(&error))
-                }
-                Way::Own => {
-                    let wire = Wire::open(&nats.endpoint(), &inbox).await;
-                    wire.map(|wire| Source::Own(wire, Batch::default(), 0)).map_err(|error| failed(&error))
-                }
+            if way == Way::AskedOver(Connection::Shared) {
+                let subscription = nats.inner.client.subscribe(inbox.clone()).await;
+                return subscription.map(Source::Shared).map_err(|error| failed(&error));
             }
+            let wire = Wire::open(&nats.endpoint(), &inbox).await;
+            wire.map(|wire| Source::Own(wire, Batch::default(), 0)).map_err(|error| failed(&error))
         };
         let source = nats.while_connected(nats.operation_timeout(), subscribed).await?;
         let request = NextRequest {
@@ -299,21 +304,20 @@ impl Reader {
             expires: EXPIRES.as_nanos(),
             idle_heartbeat: HEARTBEAT.as_nanos(),
         };
-        let request = serde_json::to_vec(&request).map_err(|error| ApiError::Failed(error.to_string()))?;
+        let request = serde_json::to_vec(&request).map_err(|error| failed(&error))?;
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
         // Nothing is under way yet that a reconnect before this moment could have lost.
         let link = nats.link();
         let reconnects = link.borrow().reconnects;
         Ok(Self {
             nats: nats.clone(),
-            next_request_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
             stream: stream.to_owned(),
             consumer,
             inbox,
             source,
             link,
             reconnects,
-            request: request.into(),
-            requested: 0,
+            asks: (way != Way::Pushed).then(|| Asks { subject, request: request.into(), open: 0 }),
             delivered: 0,
             pending,
             end: None,
@@ -321,7 +325,7 @@ impl Reader {
         })
     }
 
-    /// Waits for messages and appends them, at least one and at most 1024. May be cancelled without loss.
+    /// Waits for messages and appends them, at least one and at most 2048. May be cancelled without loss.
     ///
     /// # Errors
     /// The reader has ended: every further call says the same.
@@ -369,26 +373,21 @@ impl Reader {
         Ok(info.num_pending == 0 && info.delivered.consumer_sequence == self.delivered)
     }
 
-    /// Keeps two requests open.
+    /// Keeps two requests open, where the server is asked.
     async fn request_more(&mut self) {
-        while self.requested <= BATCH && self.end.is_none() {
+        while let Some(asks) = self.asks.as_mut().filter(|asks| asks.open <= BATCH && self.end.is_none()) {
+            asks.open += BATCH;
             if let Source::Own(wire, ..) = &self.source {
-                wire.publish(&self.next_request_subject, &self.inbox, &self.request);
-                self.requested += BATCH;
+                wire.publish(&asks.subject, &self.inbox, &asks.request);
                 continue;
             }
             let client = &self.nats.inner.client;
-            let sent =
-                client.publish_with_reply(self.next_request_subject.clone(), self.inbox.clone(), self.request.clone());
+            let sent = client.publish_with_reply(asks.subject.clone(), self.inbox.clone(), asks.request.clone());
             // Before the connection is back nothing is sent, and afterwards this consumer is not asked any more.
-            let sent = tokio::select! {
-                sent = sent => sent.map_err(|error| ReaderEnd::Refused(error.to_string())),
-                () = connection_lost(&mut self.link, self.reconnects) => Err(ReaderEnd::Disconnected),
+            self.end = tokio::select! {
+                sent = sent => sent.err().map(|error| ReaderEnd::Refused(error.to_string())),
+                () = connection_lost(&mut self.link, self.reconnects) => Some(ReaderEnd::Disconnected),
             };
-            match sent {
-                Ok(()) => self.requested += BATCH,
-                Err(end) => self.end = Some(end),
-            }
         }
     }
 
@@ -414,13 +413,13 @@ impl Reader {
             match self.source.poll_next(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Err(end)) => self.end = Some(end),
-                Poll::Ready(Ok(Arrival { reply: None, headers, status, .. })) => self.heed(status, &headers),
-                Poll::Ready(Ok(Arrival { subject, reply: Some(reply), headers, payload, .. })) => {
+                Poll::Ready(Ok(Arrival { subject, reply: Some(reply), headers, payload, status: None })) => {
                     taken += 1;
                     if let Some(delivery) = self.accept(&reply) {
                         into.push(T::from(Delivered { subject, reply, headers, payload, delivery }));
                     }
                 }
+                Poll::Ready(Ok(Arrival { reply, headers, status, .. })) => self.heed(reply, status, &headers),
             }
             some = true;
         }
@@ -439,69 +438,41 @@ impl Reader {
         }
         self.delivered = expected;
         self.pending = delivery.pending;
-        self.requested = self.requested.saturating_sub(1);
+        if let Some(asks) = &mut self.asks {
+            asks.open = asks.open.saturating_sub(1);
+        }
         Some(delivery)
     }
 
-    /// What the server says between messages (ADR-37 of the NATS architecture).
-    fn heed(&mut self, status: Option<(u16, String)>, headers: &Headers) {
+    /// What the server says between messages (ADR-9, ADR-37 of the NATS architecture).
+    fn heed(&mut self, reply: Option<Subject>, status: Option<(u16, String)>, headers: &Headers) {
         let (code, description) = status.unwrap_or_default();
-        let unserved = || headers.get("Nats-Pending-Messages")?.parse::<u64>().ok();
+        let figure = |name: &str| headers.get(name)?.parse::<u64>().ok();
         let end = match code {
-            IDLE_HEARTBEAT => return,
+            CONTROL => {
+                // It waits to hear that what came before this was taken.
+                let stalled = headers.get("Nats-Consumer-Stalled").map(|subject| Subject::from(&*subject));
+                if let (Source::Own(wire, ..), Some(subject)) = (&self.source, reply.or(stalled)) {
+                    wire.publish(&subject, "", b"");
+                }
+                let last = figure("Nats-Last-Consumer").filter(|last| *last > self.delivered && self.asks.is_none());
+                let Some(last) = last else { return };
+                ReaderEnd::Gap { expected: self.delivered + 1, found: last + 1 }
+            }
             NO_RESPONDERS => ReaderEnd::Deleted,
             REQUEST_TERMINATED if matches!(description.as_str(), "Consumer Deleted" | "Stream Deleted") => {
                 ReaderEnd::Deleted
             }
             // A request has expired, or is full by bytes; it says how many messages it did not bring.
-            TIMEOUT | REQUEST_TERMINATED if let Some(unserved) = unserved() => {
-                self.requested = self.requested.saturating_sub(unserved);
+            TIMEOUT | REQUEST_TERMINATED
+                if let (Some(unserved), Some(asks)) = (figure("Nats-Pending-Messages"), &mut self.asks) =>
+            {
+                asks.open = asks.open.saturating_sub(unserved);
                 return;
             }
             code => ReaderEnd::Refused(format!("{code} {description}")),
         };
         self.end = Some(end);
-    }
-}
-
-impl Source {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arrival, ReaderEnd>> {
-        match self {
-            Self::Shared(subscription) => Pin::new(subscription).poll_next(cx).map(|message| {
-                let message = message.ok_or(ReaderEnd::Disconnected)?;
-                Ok(Arrival {
-                    headers: message.headers.as_ref().map(Headers::from).unwrap_or_default(),
-                    status: message.status.map(|status| (status.as_u16(), message.description.unwrap_or_default())),
-                    subject: message.subject,
-                    reply: message.reply,
-                    payload: message.payload,
-                })
-            }),
-            Self::Own(wire, batch, taken) => loop {
-                if let Some(frame) = batch.frame(*taken) {
-                    *taken += 1;
-                    let reply = batch.reply(frame);
-                    let headers = Headers::from_block(batch.headers(frame));
-                    let is_message = !reply.is_empty();
-                    let status = if is_message { None } else { headers.status() };
-                    return Poll::Ready(Ok(Arrival {
-                        subject: text(batch.subject(frame)),
-                        reply: is_message.then(|| text(reply)),
-                        status: status.map(|(code, words)| (code, words.into_owned())),
-                        payload: batch.payload(frame),
-                        headers,
-                    }));
-                }
-                if let Some(text) = batch.refused.take() {
-                    return Poll::Ready(Err(ReaderEnd::Refused(text)));
-                }
-                match wire.poll_batch(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(None) => return Poll::Ready(Err(ReaderEnd::Disconnected)),
-                    Poll::Ready(Some(next)) => (*batch, *taken) = (next, 0),
-                }
-            },
-        }
     }
 }
 
@@ -523,30 +494,46 @@ impl Drop for Reader {
     }
 }
 
-fn config(name: &str, options: &ReaderOptions, headers_only: bool) -> consumer::Config {
-    let deliver_policy = match options.start {
-        Start::At(Sequence(sequence)) => DeliverPolicy::ByStartSequence { start_sequence: sequence.max(1) },
-        Start::LatestOfEachSubject => DeliverPolicy::LastPerSubject,
-    };
-    let config = pull::Config {
+/// A consumer that sends by itself.
+fn pushed(name: &str, options: &ReaderOptions, inbox: &Subject) -> consumer::Config {
+    consumer::IntoConsumerConfig::into_consumer_config(push::Config {
         name: Some(name.to_owned()),
-        deliver_policy,
+        deliver_subject: inbox.to_string(),
+        deliver_policy: policy(options),
+        ack_policy: AckPolicy::None,
+        replay_policy: ReplayPolicy::Instant,
+        filter_subjects: options.filters.as_ref().map(|filters| filters.0.clone()).unwrap_or_default(),
+        flow_control: true,
+        idle_heartbeat: HEARTBEAT,
+        inactive_threshold: INACTIVE,
+        // One replica in memory: nothing of a reader is worth keeping.
+        num_replicas: 1,
+        memory_storage: true,
+        ..Default::default()
+    })
+}
+
+/// A consumer that is asked.
+fn asked(name: &str, options: &ReaderOptions, headers_only: bool) -> consumer::Config {
+    consumer::IntoConsumerConfig::into_consumer_config(pull::Config {
+        name: Some(name.to_owned()),
+        deliver_policy: policy(options),
         ack_policy: AckPolicy::None,
         replay_policy: ReplayPolicy::Instant,
         filter_subjects: options.filters.as_ref().map(|filters| filters.0.clone()).unwrap_or_default(),
         inactive_threshold: INACTIVE,
         headers_only,
-        // One replica in memory: nothing of a reader is worth keeping.
         num_replicas: 1,
         memory_storage: true,
         ..Default::default()
-    };
-    consumer::IntoConsumerConfig::into_consumer_config(config)
+    })
 }
 
-/// Nothing that is no text is a subject that anybody here waits for.
-fn text(bytes: Bytes) -> Subject {
-    Subject::from_utf8(bytes).unwrap_or_else(|_| Subject::from_static(""))
+fn policy(options: &ReaderOptions) -> DeliverPolicy {
+    match options.start {
+        Start::At(Sequence(sequence)) => DeliverPolicy::ByStartSequence { start_sequence: sequence.max(1) },
+        Start::LatestOfEachSubject => DeliverPolicy::LastPerSubject,
+    }
 }
 
 impl From<Delivered> for StreamMessage {
@@ -555,38 +542,3 @@ impl From<Delivered> for StreamMessage {
         Self { subject, sequence, timestamp_ns, headers, payload }
     }
 }
-
-/// What the reply subject of a delivered message tells: ADR-15 of the NATS architecture, both formats.
-pub(super) struct Delivery {
-    /// How many times the consumer has delivered this message, this time included.
-    pub(super) times: u64,
-    sequence: u64,
-    number: u64,
-    timestamp_ns: u64,
-    pending: u64,
-}
-
-impl Delivery {
-    fn parse(reply: &str) -> Option<Self> {
-        let rest = reply.strip_prefix("$JS.ACK.")?.as_bytes();
-        let leading = match memchr::memchr_iter(b'.', rest).count() + 1 {
-            // stream, consumer
-            7 => 2,
-            // domain, account, stream, consumer
-            9.. => 4,
-            _ => return None,
-        };
-        let mut numbers = rest.split(|byte| *byte == b'.').skip(leading).map(number);
-        Some(Self {
-            times: numbers.next()??,
-            sequence: numbers.next()??,
-            number: numbers.next()??,
-            timestamp_ns: numbers.next()??,
-            pending: numbers.next()??,
-        })
-    }
-}
-
-#[cfg(test)]
-#[path = "reader_tests.rs"]
-mod tests;
