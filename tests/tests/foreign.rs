@@ -4,8 +4,8 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::kv::Store;
 use futures::TryStreamExt as _;
 use parti_tests::{
-    Answer, Fleet, NatsServer, Producer, Records, assert_relayed, create_stream, messages, partition, read_stream,
-    subject,
+    Answer, Fleet, NatsServer, Producer, Records, assert_relayed, create_stream, eventually, messages, partition,
+    read_stream, subject,
 };
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -125,8 +125,12 @@ async fn consumers_deleted_from_outside_are_made_anew() {
     for count in [500, 1500] {
         producer.reach(count).await;
         let stream = context.get_stream("work").await.expect("the stream");
-        let names: Vec<String> = stream.consumer_names().try_collect().await.expect("names");
-        assert!(!names.is_empty());
+        // Those that were deleted before have been made anew.
+        let names = eventually("a consumer of each worker", async || {
+            let names: Vec<String> = stream.consumer_names().try_collect().await.expect("names");
+            if names.len() >= 2 { Ok(names) } else { Err(format!("{names:?}")) }
+        })
+        .await;
         for name in names {
             // The worker may have given it up itself meanwhile.
             let _ = stream.delete_consumer(&name).await;

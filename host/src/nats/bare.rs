@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use std::collections::VecDeque;
 use std::fmt;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Messages that a pull asks for. The library's default is 200; larger batches were faster on every machine tried.
 const BATCH: usize = 1000;
@@ -80,6 +81,75 @@ pub async fn bare_fill(
         confirmation.await?;
     }
     Ok(())
+}
+
+/// Publishes `rate` messages a second to the partitions in turn, without end, and counts them.
+///
+/// # Errors
+/// The connection is gone.
+pub async fn bare_pace(
+    nats: &Nats,
+    rate: u64,
+    partitions: u64,
+    payload: impl Fn() -> Bytes,
+    published: &AtomicU64,
+) -> Result<(), ApiError> {
+    let begun = tokio::time::Instant::now();
+    for number in 0u64.. {
+        #[expect(clippy::cast_precision_loss, reason = "a number of messages")]
+        let due = begun + Duration::from_secs_f64(number as f64 / rate.max(1) as f64);
+        if due > tokio::time::Instant::now() {
+            tokio::time::sleep_until(due).await;
+        }
+        let subject = format!("work.p-{}", number % partitions.max(1));
+        let sent = nats.inner.client.publish(subject, payload()).await;
+        sent.map_err(|error| ApiError::Failed(error.to_string()))?;
+        published.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Publishes every new message of a stream again, to `<prefix>.<its subject>`, until the connection is gone.
+///
+/// # Errors
+/// The stream cannot be read.
+pub async fn bare_relay(nats: &Nats, stream: &str, prefix: &str) -> Result<(), ApiError> {
+    let failed = |error: &dyn fmt::Display| ApiError::Failed(error.to_string());
+    let stream = nats.inner.jetstream.get_stream(stream).await.map_err(|e| failed(&e))?;
+    let config = consumer::push::OrderedConfig {
+        deliver_subject: nats.inner.client.new_inbox(),
+        deliver_policy: DeliverPolicy::New,
+        ..Default::default()
+    };
+    let consumer = stream.create_consumer(config).await.map_err(|e| failed(&e))?;
+    let mut messages = consumer.messages().await.map_err(|e| failed(&e))?;
+    while let Some(message) = messages.next().await {
+        let message = message.map_err(|e| failed(&e))?;
+        let sent = nats.inner.client.publish(format!("{prefix}.{}", message.subject), message.payload.clone()).await;
+        sent.map_err(|e| failed(&e))?;
+    }
+    Ok(())
+}
+
+/// What is published to a subject from now on.
+pub struct BareListener(async_nats::Subscriber);
+
+impl BareListener {
+    /// The payload of the next message; `None` once the connection is gone.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        self.0.next().await.map(|message| message.payload)
+    }
+}
+
+/// Listens to a subject.
+///
+/// # Errors
+/// The connection is gone.
+pub async fn bare_listen(nats: &Nats, subject: &str) -> Result<BareListener, ApiError> {
+    let failed = |error: &dyn fmt::Display| ApiError::Failed(error.to_string());
+    let listener = nats.inner.client.subscribe(subject.to_owned()).await.map_err(|e| failed(&e))?;
+    nats.inner.client.flush().await.map_err(|e| failed(&e))?;
+    Ok(BareListener(listener))
 }
 
 /// Reads `messages` messages from the start of a stream and returns the rate, in messages per second, between the first and

@@ -46,6 +46,11 @@ pub(in crate::cli) struct Traffic {
 }
 
 impl Server {
+    /// Its process, while it runs.
+    pub(in crate::cli) fn process(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Starts `$NATS_SERVER`, or the nats-server on the PATH, with JetStream and its data in `directory`.
     ///
     /// # Errors
