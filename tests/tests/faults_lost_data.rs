@@ -2,7 +2,8 @@
 
 use async_nats::jetstream::Context;
 use parti_tests::{
-    Expected, Fleet, Handling, NatsServer, Producer, Records, create_stream, create_streams, dead_letters, subject,
+    Expected, Fleet, Handling, NatsServer, Producer, Records, create_stream, create_streams, dead_letters, eventually,
+    read_stream, subject,
 };
 
 const PARTITIONS: usize = 30;
@@ -116,6 +117,66 @@ async fn a_rewound_assignment_bucket_loses_and_repeats_nothing() {
         return;
     }
     Box::pin(rewound("KV_parti-assignments", Handling::Ledger)).await;
+}
+
+/// The stream comes back as it was after 1,500 of 3,000 messages, and this many more are published before a worker looks: one that
+/// has slept through it, or one that knows only what is in the records. What was published since comes out, also under sequences
+/// that were handled before.
+async fn rewound_stream(new: u64, anew: bool) {
+    let handling = Handling::Relay;
+    let (mut server, context, mut fleet) = fleet_of_three(handling).await;
+    publish_from(&context, 0, 1500).await;
+    server.kill();
+    server.save("work");
+    server.restart().await;
+    publish_from(&context, 10_000, 1500).await;
+    assert_handled(&context, handling).await;
+    let before = fleet.running();
+    for &worker in &before {
+        if anew {
+            fleet.workers[worker].terminate();
+            assert_eq!(fleet.workers[worker].exit().await, Some(0));
+        } else {
+            fleet.workers[worker].freeze();
+        }
+    }
+    server.kill();
+    server.rewind("work");
+    server.restart().await;
+    purge(&context, "out").await;
+    publish_from(&context, 20_000, new).await;
+    if anew {
+        fleet.start_settled(3).await;
+    } else {
+        before.iter().for_each(|&worker| fleet.workers[worker].thaw());
+    }
+    eventually("the new messages come out, and none of those that survive", async || {
+        let out = read_stream(&context, "out").await;
+        let numbers = out.iter().filter_map(|message| {
+            let text = std::str::from_utf8(&message.payload).ok()?;
+            text.strip_prefix("plain ")?.trim().parse::<u64>().ok()
+        });
+        let (came, again): (Vec<u64>, Vec<u64>) = numbers.partition(|number| *number >= 20_000);
+        assert_eq!(again, [] as [u64; 0], "handled twice");
+        if came.len() as u64 == new { Ok(()) } else { Err(format!("{} of {new} have", came.len())) }
+    })
+    .await;
+    fleet.settled().await;
+}
+
+#[tokio::test]
+async fn a_rewound_stream_goes_on_with_what_survives() {
+    Box::pin(rewound_stream(600, false)).await;
+}
+
+#[tokio::test]
+async fn a_rewound_stream_that_has_outgrown_what_was_read_goes_on_with_what_survives() {
+    Box::pin(rewound_stream(2500, false)).await;
+}
+
+#[tokio::test]
+async fn a_rewound_stream_is_recognized_by_workers_that_only_have_the_records() {
+    Box::pin(rewound_stream(2500, true)).await;
 }
 
 /// Each bucket in turn is deleted under the flow; `restore` is done right afterwards.

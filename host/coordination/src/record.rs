@@ -388,6 +388,10 @@ pub struct OwnershipRecord {
     pub phase: Phase,
     /// Everything up to here has taken effect.
     pub position: Position,
+    /// A message that the owner's reader has delivered, of this partition or another, about a second before the write. Should
+    /// the stream be set back, it tells so, and which of the stream's messages were not there then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Seen>,
     /// Deliveries of the message after the position, if more than one has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<Attempts>,
@@ -397,6 +401,15 @@ pub struct OwnershipRecord {
     /// The handler's state at the position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<StoredSnapshot>,
+}
+
+/// A message as the stream gave it. Under the same sequence with another time it is another message: the stream was set back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Its place in the stream.
+    pub sequence: Sequence,
+    /// When the stream stored it, in nanoseconds since 1970.
+    pub time: u64,
 }
 
 impl OwnershipRecord {

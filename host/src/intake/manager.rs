@@ -2,9 +2,9 @@
 
 use super::budget::Budget;
 use super::feed::{self, FeedState, PartitionInput, Wish};
+use super::origin::Origin;
 use super::partition::PartitionTask;
 use super::queue::{self, Keeper, Membership, Queue, QueueOptions};
-use super::reading::Origin;
 use crate::config::SubjectTemplate;
 use crate::nats::{Nats, NewStream, Peers, Publisher, Store};
 use crate::plugin::HandlerPlugin;

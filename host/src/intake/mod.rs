@@ -13,6 +13,7 @@ mod budget;
 mod chunk;
 mod feed;
 mod manager;
+mod origin;
 mod partition;
 mod queue;
 mod reading;

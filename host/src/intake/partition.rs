@@ -229,7 +229,8 @@ impl PartitionTask {
             Command::Close(why) => self.close(why),
             Command::WantReader(mark) => {
                 let (subject, inbox) = (self.subject.clone(), self.sender.clone());
-                let _ = self.shared.wishes.send(Wish::Want { subject, mark, inbox });
+                let (seen, stream) = (self.machine.seen(), self.machine.stream().clone());
+                let _ = self.shared.wishes.send(Wish::Want { subject, mark, seen, stream, inbox });
             }
             Command::Detach => {
                 let (subject, inbox) = (self.subject.clone(), self.sender.clone());

@@ -36,7 +36,7 @@ mod reader;
 mod stored;
 mod stream;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod watch;
 mod wire;
 

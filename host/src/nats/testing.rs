@@ -1,4 +1,4 @@
-//! Real servers for the tests of this folder.
+//! Real servers for tests.
 
 use super::connection::{ConnectOptions, Login, Nats};
 use super::greeting::greet;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Which server to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Release {
+pub(crate) enum Release {
     /// The newest, from `NATS_SERVER`.
     Newest,
     /// The oldest supported, from `NATS_SERVER_2_10`.
@@ -18,7 +18,7 @@ pub(super) enum Release {
 
 impl Release {
     /// Both.
-    pub(super) const ALL: [Self; 2] = [Self::Newest, Self::Oldest];
+    pub(crate) const ALL: [Self; 2] = [Self::Newest, Self::Oldest];
 
     fn binary(self) -> String {
         let variable = match self {
@@ -31,7 +31,7 @@ impl Release {
 }
 
 /// A nats-server of its own on a free port, with its own directory, both gone when it is dropped.
-pub(super) struct TestServer {
+pub(crate) struct TestServer {
     release: Release,
     config: String,
     directory: tempfile::TempDir,
@@ -41,12 +41,12 @@ pub(super) struct TestServer {
 
 impl TestServer {
     /// With JetStream and nothing else.
-    pub(super) async fn start(release: Release) -> Self {
+    pub(crate) async fn start(release: Release) -> Self {
         Self::with_config(release, "jetstream: { sync_interval: 10s }").await
     }
 
     /// With these lines of configuration; the directory of JetStream is added.
-    pub(super) async fn with_config(release: Release, config: &str) -> Self {
+    pub(crate) async fn with_config(release: Release, config: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let directory = tempfile::tempdir().unwrap();
         let mut server = Self { release, config: config.to_owned(), directory, port, child: None };
@@ -55,7 +55,7 @@ impl TestServer {
     }
 
     /// Starts it again, with its data.
-    pub(super) async fn run(&mut self) {
+    pub(crate) async fn run(&mut self) {
         let path = self.directory.path().join("nats.conf");
         let mut file = std::fs::File::create(&path).unwrap();
         writeln!(file, "listen: \"127.0.0.1:{}\"\n{}", self.port, self.config).unwrap();
@@ -82,7 +82,7 @@ impl TestServer {
     }
 
     /// Kills it. Its data stay.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -90,13 +90,13 @@ impl TestServer {
     }
 
     /// Throws its data away while it is stopped.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         assert!(self.child.is_none(), "stop it first");
         std::fs::remove_dir_all(self.directory.path().join("data")).unwrap();
     }
 
     /// Stops it from running, or lets it run on. A signal is on its way for a while: returns when it has arrived.
-    pub(super) async fn freeze(&self, frozen: bool) {
+    pub(crate) async fn freeze(&self, frozen: bool) {
         let pid = self.child.as_ref().unwrap().id().to_string();
         let signal = if frozen { "-STOP" } else { "-CONT" };
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
@@ -113,17 +113,17 @@ impl TestServer {
     }
 
     /// Where it listens.
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
     /// What it has logged.
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 
     /// A connection to it.
-    pub(super) async fn connect(&self) -> Nats {
+    pub(crate) async fn connect(&self) -> Nats {
         Nats::connect(options(&self.url())).await.unwrap()
     }
 }
@@ -135,12 +135,17 @@ impl Drop for TestServer {
 }
 
 /// Fails the test if this does not happen within a minute, whatever the machine has to do besides.
-pub(super) async fn in_time<T>(happens: impl Future<Output = T>) -> T {
+pub(crate) async fn in_time<T>(happens: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), happens).await.expect("what the test waits for does not happen")
 }
 
+/// Asks JetStream for something that the host never asks for.
+pub(crate) async fn ask(nats: &Nats, subject: &str, body: serde_json::Value) -> serde_json::Value {
+    nats.api(subject, &body).await.unwrap()
+}
+
 /// How tests connect.
-pub(super) fn options(url: &str) -> ConnectOptions {
+pub(crate) fn options(url: &str) -> ConnectOptions {
     ConnectOptions {
         servers: vec![url.to_owned()],
         login: Login::Anonymous,

@@ -1,6 +1,6 @@
 //! What a partition machine asks for and what it is told.
 
-use crate::record::{Phase as RecordPhase, StreamIdentity};
+use crate::record::{Phase as RecordPhase, Seen, StreamIdentity};
 use crate::{
     CloseReason, Epoch, Expect, Fleet, Generation, Incarnation, Now, OpenReason, Outcome, Position, Sequence, Snapshot,
     StoredEntry, WriteOutcome,
@@ -147,7 +147,7 @@ pub enum Input<M, O> {
     Hint,
     /// The stream was made anew: this is the one that there is now.
     Stream(StreamIdentity),
-    /// The stream was set back: this is its last message now.
+    /// The stream was set back: what it holds up to here is as it was read, and everything above is other messages.
     Rewound(Sequence),
     /// Answer to [`Command::CheckStream`]: the stream that there is, asked for after the command.
     StreamChecked(Result<StreamIdentity, ()>),
@@ -181,6 +181,8 @@ pub enum Input<M, O> {
         reader: u64,
         /// Up to where.
         sequence: Sequence,
+        /// The last message that it has delivered, of any partition.
+        seen: Option<Seen>,
     },
     /// Answer to [`Command::Handle`].
     Handled(Result<Handled<O>, Failure>),

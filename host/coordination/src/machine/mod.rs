@@ -7,8 +7,9 @@
 //! * A commit is of one instant: position, attempts and snapshot together, at a batch boundary with nothing unconfirmed.
 //! * Messages are kept until they are committed, so that a lost instance can go back to its last commit.
 //!
-//! `ownership` holds the record's side, `work` and `outcome` the handler's.
+//! `ownership` holds the record's side, `work` and `outcome` the handler's, `intake` what waits for it.
 
+mod intake;
 mod io;
 mod outcome;
 mod ownership;
@@ -25,7 +26,7 @@ pub use io::{
 };
 pub use taking::{TakeDecision, decide_take};
 
-use crate::record::{Attempts, Owner, OwnershipRecord, StreamIdentity};
+use crate::record::{Attempts, Owner, OwnershipRecord, Seen, StreamIdentity};
 use crate::{CloseReason, Epoch, Fleet, Now, OpenReason, PartitionId, Position, Sequence};
 use outcome::Pending;
 use ownership::Purpose;
@@ -83,8 +84,14 @@ pub struct PartitionMachine<M, O> {
     handled_since: Option<Now>,
     mark: Sequence,
     passed: Sequence,
+    /// A message of the stream that the reader has delivered.
+    seen: Option<Seen>,
     reader: Option<u64>,
     wanted: bool,
+    /// The last reader that fed it.
+    fed_by: u64,
+    /// It stands still and has let go of what waited; it asks for that again once it goes on.
+    let_go: bool,
     detach: Detach,
     /// Somebody else may own it; a look at the record, or a commit that lands, will tell.
     doubt: bool,
@@ -154,8 +161,11 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             handled_since: None,
             mark: Sequence(0),
             passed: Sequence(0),
+            seen: None,
             reader: None,
             wanted: false,
+            fed_by: 0,
+            let_go: false,
             detach: Detach::No,
             doubt: false,
             is_open: false,
@@ -211,8 +221,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             Input::Reader { reader, from } => self.reader_started(reader, from),
             Input::NoReader => self.no_reader(),
             Input::Messages { reader, messages } => self.accept(reader, messages),
-            Input::Passed { reader, sequence } => {
+            Input::Passed { reader, sequence, seen } => {
                 if self.reader == Some(reader) {
+                    self.seen = seen.or(self.seen);
                     self.passed = self.passed.max(sequence);
                     self.mark = self.mark.max(sequence);
                 }
@@ -250,6 +261,19 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     #[must_use]
     pub fn mark(&self) -> Sequence {
         self.mark
+    }
+
+    /// A message of the stream that this partition's reader, or that of an owner before, has delivered; of the latest that
+    /// it was told of.
+    #[must_use]
+    pub fn seen(&self) -> Option<Seen> {
+        self.seen
+    }
+
+    /// The stream that its position belongs to.
+    #[must_use]
+    pub fn stream(&self) -> &StreamIdentity {
+        &self.stream
     }
 
     /// Bytes of the messages that wait or are not committed.
@@ -342,6 +366,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             }
             Phase::Opening | Phase::Running => {
                 self.work();
+                self.let_go();
                 if self.phase == Phase::Running && !self.gives_up() {
                     self.want_reader();
                 }
@@ -373,6 +398,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.attempts = None;
         self.reader = None;
         self.wanted = false;
+        self.let_go = false;
         self.detach = Detach::No;
         self.doubt = false;
         self.needs_open = None;

@@ -139,6 +139,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             owner: self.me.clone(),
             phase: RecordPhase::Released,
             position: self.start,
+            seen: None,
             attempts: None,
             handler: None,
             snapshot: None,
@@ -223,6 +224,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                 self.rewound = None;
                 let why = if seize { OpenReason::Recovered } else { OpenReason::Assigned };
                 self.attempts = record.attempts;
+                self.seen = record.seen;
                 self.record = Some((record, revision));
                 self.mark = Sequence(position.0);
                 self.passed = self.mark;
@@ -314,7 +316,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         if !self.is_detached() {
             return;
         }
-        let record = OwnershipRecord { phase: RecordPhase::Released, position, attempts: self.tries(), ..record };
+        let (seen, attempts) = (self.seen, self.tries());
+        let record = OwnershipRecord { phase: RecordPhase::Released, position, seen, attempts, ..record };
         self.write(record, Expect::Revision(revision), Purpose::Release);
     }
 
@@ -325,6 +328,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         let releasing = self.phase == Phase::Releasing && !self.limits.acknowledges;
         let record = OwnershipRecord {
             position: self.position(),
+            seen: self.seen,
             attempts: self.tries(),
             handler: Some(self.handler.clone()),
             snapshot: snapshot.as_ref().map(StoredSnapshot::store),

@@ -2,7 +2,8 @@
 //!
 //! A position means something in one stream only. A stream that was deleted and made again counts from 1; one that was set
 //! back, from a backup or by a server that lost its disk, gives numbers a second time. Either begins a new history: the
-//! generation is raised, so that message IDs do not repeat, and the position is set to what the stream still has.
+//! generation is raised, so that message IDs do not repeat, and the position is set to the last message that is still the one
+//! that was handled. What was published after that, before anybody looked, has sequences that were handled too: it is read.
 
 use super::{Command, PartitionMachine, Phase, Report};
 use crate::record::{OwnershipRecord, StreamIdentity};
@@ -37,6 +38,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         if self.mark > last || record.position > Position::from(last) {
             self.rewound = Some((last, record.epoch));
             self.starts_over = true;
+        } else {
+            // It stands in what is left, but its reader had seen more.
+            self.seen = self.seen.filter(|seen| seen.sequence <= last);
         }
     }
 
@@ -91,6 +95,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return;
         }
         record.generation = record.generation.next();
+        record.seen = None;
         record.attempts = None;
         let (generation, position) = (record.generation, record.position);
         self.report(Report::StartedOver { generation, before, position });

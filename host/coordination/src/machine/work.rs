@@ -1,9 +1,7 @@
-//! The handler's side of a partition: accept messages, open, call, ask for the state.
+//! The handler's side of a partition: open, call, ask for the state.
 
 use super::{Batch, Command, Failure, PartitionMachine, Phase, QueuedMessage, Report};
 use crate::record::Attempts;
-#[cfg(test)]
-use crate::testing::Mutant;
 use crate::{CloseReason, OpenReason, Sequence, Snapshot};
 use std::time::Duration;
 
@@ -28,50 +26,6 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         // A call that is still open belongs to the instance that is being closed; its answer is not waited for.
         self.call = Some(Call::Close);
         self.command(Command::Close(why));
-    }
-
-    pub(super) fn reader_started(&mut self, reader: u64, from: Sequence) {
-        if !matches!(self.phase, Phase::Opening | Phase::Running) {
-            return;
-        }
-        self.no_reader();
-        let latest = self.mark.0 + 1;
-        #[cfg(test)]
-        let latest = Mutant::ReaderJoinsEarly.or(latest, latest + 1);
-        if from.0 <= latest {
-            self.reader = Some(reader);
-        }
-    }
-
-    /// Asked for again as soon as there is room.
-    pub(super) fn no_reader(&mut self) {
-        self.reader = None;
-        self.wanted = false;
-    }
-
-    pub(super) fn accept(&mut self, reader: u64, messages: Vec<QueuedMessage<M>>) {
-        if self.reader != Some(reader) {
-            return;
-        }
-        for message in messages {
-            let known = self.mark;
-            #[cfg(test)]
-            let known = Mutant::AcceptedByPosition.or(known, Sequence(self.committed().0));
-            if message.sequence <= known {
-                continue;
-            }
-            let full = self.queue.len() >= self.limits.queue_messages
-                || (self.queue_bytes + message.bytes > self.limits.queue_bytes && !self.queue.is_empty());
-            if full {
-                // What does not fit is read again: the mark stays, and this reader no longer counts.
-                self.reader = None;
-                self.report(Report::Parked { reader });
-                return;
-            }
-            self.mark = message.sequence;
-            self.queue_bytes += message.bytes;
-            self.queue.push_back(message);
-        }
     }
 
     pub(super) fn work(&mut self) {
@@ -187,16 +141,6 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     pub(super) fn backoff(&self, failures: u32) -> Duration {
         let (first, longest) = self.limits.backoff;
         first.saturating_mul(2u32.saturating_pow(failures.min(20))).min(longest)
-    }
-
-    /// Asks for a reader at the start, and again once a parked partition has worked off half of what it may hold.
-    pub(super) fn want_reader(&mut self) {
-        let room =
-            self.queue.len() <= self.limits.queue_messages / 2 && self.queue_bytes <= self.limits.queue_bytes / 2;
-        if !self.doubt && self.reader.is_none() && !self.wanted && room {
-            self.wanted = true;
-            self.command(Command::WantReader(self.mark));
-        }
     }
 
     fn commit_is_due(&mut self) -> bool {

@@ -263,6 +263,7 @@ mod tests {
             },
             phase: Phase::Released,
             position,
+            seen: None,
             attempts: None,
             handler: None,
             snapshot,

@@ -11,7 +11,7 @@ use super::consumers::{self, Known, Maker};
 use super::lane::{Lane, Made};
 use super::{ACK_WAIT, Membership};
 use crate::intake::manager::TaskEvent;
-use crate::intake::reading::BELIEVE_REWIND;
+use crate::intake::origin::BELIEVE_REWIND;
 use crate::nats::{ApiError, CreateConsumerError, Filters, Retention, StreamError, StreamInfo};
 use parti_coordination::{Input, Sequence};
 use std::collections::BTreeSet;

@@ -23,7 +23,7 @@ pub(super) use keeper::Keeper;
 use super::budget::Budget;
 use super::feed::{FeedState, PartitionInput, Wish};
 use super::manager::TaskEvent;
-use super::reading::Origin;
+use super::origin::Origin;
 use crate::nats::{Nats, QueueConsumers, Retention};
 use crate::telemetry::Metrics;
 use keeper::MOST_SUBJECTS;

@@ -62,8 +62,8 @@ fn a_partition_that_cannot_keep_up_is_parked_and_loses_nothing() {
 #[test]
 fn an_idle_partition_s_position_follows_its_reader_and_is_written_at_release() {
     let mut hand = Hand::running(limits());
-    hand.give(Input::Passed { reader: 1, sequence: Sequence(900) });
-    hand.give(Input::Passed { reader: 7, sequence: Sequence(999) });
+    hand.give(Input::Passed { reader: 1, sequence: Sequence(900), seen: None });
+    hand.give(Input::Passed { reader: 7, sequence: Sequence(999), seen: None });
     assert_eq!(hand.machine.view().handled, Position(900));
     let (released, _) = written(&hand.give(Input::Revoked(CloseReason::Revoked)));
     assert_eq!((released.position, released.phase), (Position(900), RecordPhase::Released));
@@ -102,7 +102,7 @@ fn every_retry_is_counted_and_written_before_the_next_try() {
     assert_eq!(commit.position, Position(1));
     assert_eq!(commit.attempts, Some(Attempts { sequence: Sequence(2), count: 1 }));
     assert_eq!(hand.wait(ms(5000)), [], "not before it is written");
-    assert_eq!(batch(&hand.write_lands()), (vec![2, 3], 2));
+    assert_eq!(batch(&hand.write_lands()), (vec![2], 2), "the one after it was let go of for so long");
     // It survives a hand-over: a delayed retry holds nothing up.
     hand.done(vec![], Some(None));
     hand.state(&[1]);
@@ -230,7 +230,8 @@ fn a_rejected_message_blocks_the_partition_if_the_operator_says_so() {
         let outputs = vec![Output { cause: Sequence(2), body: "x".to_owned() }];
         let outcome = Outcome { done: vec![Completed::Reject("bad".into())], retry: None };
         let commands = hand.give(Input::Handled(Ok(Handled { outcome, outputs })));
-        assert_eq!(commands, [Command::Report(Report::Blocked { sequence: Sequence(2), reason: "bad".into() })]);
+        let blocked = Command::Report(Report::Blocked { sequence: Sequence(2), reason: "bad".into() });
+        assert_eq!(commands.first(), Some(&blocked), "{commands:?}");
         assert!(hand.machine.view().trouble.is_some());
         // What came before it is committed all the same.
         if hand.machine.view().position == Position(0) {

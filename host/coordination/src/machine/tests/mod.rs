@@ -112,6 +112,7 @@ fn record(owner: Owner, epoch: u64, phase: RecordPhase, position: u64) -> Owners
         owner,
         phase,
         position: Position(position),
+        seen: None,
         attempts: None,
         handler: None,
         snapshot: None,

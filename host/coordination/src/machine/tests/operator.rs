@@ -5,7 +5,7 @@ use crate::machine::*;
 use crate::record::{OwnershipRecord, Phase as RecordPhase, StoredSnapshot};
 use crate::testing::data_path::{Fate, Input, limits, owner, snapshot};
 use crate::testing::ms;
-use crate::{Epoch, Expect, Generation, StoredEntry, WriteOutcome};
+use crate::{Completed, Epoch, Expect, Generation, StoredEntry, WriteOutcome};
 
 /// The record of a [`Hand::running`] machine as an operator has moved it.
 fn moved(position: u64) -> OwnershipRecord {
@@ -134,17 +134,81 @@ fn a_paused_partition_commits_what_is_in_hand_handles_nothing_and_goes_on_where_
     hand.messages([6, 7]);
     assert_eq!(hand.give(Input::Paused(true)), []);
     assert_eq!(hand.acked(2), [Command::Snapshot], "at once, not after the interval");
-    assert_eq!(written(&hand.state(&[3, 5])).0.position, Position(5));
+    let commands = hand.state(&[3, 5]);
+    assert_eq!(written(&commands).0.position, Position(5));
+    assert_eq!(reports(&commands), [Report::Parked { reader: 1 }]);
     hand.write_lands();
     assert_eq!(hand.wait(ms(60_000)), []);
     let view = hand.machine.view();
-    assert_eq!((view.phase, view.paused, view.queued), (Phase::Running, true, 2));
-    assert_eq!(batch(&hand.give(Input::Paused(false))), (vec![6, 7], 1));
+    assert_eq!((view.phase, view.paused, view.queued), (Phase::Running, true, 0));
+    assert_eq!(hand.give(Input::Paused(false)), [Command::WantReader(Sequence(5))]);
+    hand.give(Input::Reader { reader: 1, from: Sequence(6) });
+    assert_eq!(batch(&hand.messages([6, 7])), (vec![6, 7], 1));
 }
 
 #[test]
-fn a_paused_partition_keeps_no_more_than_its_queue_holds_and_loses_nothing() {
+fn a_paused_partition_holds_nothing_that_waits_and_loses_nothing() {
     let mut hand = Hand::running(limits());
+    hand.give(Input::Paused(true));
+    assert_eq!(hand.messages(1..=20), [Command::Report(Report::Parked { reader: 1 })]);
+    assert_eq!((hand.machine.queued_bytes(), hand.machine.mark()), (0, Sequence(0)));
+    assert_eq!(hand.wait(ms(60_000)), [], "it must not be read for again and again");
+    assert_eq!(hand.give(Input::Paused(false)), [Command::WantReader(Sequence(0))]);
+    hand.give(Input::Reader { reader: 2, from: Sequence(1) });
+    hand.give(Input::Messages { reader: 2, messages: hand_over(1..=4) });
+    assert_eq!(hand.acked(4), [Command::Snapshot]);
+    assert_eq!(written(&hand.state(&[1, 2, 3, 4])).0.position, Position(4));
+}
+
+fn hand_over(sequences: std::ops::RangeInclusive<u64>) -> Vec<QueuedMessage<Fate>> {
+    sequences.map(|s| QueuedMessage { sequence: Sequence(s), bytes: 10, body: Fate::Fine }).collect()
+}
+
+/// The partition holds the message that it tries, and asks for more once that is handled, not at each try.
+fn assert_stands_still_with(hand: &mut Hand, sequence: u64) {
+    assert_eq!(hand.machine.view().queued, 1);
+    assert_eq!((hand.machine.queued_bytes(), hand.machine.mark()), (10, Sequence(sequence)));
+    assert_eq!(hand.messages([sequence + 3]), [], "the reader that brought it is not held");
+}
+
+#[test]
+fn a_blocked_partition_holds_only_the_message_that_blocks_it_and_loses_nothing() {
+    let mut hand = Hand::running(Limits { on_exhausted: OnExhausted::Block, ..limits() });
+    assert_eq!(batch(&hand.messages([1, 2, 3])), (vec![1, 2, 3], 1));
+    hand.messages([4, 5]);
+    let commands = hand.done(vec![Completed::Reject("no".into())], None);
+    assert_eq!(reports(&commands).last(), Some(&Report::Parked { reader: 1 }), "{commands:?}");
+    assert_stands_still_with(&mut hand, 1);
+    assert_eq!(batch(&hand.wait(limits().backoff.1)).0, [1]);
+    hand.done(vec![Completed::Reject("no".into())], None);
+    assert_stands_still_with(&mut hand, 1);
+    hand.wait(limits().backoff.1);
+    assert_eq!(hand.acked(1), [Command::WantReader(Sequence(1))]);
+}
+
+#[test]
+fn a_partition_whose_handler_does_not_open_holds_one_message_and_loses_nothing() {
+    let mut hand = Hand::running(limits());
+    hand.messages([1, 2]);
+    hand.messages([3, 4]);
+    assert!(matches!(hand.traps().last(), Some(Command::Open { .. })));
+    let mut parked = 0;
+    for _ in 0..8 {
+        let told = reports(&hand.give(Input::Opened(Err(Failure::Guest("no".into())))));
+        parked += told.iter().filter(|report| matches!(report, Report::Parked { .. })).count();
+        assert!(matches!(hand.wait(limits().backoff.1)[..], [Command::Open { .. }]));
+    }
+    assert_eq!(parked, 1, "the first tries follow each other quickly; then it lets go");
+    hand.give(Input::Opened(Err(Failure::Guest("no".into()))));
+    assert_stands_still_with(&mut hand, 1);
+    hand.wait(limits().backoff.1);
+    assert_eq!(batch(&hand.give(Input::Opened(Ok(())))).0, [1]);
+    assert_eq!(hand.acked(1), [Command::WantReader(Sequence(1))]);
+}
+
+#[test]
+fn in_queue_mode_a_paused_partition_keeps_what_its_queue_holds_and_loses_nothing() {
+    let mut hand = Hand::running(Limits { acknowledges: true, ..limits() });
     hand.give(Input::Paused(true));
     assert_eq!(hand.messages(1..=20), [Command::Report(Report::Parked { reader: 1 })]);
     assert_eq!(hand.machine.view().queued, limits().queue_messages);
@@ -163,7 +227,7 @@ fn a_paused_partition_is_taken_and_handed_over_like_any_other() {
     hand.give(Input::Assigned(Arc::new(Fleet::default())));
     hand.give(Input::Record(Ok(None)));
     hand.opened_after_take();
-    assert_eq!(hand.messages([3, 4]), []);
+    assert_eq!(hand.messages([3, 4]), [Command::Report(Report::Parked { reader: 1 })]);
     let (released, _) = written(&hand.give(Input::Revoked(CloseReason::Revoked)));
     assert_eq!((released.phase, released.position), (RecordPhase::Released, Position(0)));
     assert_eq!(hand.write_lands(), [Command::Released, Command::Close(CloseReason::Revoked)]);

@@ -105,3 +105,45 @@ fn a_take_that_did_not_land_does_not_forget_that_the_stream_was_set_back() {
     let (taken, _) = written(&hand.give(entry(&last, 2)));
     assert_eq!((taken.position, taken.generation), (Position(2), Generation(2)));
 }
+
+#[test]
+fn a_record_tells_which_message_its_owner_s_reader_had_seen_and_a_new_history_forgets_it() {
+    let mut hand = Hand::running(limits());
+    let seen = Some(Seen { sequence: Sequence(9), time: 1_700_000_000_000_000_000 });
+    hand.give(Input::Passed { reader: 1, sequence: Sequence(9), seen });
+    hand.give(Input::Passed { reader: 7, sequence: Sequence(12), seen: None });
+    let (released, _) = written(&hand.give(Input::Revoked(CloseReason::Revoked)));
+    assert_eq!((released.position, released.seen), (Position(9), seen));
+
+    let mut next = Hand::new(limits());
+    next.give(Input::Assigned(Arc::new(Fleet::default())));
+    let (taken, _) = written(&next.give(entry(&released, 3)));
+    assert_eq!((taken.seen, next.machine.seen()), (seen, None));
+    next.revision = 3;
+    next.opened_after_take();
+    assert_eq!(next.machine.seen(), seen);
+    assert_eq!(next.give(Input::Rewound(Sequence(9))), []);
+    assert_eq!(next.machine.seen(), seen);
+    let commands = next.give(Input::Rewound(Sequence(4)));
+    let last = written(&commands).0;
+    assert_eq!((last.position, last.seen), (Position(9), seen));
+    next.write_lands();
+    next.give(Input::Closed);
+    next.wait(limits().poll_interval);
+    let (taken, _) = written(&next.give(entry(&last, 5)));
+    assert_eq!((taken.position, taken.generation, taken.seen), (Position(4), Generation(2), None));
+    next.write_lands();
+    assert_eq!(next.machine.seen(), None);
+}
+
+#[test]
+fn a_partition_that_stands_in_what_is_left_forgets_a_message_that_is_gone() {
+    let mut hand = Hand::running(limits());
+    hand.messages([3]);
+    hand.acked(1);
+    let seen = Some(Seen { sequence: Sequence(9), time: 7 });
+    hand.messages([4]);
+    hand.give(Input::Passed { reader: 1, sequence: Sequence(4), seen });
+    assert_eq!(hand.give(Input::Rewound(Sequence(5))), []);
+    assert_eq!(hand.machine.seen(), None);
+}

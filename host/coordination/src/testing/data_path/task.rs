@@ -98,7 +98,7 @@ impl Task {
         self.reader = Some((reader, to + 1));
         let mut told = vec![Input::Messages { reader, messages }];
         if random.chance(50) {
-            told.push(Input::Passed { reader, sequence: Sequence(to) });
+            told.push(Input::Passed { reader, sequence: Sequence(to), seen: None });
         }
         told
     }

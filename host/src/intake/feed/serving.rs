@@ -1,0 +1,271 @@
+//! Who is served by which reader, and what becomes of what it brings.
+
+use super::{Claim, Feed, Group, PartitionInput, Slot};
+use crate::intake::chunk::Gathered;
+use crate::intake::origin::Ahead;
+use crate::intake::reading::Delivery;
+use crate::nats::{StreamError, StreamMessage};
+use parti_coordination::record::Seen;
+use parti_coordination::{Input, Sequence};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Wishes that come together are served by one new reader.
+const COLLECT: Duration = Duration::from_millis(20);
+
+/// A partition that could not keep up is not read for again sooner than this after the last time: it would cost a reader for
+/// every few messages.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// A main reader that is further behind the stream than this waits for partitions that were just taken: the distance between
+/// them would otherwise stay, and every message be read twice.
+const AT_HEAD: u64 = 1000;
+
+impl Feed {
+    pub(super) fn want(&mut self, subject: Arc<str>, claim: Claim, inbox: mpsc::UnboundedSender<PartitionInput>) {
+        let now = Instant::now();
+        let slot = self.slots.entry(subject).or_insert_with(|| Slot {
+            inbox: inbox.clone(),
+            gathered: Gathered::default(),
+            reader: None,
+            wants: None,
+            claim,
+            asked: None,
+            again: false,
+            parked: 0,
+        });
+        slot.inbox = inbox;
+        slot.claim = claim;
+        slot.wants = None;
+        slot.again = slot.asked.is_some();
+        self.budget.take_back(std::mem::take(&mut slot.parked));
+        count_member(&mut self.groups, slot.reader.take(), -1);
+        if claim.foreign {
+            // Nothing is read for it before it is known which stream there is.
+            return self.look_if_needed();
+        }
+        if let Some((to, time)) = self.turned {
+            // Its owner has missed that the stream was set back.
+            if claim.is_before(to, Some(time), &(0..0)) {
+                return slot.rewind(to);
+            }
+            if claim.is_stale(to, time) {
+                slot.forget(to);
+            }
+        }
+        let from = claim.from;
+        // The main reader if it has not passed that yet, else the one that has come furthest of those.
+        let serves = |group: &&Group| group.next <= from;
+        let main = self.groups.iter().filter(|group| Some(group.number) == self.main).find(serves);
+        let group = main.or_else(|| self.groups.iter().filter(serves).max_by_key(|group| group.next));
+        if let Some((number, next)) = group.map(|group| (group.number, group.next)) {
+            serve(slot, &mut self.groups, number, next);
+        } else {
+            let at = slot.asked.map_or(now, |asked| (asked + AGAIN).max(now)) + COLLECT;
+            slot.wants = Some((from, at));
+            self.open_at = Some(self.open_at.map_or(at, |other| other.min(at)));
+        }
+        slot.asked = Some(now);
+    }
+
+    /// Readers without partitions are dropped.
+    pub(super) fn drop_idle(&mut self) {
+        self.groups.retain(|group| group.members > 0);
+        self.choose_main();
+    }
+
+    /// If the main reader is gone, the one that has come furthest takes its place.
+    fn choose_main(&mut self) {
+        if !self.groups.iter().any(|group| Some(group.number) == self.main) {
+            self.main = self.groups.iter().max_by_key(|group| group.next).map(|group| group.number);
+        }
+    }
+
+    pub(super) fn delivered(&mut self, number: u64, delivery: Option<Delivery>) {
+        let Some(at) = self.groups.iter().position(|group| group.number == number) else { return };
+        let Some(Delivery { messages, pending, end }) = delivery else { return self.ended(number) };
+        let seen = messages.last().map(|last| Seen { sequence: last.sequence, time: last.timestamp_ns });
+        self.distribute(at, messages);
+        if let Some(group) = self.groups.get_mut(at) {
+            group.pending = pending;
+            group.idle = false;
+            group.seen = seen.or(group.seen);
+        }
+        self.tell_pending();
+        if let Some(end) = end {
+            tracing::info!(reason = %end, "The reader ended; starting another");
+            return self.ended(number);
+        }
+        self.join_main();
+    }
+
+    fn tell_pending(&self) {
+        self.state.pending.store(self.groups.iter().map(|group| group.pending).max().unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// What a reader served is served by another one, from where it ended.
+    fn ended(&mut self, number: u64) {
+        let Some(at) = self.groups.iter().position(|group| group.number == number) else { return };
+        self.progress();
+        let group = self.groups.remove(at);
+        self.choose_main();
+        let now = Instant::now();
+        self.wants += 1;
+        for slot in self.slots.values_mut().filter(|slot| slot.reader == Some(number)) {
+            slot.reader = None;
+            slot.wants = Some((group.next, now));
+            slot.claim.number = self.wants;
+            slot.claim.from = group.next;
+            slot.claim.seen = group.seen.or(slot.claim.seen);
+        }
+        self.open_at = Some(now);
+    }
+
+    /// The main reader waits while it is far behind the stream anyway and others are about to come to where it is.
+    pub(super) fn held(&self) -> Option<u64> {
+        let main = self.main()?;
+        let near = |group: &Group| group.next < main.next && main.next.0 - group.next.0 <= main.pending;
+        let waits = main.pending > AT_HEAD && self.groups.iter().any(|group| group.fresh && near(group));
+        waits.then_some(main.number)
+    }
+
+    /// Catch-up readers that have come as far as the main one hand their partitions to it.
+    fn join_main(&mut self) {
+        let Some((main, next)) = self.main().map(|group| (group.number, group.next)) else { return };
+        let arrived: Vec<_> = self
+            .groups
+            .iter()
+            .filter(|group| group.number != main && group.next >= next)
+            .map(|group| (group.number, group.next, group.seen))
+            .collect();
+        if arrived.is_empty() {
+            return;
+        }
+        for (number, passed, seen) in arrived {
+            for slot in self.slots.values_mut().filter(|slot| slot.reader == Some(number)) {
+                tell_progress(slot, number, passed, seen);
+                count_member(&mut self.groups, slot.reader.take(), -1);
+                serve(slot, &mut self.groups, main, next);
+            }
+        }
+        self.drop_idle();
+    }
+
+    /// Sorts messages by partition. What belongs to nobody that this reader serves is dropped.
+    fn distribute(&mut self, at: usize, messages: Vec<StreamMessage>) {
+        let Some(group) = self.groups.get_mut(at) else { return };
+        let number = group.number;
+        let mut touched = Vec::new();
+        for message in messages {
+            let sequence = message.sequence;
+            if sequence > group.next && sequence > self.expired {
+                let (from, to) = self.hole.unwrap_or((group.next, sequence));
+                self.hole = Some((from.min(group.next), to.max(sequence)));
+            }
+            group.next = sequence.next();
+            let Some(slot) = self.slots.get_mut(message.subject.as_str()) else { continue };
+            if slot.reader != Some(number) {
+                continue;
+            }
+            if slot.gathered.is_empty() {
+                touched.push(message.subject.clone());
+            }
+            slot.gathered.push(&message);
+        }
+        for subject in touched {
+            let Some(subject) = self.slots.get_key_value(subject.as_str()).map(|(subject, _)| Arc::clone(subject))
+            else {
+                continue;
+            };
+            if let Some(slot) = self.slots.get_mut(&subject) {
+                let messages = slot.gathered.take(&subject, &self.budget);
+                let _ = slot.inbox.send(Input::Messages { reader: number, messages });
+            }
+        }
+    }
+
+    /// Tells every partition how far its reader has come, so that an idle one does not drag the next reader back.
+    pub(super) fn progress(&self) {
+        for group in &self.groups {
+            for slot in self.slots.values().filter(|slot| slot.reader == Some(group.number)) {
+                tell_progress(slot, group.number, group.next, group.seen);
+            }
+        }
+    }
+
+    /// A reader that waits for messages which are gone (deleted, purged, or too old) brings nothing, and does not say so. What
+    /// lies ahead of it is asked of the stream.
+    pub(super) fn ask_ahead(&mut self) {
+        let (main, held) = (self.main, self.held());
+        let mut waiting = None;
+        for group in &mut self.groups {
+            // The main reader's place is its own to tell; only how much is left of the stream may be wrong.
+            let is_main = Some(group.number) == main;
+            let may_wait = !is_main || (group.pending > 0 && Some(group.number) != held);
+            if std::mem::replace(&mut group.idle, true) && may_wait {
+                waiting = Some((group.number, group.next));
+            }
+        }
+        if let Some((number, next)) = waiting.filter(|_| self.asking.is_none()) {
+            let origin = self.origin.clone();
+            self.asking = Some((number, tokio::spawn(async move { origin.ahead(next).await })));
+        }
+    }
+
+    pub(super) fn is_ahead(&mut self, ahead: Result<Ahead, StreamError>) {
+        let Some((number, _)) = self.asking.take() else { return };
+        let Ok(Ahead { stream, first }) = ahead else { return };
+        let main = self.main;
+        let Some(group) = self.groups.iter_mut().find(|group| group.number == number) else { return };
+        if stream.created != self.identity.created {
+            return;
+        }
+        if first.is_none() {
+            group.pending = 0;
+        }
+        if Some(number) != main {
+            // Whatever it was to bring before this is gone.
+            let before = group.next;
+            group.next = before.max(first.unwrap_or_else(|| stream.last.next()));
+            self.lost(before, stream.first);
+            self.join_main();
+        }
+        self.tell_pending();
+    }
+}
+
+impl Slot {
+    /// The stream was set back to here, and the partition had come further.
+    pub(super) fn rewind(&mut self, to: Sequence) {
+        self.wants = None;
+        self.forget(to);
+        let _ = self.inbox.send(Input::NoReader);
+    }
+
+    /// The stream was set back to here: the message that was seen is gone.
+    pub(super) fn forget(&mut self, to: Sequence) {
+        self.claim.seen = None;
+        let _ = self.inbox.send(Input::Rewound(to));
+    }
+}
+
+fn tell_progress(slot: &Slot, reader: u64, next: Sequence, seen: Option<Seen>) {
+    let _ = slot.inbox.send(Input::Passed { reader, sequence: Sequence(next.0.saturating_sub(1)), seen });
+}
+
+/// Has a partition served by this reader from now on.
+pub(super) fn serve(slot: &mut Slot, groups: &mut [Group], number: u64, from: Sequence) {
+    slot.wants = None;
+    slot.reader = Some(number);
+    count_member(groups, Some(number), 1);
+    let _ = slot.inbox.send(Input::Reader { reader: number, from });
+}
+
+pub(super) fn count_member(groups: &mut [Group], reader: Option<u64>, change: isize) {
+    if let Some(group) = groups.iter_mut().find(|group| Some(group.number) == reader) {
+        group.members = group.members.saturating_add_signed(change);
+    }
+}

@@ -1,0 +1,157 @@
+//! The stream that is read: how a reader of it is opened, and whether it still is what the partitions' positions mean.
+
+use crate::nats::{
+    Nats, NewStream, OpenReaderError, Reader, ReaderOptions, Start, Stored, StreamError, StreamInfo, StreamMessage,
+};
+use jiff::Timestamp;
+use parti_coordination::Sequence;
+use parti_coordination::record::Seen;
+use std::time::Duration;
+
+/// A stream on several servers that seems to end too early is believed to have been set back after this time: longer than a
+/// server that has lost its peers goes on answering as the leader it was.
+pub(super) const BELIEVE_REWIND: Duration = Duration::from_secs(12);
+
+/// The stream that is read.
+#[derive(Clone)]
+pub(super) struct Origin {
+    pub(super) nats: Nats,
+    pub(super) stream: String,
+    /// How to make it where the configuration says that the host does.
+    pub(super) create: Option<NewStream>,
+}
+
+/// What the positions of partitions presume of the stream.
+#[derive(Debug, Clone)]
+pub(super) struct Presumed {
+    /// When it was created.
+    pub(super) created: String,
+    /// It ends here or later.
+    pub(super) last: Sequence,
+    /// A message that it has delivered: the latest that is known of.
+    pub(super) seen: Option<Seen>,
+}
+
+/// The stream as it was at a look.
+pub(super) struct Look {
+    pub(super) stream: StreamInfo,
+    pub(super) finding: Finding,
+}
+
+/// What a look shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// It can be what is presumed.
+    AsPresumed,
+    /// It was deleted and made again.
+    MadeAnew,
+    /// It was put back to what it was before, as from a backup.
+    SetBack {
+        /// Up to here it is as it was read.
+        to: Sequence,
+        /// No message that was stored later than this was stored before it was set back; nanoseconds since 1970.
+        time: Option<u64>,
+        /// A server that has lost its peers could not have answered this.
+        is_certain: bool,
+    },
+}
+
+/// A reader that was just opened, and the stream as it was then.
+pub(super) struct Opened {
+    pub(super) reader: Reader,
+    pub(super) look: Look,
+}
+
+/// What comes after a place in the stream.
+pub(super) struct Ahead {
+    /// The stream, before.
+    pub(super) stream: StreamInfo,
+    /// The first message at or above the place.
+    pub(super) first: Option<Sequence>,
+}
+
+/// Why there is no reader.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoReader {
+    #[error(transparent)]
+    Reader(#[from] OpenReaderError),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+impl Origin {
+    /// Opens a reader that begins at `from`. A stream that is gone is made anew if that is the host's to do.
+    pub(super) async fn open(&self, from: Sequence, presumed: &Presumed) -> Result<Opened, NoReader> {
+        let options = ReaderOptions { stream: self.stream.clone(), start: Start::At(from), filters: None };
+        let reader = match (Reader::open(&self.nats, &options).await, &self.create) {
+            (Err(OpenReaderError::NoStream(_)), Some(_)) => {
+                self.restore().await?;
+                Reader::open(&self.nats, &options).await?
+            }
+            (reader, _) => reader?,
+        };
+        // Asked after the reader was opened: if this is the stream that we know, it was then, too.
+        let look = self.compare(presumed).await?;
+        Ok(Opened { reader, look })
+    }
+
+    /// Makes a stream that is gone anew, if that is the host's to do. Whether it was.
+    pub(super) async fn restore(&self) -> Result<bool, StreamError> {
+        let Some(new) = &self.create else { return Ok(false) };
+        match self.look().await {
+            Err(StreamError::NotFound { .. }) => {}
+            other => return other.map(|_| false),
+        }
+        tracing::warn!(stream = self.stream, "The stream is gone; making it anew, as stream.create says");
+        StreamInfo::create(&self.nats, new).await.map(|_| true)
+    }
+
+    /// The stream as it is now.
+    pub(super) async fn look(&self) -> Result<StreamInfo, StreamError> {
+        StreamInfo::of(&self.nats, &self.stream).await
+    }
+
+    /// The stream as it is now, beside what it should be.
+    ///
+    /// A stream that was set back and written to since does not end where it was set back to; nor need it be shorter than it was.
+    /// What tells the two histories apart is time: every message of the one before was stored no later than the last one that was
+    /// read of it, and everything since was stored after the stream was set back. A message of the very same nanosecond counts
+    /// to the later ones, so that it is rather handled twice than never. The clocks of two servers may differ; a restore, and
+    /// an election, take longer than that.
+    pub(super) async fn compare(&self, presumed: &Presumed) -> Result<Look, StreamError> {
+        let stream = self.look().await?;
+        if stream.created != presumed.created {
+            return Ok(Look { stream, finding: Finding::MadeAnew });
+        }
+        let stored = Stored::new(&self.nats, &self.stream);
+        let found = match presumed.seen.filter(|seen| seen.sequence <= stream.last) {
+            Some(seen) => stored.message(seen.sequence).await.map_err(|why| self.failed(why))?,
+            None => None,
+        };
+        let is_other = |found: &StreamMessage| presumed.seen.is_some_and(|seen| seen.time != found.timestamp_ns);
+        let is_certain = found.as_ref().is_some_and(is_other);
+        let ends = presumed.last.max(presumed.seen.map_or(Sequence(0), |seen| seen.sequence));
+        if !is_certain && ends <= stream.last {
+            return Ok(Look { stream, finding: Finding::AsPresumed });
+        }
+        let time = presumed.seen.map(|seen| seen.time);
+        let to = match time.and_then(|time| Timestamp::from_nanosecond(i128::from(time)).ok()) {
+            Some(time) => Sequence(stored.position_at(time).await.map_err(|why| self.failed(why))?.0),
+            // Nothing was read since the partition's first position, and nothing is known of what came before that.
+            None => stream.last,
+        };
+        Ok(Look { finding: Finding::SetBack { to, time, is_certain }, stream })
+    }
+
+    /// What the stream holds from this place on.
+    pub(super) async fn ahead(&self, from: Sequence) -> Result<Ahead, StreamError> {
+        // In this order: what is published in between is found.
+        let stream = self.look().await?;
+        let first = Stored::new(&self.nats, &self.stream).first_from(from).await.map_err(|why| self.failed(why))?;
+        Ok(Ahead { stream, first: first.map(|message| message.sequence) })
+    }
+
+    fn failed(&self, why: crate::nats::ApiError) -> StreamError {
+        StreamError::Failed { name: self.stream.clone(), why }
+    }
+}
