@@ -93,7 +93,7 @@ catalogue! {
     NatsTooOld = 1104, "ErrNATSTooOld", Failed;
     /// The account has no JetStream. Enable it on the server (`jetstream {}`) and for the account.
     JetStreamDisabled = 1105, "ErrJetStreamDisabled", Failed;
-    /// The NATS user may not do what a worker must do. Grant the permissions of `deploy/nats/`.
+    /// The NATS user may not do what a worker must do. Grant what [operating.md](operating.md#permissions-of-the-nats-user) lists.
     NatsPermission = 1106, "ErrNATSPermission", Failed;
     /// The stream does not exist. Create it, correct `stream.name`, or let `stream.create` make one.
     StreamNotFound = 1107, "ErrStreamNotFound", Failed;
@@ -115,6 +115,8 @@ catalogue! {
     Internal = 1114, "ErrInternal", Failed;
     /// A KV bucket cannot be opened or created. The message says what the server answers.
     BucketUnavailable = 1115, "ErrBucketUnavailable", Failed;
+    /// The stream has no durable consumer of the name in `stream.startFrom`. Correct it; nothing was started.
+    StartConsumerNotFound = 1116, "ErrStartConsumerNotFound", Usage;
 
     /// Every worker ID in the range is held. Raise `workerIdMax`, or stop a worker.
     StableIdExhausted = 1201, "ErrStableIDExhausted", IdsExhausted;
@@ -147,10 +149,11 @@ catalogue! {
     PluginTrap = 1304, "ErrPluginTrap", Failed;
     /// A call into the plugin took longer than `handler.callTimeout`.
     PluginTimeout = 1305, "ErrPluginTimeout", Failed;
-    /// The handler refused to open a partition. The partition is held and tried again; nothing is skipped.
+    /// The handler refused to open a partition. The partition is held and tried again; nothing is skipped. Where another version
+    /// of the handler has written the state, it goes to a worker with that version; if there is none, it waits for one.
     PluginOpen = 1306, "ErrPluginOpen", Failed;
-    /// The handler gave no snapshot, or one that is too large. The partition goes on uncommitted up to
-    /// `handler.maxUncommitted`, then it waits.
+    /// The handler gave no snapshot, or one above `handler.maxSnapshotBytes`. The partition goes on uncommitted up to
+    /// `handler.maxUncommitted`, then it waits; with one that is too large it waits at once.
     PluginSnapshot = 1307, "ErrPluginSnapshot", Failed;
 
     /// Another worker owns the partition now. What this worker did since its last commit is handled again there.

@@ -3,12 +3,14 @@
 use crate::wait::eventually;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Operation, Store, Watch};
+use async_nats::jetstream::object_store::ObjectStore;
 use futures::{StreamExt as _, TryStreamExt as _};
 use parti_coordination::record::{AssignmentRecord, LeaderRecord, OwnershipRecord, PlanRecord, decode};
 use parti_coordination::{Term, Version};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinHandle;
 
 /// The buckets of the group `default`.
@@ -23,11 +25,18 @@ pub struct Records {
     pub assignments: Store,
     /// Bucket of the ownership records.
     pub ownership: Store,
+    /// Where the snapshots are that are too large for a record.
+    context: Context,
 }
 
 async fn open(context: &Context, bucket: &str) -> Store {
     let what = format!("bucket {bucket} exists");
     eventually(&what, async || context.get_key_value(bucket).await.map_err(|error| error.to_string())).await
+}
+
+async fn open_objects(context: &Context, bucket: &str) -> ObjectStore {
+    let what = format!("object store {bucket} exists");
+    eventually(&what, async || context.get_object_store(bucket).await.map_err(|error| error.to_string())).await
 }
 
 /// The value of a key; nothing if it was deleted or has expired.
@@ -46,6 +55,7 @@ impl Records {
             heartbeats: open(context, "parti-heartbeats").await,
             assignments: open(context, "parti-assignments").await,
             ownership: open(context, "parti-ownership").await,
+            context: context.clone(),
         }
     }
 
@@ -94,6 +104,24 @@ impl Records {
             }
         })
         .await
+    }
+
+    /// The names of the objects in the object store of large snapshots, sorted.
+    pub async fn objects(&self) -> Vec<String> {
+        let snapshots = open_objects(&self.context, "parti-snapshots").await;
+        let infos: Vec<_> = snapshots.list().await.expect("a list").try_collect().await.expect("objects");
+        let mut names: Vec<String> = infos.into_iter().map(|info| info.name).collect();
+        names.sort();
+        names
+    }
+
+    /// The bytes of an object.
+    pub async fn object(&self, name: &str) -> Vec<u8> {
+        let snapshots = open_objects(&self.context, "parti-snapshots").await;
+        let mut object = snapshots.get(name).await.unwrap_or_else(|error| panic!("object {name}: {error}"));
+        let mut bytes = Vec::new();
+        object.read_to_end(&mut bytes).await.unwrap_or_else(|error| panic!("object {name}: {error}"));
+        bytes
     }
 
     /// The plan's head.

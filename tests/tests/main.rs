@@ -22,4 +22,6 @@ mod queue_mode;
 mod reconnecting;
 mod restarting;
 mod sharing;
+mod snapshots;
 mod soak;
+mod start_from;

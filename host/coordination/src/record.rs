@@ -3,10 +3,14 @@
 //! Every value carries `v`, the version of its format. A reader ignores fields that it does not know, so that a worker
 //! of the next version runs beside one of this.
 
-use crate::{
-    Epoch, Generation, Incarnation, Partition, PartitionId, Position, Sequence, Snapshot, Term, Version, WorkerId,
-    WorkerState,
+mod ownership;
+
+pub use ownership::{
+    Attempts, Owner, OwnershipRecord, Phase, Seen, StoredSnapshot, StoredState, StreamIdentity, object_name,
+    object_parts,
 };
+
+use crate::{Incarnation, Partition, PartitionId, Term, Version, WorkerId, WorkerState};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -112,6 +116,9 @@ pub struct HeartbeatRecord {
     pub owned: usize,
     /// Messages behind.
     pub lag: u64,
+    /// Partitions whose state its handler cannot open, by the digest of the handler that wrote it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cannot_open: BTreeMap<String, BTreeSet<String>>,
     /// Highest term seen.
     pub term: Term,
     /// Highest plan version seen.
@@ -328,138 +335,6 @@ impl PauseRecord {
     #[must_use]
     pub fn covers(&self, partition: &PartitionId) -> bool {
         self.all || self.partitions.contains(partition.as_str())
-    }
-}
-
-/// Whether a partition's owner still works on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// The owner works on it.
-    Owned,
-    /// The owner has let go; anyone the plan names may take it.
-    Released,
-}
-
-/// The stream whose positions a record holds. Another `created` means that the stream was made anew.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StreamIdentity {
-    /// The stream's name.
-    pub name: String,
-    /// When the server created it: RFC 3339, as the server tells it.
-    pub created: String,
-}
-
-/// Which run of which worker owns a partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// The worker.
-    pub worker: WorkerId,
-    /// Which run of it.
-    #[serde(flatten)]
-    pub incarnation: Incarnation,
-}
-
-/// How often the first unfinished message was tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempts {
-    /// The message.
-    pub sequence: Sequence,
-    /// Deliveries that have begun.
-    pub count: u32,
-}
-
-/// Who owns a partition and how far it is: one entry per partition in the ownership bucket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OwnershipRecord {
-    /// Format version.
-    pub v: u32,
-    /// The group; another group's record under our key is refused.
-    pub group: String,
-    /// The stream.
-    pub stream: StreamIdentity,
-    /// Number of this ownership.
-    pub epoch: Epoch,
-    /// Number of this history.
-    pub generation: Generation,
-    /// The owner, or the last one if released.
-    pub owner: Owner,
-    /// Whether the owner still works on it.
-    pub phase: Phase,
-    /// Everything up to here has taken effect.
-    pub position: Position,
-    /// A message that the owner's reader has delivered, of this partition or another, about a second before the write. Should
-    /// the stream be set back, it tells so, and which of the stream's messages were not there then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seen: Option<Seen>,
-    /// Deliveries of the message after the position, if more than one has begun.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attempts: Option<Attempts>,
-    /// Digest of the handler that wrote the snapshot.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub handler: Option<String>,
-    /// The handler's state at the position.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snapshot: Option<StoredSnapshot>,
-}
-
-/// A message as the stream gave it. Under the same sequence with another time it is another message: the stream was set back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
-    /// Its place in the stream.
-    pub sequence: Sequence,
-    /// When the stream stored it, in nanoseconds since 1970.
-    pub time: u64,
-}
-
-impl OwnershipRecord {
-    /// What an operator writes who moves the partition: released, so that whoever the plan names takes it again from there, and
-    /// of a new history, so that no message ID of the old one comes again. Whoever owned it loses its next compare.
-    #[must_use]
-    pub fn moved(&self, position: Position, keep_state: bool) -> Self {
-        Self {
-            epoch: self.epoch.next(),
-            generation: self.generation.next(),
-            phase: Phase::Released,
-            position,
-            attempts: None,
-            handler: self.handler.clone().filter(|_| keep_state),
-            snapshot: self.snapshot.clone().filter(|_| keep_state),
-            ..self.clone()
-        }
-    }
-}
-
-/// A snapshot as a record holds it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredSnapshot {
-    /// The handler's name for the encoding.
-    pub format: String,
-    /// The state, base64.
-    pub inline: String,
-}
-
-impl StoredSnapshot {
-    /// The record's form of a snapshot.
-    #[must_use]
-    pub fn store(snapshot: &Snapshot) -> Self {
-        use base64::Engine as _;
-        Self {
-            format: snapshot.format.clone(),
-            inline: base64::engine::general_purpose::STANDARD.encode(&snapshot.data),
-        }
-    }
-
-    /// The snapshot itself.
-    ///
-    /// # Errors
-    /// The text is not base64.
-    pub fn load(&self) -> Result<Snapshot, Unreadable> {
-        use base64::Engine as _;
-        let data = base64::engine::general_purpose::STANDARD
-            .decode(&self.inline)
-            .map_err(|e| Unreadable(format!("snapshot: {e}")))?;
-        Ok(Snapshot { format: self.format.clone(), data })
     }
 }
 

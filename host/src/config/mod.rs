@@ -57,6 +57,8 @@ pub struct Buckets {
     pub assignments: String,
     /// Ownership records.
     pub ownership: String,
+    /// Snapshots too large for a record: an object store.
+    pub snapshots: String,
     /// Pins, drains, the history of plugins.
     pub control: String,
 }
@@ -64,13 +66,14 @@ pub struct Buckets {
 impl Buckets {
     /// Every name with the key that sets it.
     #[must_use]
-    pub fn all(&self) -> [(&'static str, &str); 6] {
+    pub fn all(&self) -> [(&'static str, &str); 7] {
         [
             ("kvBucket.stableIdBucket", &self.stable_ids),
             ("kvBucket.electionBucket", &self.election),
             ("kvBucket.heartbeatBucket", &self.heartbeats),
             ("kvBucket.assignmentBucket", &self.assignments),
             ("kvBucket.ownershipBucket", &self.ownership),
+            ("kvBucket.snapshotBucket", &self.snapshots),
             ("kvBucket.controlBucket", &self.control),
         ]
     }
@@ -92,6 +95,7 @@ impl Config {
             heartbeats: name(&set.heartbeat_bucket, "heartbeats"),
             assignments: name(&set.assignment_bucket, "assignments"),
             ownership: name(&set.ownership_bucket, "ownership"),
+            snapshots: name(&set.snapshot_bucket, "snapshots"),
             control: name(&set.control_bucket, "control"),
         }
     }

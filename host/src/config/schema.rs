@@ -138,6 +138,8 @@ section! {
         assignment_bucket: Option<String> = None => "`parti-assignments`, with a group `parti-GROUP-assignments`";
         /// Bucket of the ownership records: positions and snapshots.
         ownership_bucket: Option<String> = None => "`parti-ownership`, with a group `parti-GROUP-ownership`";
+        /// Object store of the snapshots that are larger than 32 KiB.
+        snapshot_bucket: Option<String> = None => "`parti-snapshots`, with a group `parti-GROUP-snapshots`";
         /// Bucket of pins, drains and the history of plugins.
         control_bucket: Option<String> = None => "`parti-control`, with a group `parti-GROUP-control`";
         /// How long assignments outlive their last write. Whole seconds; `0s` means for ever.
@@ -305,6 +307,9 @@ section! {
         commit_interval: Duration = secs(1);
         /// How much of a partition may be handled and not yet committed: what a crash repeats at most.
         max_uncommitted: MaxUncommitted = MaxUncommitted::default();
+        /// Largest snapshot of a partition. A handler that gives a larger one is in error: its partition stops before the next
+        /// message, and says so.
+        max_snapshot_bytes: ByteSize = ByteSize(8 << 20);
         /// Where messages go that cannot be handled.
         dead_letter: Option<DeadLetter> = None;
         /// Without a dead-letter subject: `block` stops the partition at a message that cannot be handled, `drop` goes

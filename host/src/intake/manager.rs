@@ -6,7 +6,7 @@ use super::origin::Origin;
 use super::partition::PartitionTask;
 use super::queue::{self, Keeper, Membership, Queue, QueueOptions};
 use crate::config::SubjectTemplate;
-use crate::nats::{Nats, NewStream, Peers, Publisher, Store};
+use crate::nats::{Nats, NewStream, Objects, Peers, Publisher, Store};
 use crate::plugin::HandlerPlugin;
 use crate::telemetry::{Counter, Metrics};
 use parti_coordination::record::{Owner, PauseRecord, StreamIdentity};
@@ -14,7 +14,7 @@ use parti_coordination::{
     Assigned, CloseReason, Fleet, Incarnation, Input, Limits, Now, Partition, PartitionId, PartitionView, Phase,
     Position, Term, Version,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,6 +37,8 @@ pub struct IntakeOptions {
     pub data: Nats,
     /// The ownership bucket.
     pub records: Store,
+    /// The snapshots that are too large for it.
+    pub objects: Objects,
     /// The group's name.
     pub group: String,
     /// The stream that is worked on.
@@ -66,6 +68,7 @@ pub struct IntakeOptions {
 /// What every partition's task shares.
 pub(super) struct Shared {
     pub(super) records: Store,
+    pub(super) objects: Objects,
     pub(super) requests: Semaphore,
     pub(super) publisher: Publisher,
     pub(super) group: String,
@@ -116,6 +119,8 @@ pub enum IntakeEvent {
         /// The assignment that what is owned equals, if it equals one.
         settled: Option<(Term, Version)>,
     },
+    /// The partitions whose state the handler cannot open, as far as it has tried, by the digest of the handler that wrote it.
+    CannotOpen(BTreeMap<String, BTreeSet<String>>),
     /// A later run of our own ID owns a partition: this process is a zombie.
     Superseded(Incarnation),
     /// Nothing is owned any more, after [`Intake::drain`].
@@ -183,6 +188,7 @@ impl Intake {
         let manager = Manager {
             shared: Arc::new(Shared {
                 records: options.records,
+                objects: options.objects,
                 requests: Semaphore::new(REQUESTS),
                 publisher: Publisher::new(&options.data, PUBLISHES),
                 traps: options.metrics.plugin_traps.series([options.plugin.name()]),
@@ -214,6 +220,8 @@ impl Intake {
             pause: None,
             leaving: None,
             told: None,
+            refused: BTreeMap::new(),
+            refused_told: BTreeMap::new(),
             log_lines_dropped,
             tell,
         };
@@ -293,6 +301,10 @@ struct Manager {
     pause: Option<PauseRecord>,
     leaving: Option<CloseReason>,
     told: Option<IntakeEvent>,
+    /// The partitions whose state the handler has refused, and who wrote it. Kept when they go to another worker, so that they do not
+    /// come back.
+    refused: BTreeMap<PartitionId, String>,
+    refused_told: BTreeMap<String, BTreeSet<String>>,
     log_lines_dropped: Counter,
     tell: mpsc::UnboundedSender<IntakeEvent>,
 }
@@ -434,11 +446,17 @@ impl Manager {
         }
         let (mut owned, mut queued, mut settled) = (0, 0, self.tasks.len() == self.assigned.len());
         let (mut longest, mut oldest, mut paused) = (0, None, 0);
-        for task in self.tasks.values() {
+        for (id, task) in &self.tasks {
             let view = task.view.lock().unwrap_or_else(PoisonError::into_inner);
             let holds = matches!(view.phase, Phase::Opening | Phase::Running);
             owned += usize::from(holds || view.phase == Phase::Releasing);
-            settled &= holds && !task.ending;
+            // What cannot be opened is carried out as far as it can be.
+            settled &= (holds || view.cannot_open.is_some()) && !task.ending;
+            match &view.cannot_open {
+                Some(writer) => drop(self.refused.insert(id.clone(), writer.clone())),
+                None if view.phase == Phase::Running => drop(self.refused.remove(id)),
+                None => {}
+            }
             paused += u64::from(view.paused);
             queued += view.queued as u64;
             longest = longest.max(view.queued as u64);
@@ -456,6 +474,14 @@ impl Manager {
         if self.told.as_ref() != Some(&figures) {
             self.told = Some(figures.clone());
             let _ = self.tell.send(figures);
+        }
+        let mut refused: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (id, writer) in &self.refused {
+            refused.entry(writer.clone()).or_default().insert(id.to_string());
+        }
+        if self.refused_told != refused {
+            self.refused_told.clone_from(&refused);
+            let _ = self.tell.send(IntakeEvent::CannotOpen(refused));
         }
         if self.leaving.is_some() && self.tasks.is_empty() {
             self.told = Some(IntakeEvent::Drained);

@@ -1,12 +1,17 @@
 //! The stream that is read: how a reader of it is opened, and whether it still is what the partitions' positions mean.
 
 use crate::nats::{
-    Nats, NewStream, OpenReaderError, Reader, ReaderOptions, Start, Stored, StreamError, StreamInfo, StreamMessage,
+    ApiError, Nats, NewStream, OpenReaderError, Reader, ReaderOptions, Start, Stored, StreamError, StreamInfo,
+    StreamMessage,
 };
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use parti_coordination::Sequence;
 use parti_coordination::record::Seen;
 use std::time::Duration;
+
+/// Messages that are looked at at once.
+const CHECKS: usize = 64;
 
 /// A stream on several servers that seems to end too early is believed to have been set back after this time: longer than a
 /// server that has lost its peers goes on answering as the leader it was.
@@ -28,8 +33,8 @@ pub(super) struct Presumed {
     pub(super) created: String,
     /// It ends here or later.
     pub(super) last: Sequence,
-    /// A message that it has delivered: the latest that is known of.
-    pub(super) seen: Option<Seen>,
+    /// Messages that it has delivered, each to another worker or at another time.
+    pub(super) seen: Vec<Seen>,
 }
 
 /// The stream as it was at a look.
@@ -124,23 +129,43 @@ impl Origin {
             return Ok(Look { stream, finding: Finding::MadeAnew });
         }
         let stored = Stored::new(&self.nats, &self.stream);
-        let found = match presumed.seen.filter(|seen| seen.sequence <= stream.last) {
-            Some(seen) => stored.message(seen.sequence).await.map_err(|why| self.failed(why))?,
-            None => None,
-        };
-        let is_other = |found: &StreamMessage| presumed.seen.is_some_and(|seen| seen.time != found.timestamp_ns);
-        let is_certain = found.as_ref().is_some_and(is_other);
-        let ends = presumed.last.max(presumed.seen.map_or(Sequence(0), |seen| seen.sequence));
-        if !is_certain && ends <= stream.last {
+        let (there, beyond): (Vec<Seen>, Vec<Seen>) =
+            presumed.seen.iter().partition(|seen| seen.sequence <= stream.last);
+        let others = self.others(&stored, there).await.map_err(|why| self.failed(why))?;
+        let is_certain = !others.is_empty();
+        if !is_certain && beyond.is_empty() && presumed.last <= stream.last {
             return Ok(Look { stream, finding: Finding::AsPresumed });
         }
-        let time = presumed.seen.map(|seen| seen.time);
+        let gone = others.iter().chain(&beyond).map(|seen| seen.time).max();
+        let time = gone.or_else(|| presumed.seen.iter().map(|seen| seen.time).max());
         let to = match time.and_then(|time| Timestamp::from_nanosecond(i128::from(time)).ok()) {
             Some(time) => Sequence(stored.position_at(time).await.map_err(|why| self.failed(why))?.0),
             // Nothing was read since the partition's first position, and nothing is known of what came before that.
             None => stream.last,
         };
         Ok(Look { finding: Finding::SetBack { to, time, is_certain }, stream })
+    }
+
+    /// Of the messages that were seen, those in whose place the stream now has another, or never had one. Where it has none any
+    /// more, the messages around it tell; they are asked for the earliest and the latest.
+    async fn others(&self, stored: &Stored, seen: Vec<Seen>) -> Result<Vec<Seen>, ApiError> {
+        let found =
+            stream::iter(seen).map(async |seen| Ok::<_, ApiError>((seen, stored.message(seen.sequence).await?)));
+        let found: Vec<_> = found.buffer_unordered(CHECKS).try_collect().await?;
+        let is_other = |(seen, found): &(Seen, Option<StreamMessage>)| {
+            found.as_ref().is_some_and(|found| found.timestamp_ns != seen.time).then_some(*seen)
+        };
+        let mut others: Vec<Seen> = found.iter().filter_map(is_other).collect();
+        let missing = || found.iter().filter(|(_, found)| found.is_none()).map(|(seen, _)| *seen);
+        let ends = [missing().min_by_key(|seen| seen.sequence), missing().max_by_key(|seen| seen.sequence)];
+        for seen in ends.into_iter().flatten() {
+            let Ok(later) = Timestamp::from_nanosecond(i128::from(seen.time) + 1) else { continue };
+            // A message that was stored later, at an earlier place.
+            if stored.position_at(later).await?.0 < seen.sequence.0 {
+                others.push(seen);
+            }
+        }
+        Ok(others)
     }
 
     /// What the stream holds from this place on.
@@ -151,7 +176,7 @@ impl Origin {
         Ok(Ahead { stream, first: first.map(|message| message.sequence) })
     }
 
-    fn failed(&self, why: crate::nats::ApiError) -> StreamError {
+    fn failed(&self, why: ApiError) -> StreamError {
         StreamError::Failed { name: self.stream.clone(), why }
     }
 }

@@ -7,7 +7,7 @@
 use super::chunk::Held;
 use super::feed::{PartitionInput, Wish};
 use super::manager::{Shared, TaskEvent};
-use crate::nats::{OutgoingMessage, Published, StreamInfo};
+use crate::nats::{OutgoingMessage, Published, StreamInfo, sendable_headers};
 use crate::plugin::{CallError, Handled as PluginHandled, HandlerInstance, Message, Publish};
 use crate::telemetry::Verdict;
 use parti_coordination::record::{Owner, StreamIdentity};
@@ -226,7 +226,28 @@ impl PartitionTask {
                 }),
                 None => self.tell(Input::Snapshot(Ok(None))),
             },
-            Command::Close(why) => self.close(why),
+            Command::PutObject { name, data } => {
+                let objects = self.shared.objects.clone();
+                self.later(async move { Input::ObjectPut(objects.put(&name, &data).await.map_err(|e| e.to_string())) });
+            }
+            Command::GetObject(name) => {
+                let objects = self.shared.objects.clone();
+                self.later(async move { Input::Object(objects.get(&name).await.map_err(|e| e.to_string())) });
+            }
+            Command::DeleteObjects { names, before } => {
+                let (objects, key) = (self.shared.objects.clone(), self.record_key.clone());
+                self.later(async move {
+                    let deleted = objects.delete(&key, &names, before).await;
+                    Input::ObjectsDeleted(deleted.map_err(|error| tracing::debug!(%error, "Snapshots are not deleted")))
+                });
+            }
+            Command::Close(why) => {
+                // Who goes on waiting for the partition neither holds a reader's place nor memory. In queue mode it has said so.
+                if !self.shared.limits.acknowledges {
+                    let _ = self.shared.wishes.send(Wish::Leave { subject: self.subject.clone() });
+                }
+                self.close(why);
+            }
             Command::WantReader(mark) => {
                 let (subject, inbox) = (self.subject.clone(), self.sender.clone());
                 let (seen, stream) = (self.machine.seen(), self.machine.stream().clone());
@@ -360,6 +381,9 @@ impl PartitionTask {
                 metrics.commits_fenced.inc();
                 tracing::warn!(%epoch, "Another worker owns the partition now; what was not committed is handled there");
             }
+            Report::WrittenBack { epoch, position } => {
+                tracing::warn!(%epoch, %position, "The ownership bucket has lost this partition's record; written back from memory");
+            }
             Report::Moved { position, generation } => {
                 tracing::warn!(%epoch, %position, %generation, "The partition was moved by hand; beginning again from there");
             }
@@ -367,11 +391,18 @@ impl PartitionTask {
                 let _ = self.shared.events.send(TaskEvent::Superseded(by));
             }
             Report::Unreadable(why) => tracing::error!(why, "The ownership record cannot be used; the partition waits"),
+            Report::CannotOpen { handler, why } => tracing::error!(
+                %epoch, handler, why,
+                "The handler cannot open the state that another version of it has written; the partition is for a worker with that version"
+            ),
             Report::OpenFailed(why) => tracing::error!(why, "The handler did not open; the partition waits"),
             Report::Trapped { sequence, messages, why } => {
                 tracing::error!(%epoch, %sequence, messages, why, "The handler failed; back to the last commit");
             }
             Report::SnapshotFailed(why) => tracing::error!(%epoch, why, "The handler gave no snapshot"),
+            Report::SnapshotNotStored(why) => {
+                tracing::error!(%epoch, why, "The snapshot is not stored; nothing is committed until it is");
+            }
             Report::Retrying { sequence, attempts } => tracing::debug!(%sequence, attempts, "The message is retried"),
             Report::Exhausted { sequence, reason } => {
                 tracing::warn!(%epoch, %sequence, reason, "The message cannot be handled");
@@ -432,10 +463,8 @@ async fn send(shared: &Shared, partition: &str, outgoing: Vec<Outgoing<Held, Pub
             }
             Outgoing::DeadLetter { id, message, reason, attempts } => {
                 let (payload, message) = (message.body.payload(), message.body.message(1));
-                // NATS headers are text; what is none is carried over as far as it is.
-                let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-                let mut headers: Vec<(String, String)> =
-                    message.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+                // What others have sent and cannot be sent on must not keep the message from leaving.
+                let mut headers = sendable_headers(message.headers.iter().map(|(name, value)| (&**name, *value)));
                 let origin: [(&str, String); 7] = [
                     ("Parti-Stream", shared.stream.clone()),
                     ("Parti-Sequence", message.sequence.to_string()),

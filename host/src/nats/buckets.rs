@@ -8,7 +8,8 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, StorageType};
 use std::fmt;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long the marker stays that an expired key leaves.
 const MARKER_LIFETIME: Duration = Duration::from_secs(60);
@@ -24,6 +25,9 @@ const RETRY: Backoff = Backoff { first: Duration::from_millis(50), cap: Duration
 
 /// How long one attempt may take: a cluster in which several workers create a bucket at once leaves some of them unanswered.
 const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// How often at most a bucket is looked for that seems to be gone.
+const SEEK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A bucket as the configuration wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,17 +108,22 @@ pub(super) fn stream_name(bucket: &str) -> String {
 
 /// Creates the bucket if it is missing, and checks what is there. Many may do so at the same time.
 pub(super) async fn open(nats: &Nats, spec: &BucketSpec) -> Result<Checked, OpenBucketError> {
+    let config = config(spec, nats.server_version().expires_single_keys());
+    let found = find_or_create(nats, &spec.name, &config).await?;
+    check(spec, &found)
+}
+
+/// The settings of the stream behind a bucket, which is created like this if it is missing. Many may do so at the same time.
+pub(super) async fn find_or_create(nats: &Nats, bucket: &str, config: &Config) -> Result<Config, OpenBucketError> {
     let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    if spec.name.is_empty() || !spec.name.chars().all(valid) {
-        return Err(OpenBucketError::BadName(spec.name.clone()));
+    if bucket.is_empty() || !bucket.chars().all(valid) {
+        return Err(OpenBucketError::BadName(bucket.to_owned()));
     }
-    let single_keys_expire = nats.server_version().expires_single_keys();
     let mut last = ApiError::TimedOut;
     let opened = timeout(nats.operation_timeout(), async {
         for attempt in 1.. {
             sleep(RETRY.before(attempt)).await;
-            let attempt = timeout(ATTEMPT, find_or_create(nats, spec, single_keys_expire));
-            match attempt.await.unwrap_or(Err(ApiError::TimedOut)) {
+            match timeout(ATTEMPT, try_once(nats, config)).await.unwrap_or(Err(ApiError::TimedOut)) {
                 // Another worker of another version has just created it with other settings; or the cluster elects.
                 Err(why @ ApiError::Refused { code, .. })
                     if [ErrorCode::STREAM_NAME_EXIST.0, ErrorCode::CLUSTER_NOT_AVAILABLE.0].contains(&code) =>
@@ -128,19 +137,39 @@ pub(super) async fn open(nats: &Nats, spec: &BucketSpec) -> Result<Checked, Open
         Err(ApiError::TimedOut)
     })
     .await;
-    let failed = |why| OpenBucketError::Failed { bucket: spec.name.clone(), why };
-    let found = opened.map_err(|_| failed(last))?.map_err(failed)?;
-    check(spec, &found)
+    let failed = |why| OpenBucketError::Failed { bucket: bucket.to_owned(), why };
+    opened.map_err(|_| failed(last))?.map_err(failed)
 }
 
-async fn find_or_create(nats: &Nats, spec: &BucketSpec, single_keys_expire: bool) -> Result<Config, ApiError> {
-    let stream = stream_name(&spec.name);
+async fn try_once(nats: &Nats, config: &Config) -> Result<Config, ApiError> {
+    let stream = &config.name;
     match nats.api::<_, Info>(&format!("STREAM.INFO.{stream}"), &NoArguments {}).await {
         Err(ApiError::Refused { code, .. }) if code == ErrorCode::STREAM_NOT_FOUND.0 => {
-            let create = format!("STREAM.CREATE.{stream}");
-            nats.api::<_, Info>(&create, &config(spec, single_keys_expire)).await.map(|info| info.config)
+            nats.api::<_, Info>(&format!("STREAM.CREATE.{stream}"), config).await.map(|info| info.config)
         }
         found => found.map(|info| info.config),
+    }
+}
+
+/// Looks for a bucket that seems to be gone, and creates it anew if somebody has deleted it: nothing that is written to it would ever
+/// succeed again.
+#[derive(Default)]
+pub(super) struct Seeker(Mutex<Option<Instant>>);
+
+impl Seeker {
+    /// Looks at most once a second, and only one at a time.
+    pub(super) async fn seek(&self, bucket: &str, open: impl Future<Output = Result<(), OpenBucketError>>) {
+        let Ok(mut sought) = self.0.try_lock() else { return };
+        if sought.is_some_and(|sought| sought.elapsed() < SEEK_INTERVAL) {
+            return;
+        }
+        *sought = Some(Instant::now());
+        match open.await {
+            Ok(()) => {
+                tracing::warn!(bucket, "the bucket did not answer; it is there again, empty if it was deleted");
+            }
+            Err(error) => tracing::warn!(bucket, %error, "the bucket does not answer"),
+        }
     }
 }
 
@@ -210,24 +239,54 @@ fn check(spec: &BucketSpec, found: &Config) -> Result<Checked, OpenBucketError> 
         }
         KeyLifetime::Forever | KeyLifetime::Each => {}
     }
-    if found.num_replicas != spec.replicas {
-        let advice =
-            format!("Run: nats stream edit {stream} --replicas={}, or correct kvBucket.replicas", spec.replicas);
-        warnings.push(mismatch("replicas", found.num_replicas.to_string(), spec.replicas.to_string(), advice));
-    }
+    warnings.extend(odd_replicas(&spec.name, spec.replicas, found));
     if found.max_messages_per_subject != 1 {
         let advice =
             format!("Old revisions take space for nothing. Run: nats stream edit {stream} --max-msgs-per-subject=1");
         warnings.push(mismatch("history", found.max_messages_per_subject.to_string(), "1".to_owned(), advice));
     }
-    if found.storage != StorageType::File {
-        let advice =
-            "A restart of the server empties it. Delete it while no worker runs; it is created anew".to_owned();
-        warnings.push(mismatch("storage", "memory".to_owned(), "file".to_owned(), advice));
-    }
+    warnings.extend(odd_storage(&spec.name, found));
     if errors.is_empty() {
         Ok(Checked { single_keys_expire: found.allow_message_ttl, warnings })
     } else {
         Err(OpenBucketError::Mismatch(errors))
     }
+}
+
+/// Checks an object store: what must last would vanish if its stream forgot by age.
+pub(super) fn check_objects(
+    bucket: &str,
+    replicas: usize,
+    found: &Config,
+) -> Result<Vec<BucketMismatch>, OpenBucketError> {
+    if !found.max_age.is_zero() {
+        return Err(OpenBucketError::Mismatch(vec![BucketMismatch {
+            bucket: bucket.to_owned(),
+            setting: "max_age",
+            found: format!("{:?}", found.max_age),
+            wanted: "none".to_owned(),
+            advice: format!("Snapshots would vanish. Run: nats stream edit {} --max-age=0", found.name),
+        }]));
+    }
+    Ok(odd_replicas(bucket, replicas, found).into_iter().chain(odd_storage(bucket, found)).collect())
+}
+
+fn odd_replicas(bucket: &str, wanted: usize, found: &Config) -> Option<BucketMismatch> {
+    (found.num_replicas != wanted).then(|| BucketMismatch {
+        bucket: bucket.to_owned(),
+        setting: "replicas",
+        found: found.num_replicas.to_string(),
+        wanted: wanted.to_string(),
+        advice: format!("Run: nats stream edit {} --replicas={wanted}, or correct kvBucket.replicas", found.name),
+    })
+}
+
+fn odd_storage(bucket: &str, found: &Config) -> Option<BucketMismatch> {
+    (found.storage != StorageType::File).then(|| BucketMismatch {
+        bucket: bucket.to_owned(),
+        setting: "storage",
+        found: "memory".to_owned(),
+        wanted: "file".to_owned(),
+        advice: "A restart of the server empties it. Delete it while no worker runs; it is created anew".to_owned(),
+    })
 }

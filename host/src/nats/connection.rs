@@ -135,6 +135,7 @@ impl Nats {
             jetstream::context::ContextBuilder::new().timeout(options.operation_timeout).build(client.clone());
         let endpoint = Endpoint {
             servers,
+            told: Vec::new(),
             login: options.login,
             tls: options.tls,
             name: format!("{} reader", options.name),
@@ -183,12 +184,11 @@ impl Nats {
     /// Where a reader connects: to the servers that are configured and those that they have told of.
     pub(super) fn endpoint(&self) -> Endpoint {
         let mut endpoint = self.inner.endpoint.clone();
+        // What is told is an address. Who insists on TLS does so with every server, whoever has told of it.
+        let insists = endpoint.servers.iter().any(ServerAddr::tls_required);
+        let scheme = if insists { "tls" } else { "nats" };
         let told = self.inner.client.server_info().connect_urls;
-        for server in told.iter().filter_map(|url| url.parse::<ServerAddr>().ok()) {
-            if !endpoint.servers.contains(&server) {
-                endpoint.servers.push(server);
-            }
-        }
+        endpoint.told = told.iter().filter_map(|told| format!("{scheme}://{told}").parse().ok()).collect();
         endpoint
     }
 

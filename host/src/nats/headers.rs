@@ -81,8 +81,14 @@ impl Headers {
 
 /// Names and values in a block of the protocol, in their order.
 pub fn pairs(block: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, &[u8])> {
-    block.split(|byte| *byte == b'\n').skip(1).filter_map(|line| {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let mut rest = block;
+    let lines = std::iter::from_fn(move || {
+        let end = memchr::memmem::find(rest, b"\r\n")?;
+        let (line, after) = rest.split_at_checked(end)?;
+        rest = after.get(2..).unwrap_or_default();
+        Some(line)
+    });
+    lines.skip(1).filter_map(|line| {
         let colon = line.iter().position(|byte| *byte == b':')?;
         let (name, value) = line.split_at_checked(colon)?;
         Some((String::from_utf8_lossy(name), value.get(1..).unwrap_or_default().trim_ascii()))

@@ -5,7 +5,7 @@
 
 use super::api::{ApiError, NoArguments};
 use super::backoff::Backoff;
-use super::buckets::{self, BucketMismatch, BucketSpec, OpenBucketError};
+use super::buckets::{self, BucketMismatch, BucketSpec, OpenBucketError, Seeker};
 use super::connection::Nats;
 use super::reader::{Filters, OpenReaderError, Reader, ReaderEnd, ReaderOptions, Start, StreamMessage};
 use super::watch::Watch;
@@ -19,8 +19,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 const OPERATION: &str = "KV-Operation";
 const MARKER_REASON: &str = "Nats-Marker-Reason";
@@ -30,9 +29,6 @@ const BUSY: Backoff = Backoff { first: Duration::from_millis(10), cap: Duration:
 
 /// Silence in a backlog after which the server is asked whether there is more.
 const LULL: Duration = Duration::from_millis(200);
-
-/// How often at most a bucket is looked for that seems to be gone.
-const SEEK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A KV bucket. Cheap to clone.
 #[derive(Clone)]
@@ -47,7 +43,7 @@ struct Inner {
     /// What every subject of the bucket begins with.
     prefix: String,
     single_keys_expire: bool,
-    sought: Mutex<Option<Instant>>,
+    seeker: Seeker,
 }
 
 #[derive(Deserialize)]
@@ -69,7 +65,7 @@ impl Store {
             prefix: format!("$KV.{}.", spec.name),
             single_keys_expire: checked.single_keys_expire,
             spec,
-            sought: Mutex::new(None),
+            seeker: Seeker::default(),
         };
         Ok((Self { inner: Arc::new(inner) }, checked.warnings))
     }
@@ -90,7 +86,7 @@ impl Store {
             prefix: format!("$KV.{}.", spec.name),
             single_keys_expire: info.config.allow_message_ttl,
             spec,
-            sought: Mutex::new(None),
+            seeker: Seeker::default(),
         };
         Ok(Some(Self { inner: Arc::new(inner) }))
     }
@@ -268,23 +264,12 @@ impl Store {
         Some((key.to_owned(), entry(&message.payload, message.sequence.0, marker)))
     }
 
-    /// Looks in the background whether the bucket is still there, and creates it anew if somebody has deleted it: nothing that is
-    /// written to it would ever succeed again.
+    /// Looks in the background whether the bucket is still there.
     fn seek(&self) {
         let store = self.clone();
         tokio::spawn(async move {
-            let Ok(mut sought) = store.inner.sought.try_lock() else { return };
-            if sought.is_some_and(|sought| sought.elapsed() < SEEK_INTERVAL) {
-                return;
-            }
-            *sought = Some(Instant::now());
-            match buckets::open(&store.inner.nats, &store.inner.spec).await {
-                Ok(_) => tracing::warn!(
-                    bucket = store.name(),
-                    "the bucket did not answer; it is there again, empty if it was deleted"
-                ),
-                Err(error) => tracing::warn!(bucket = store.name(), %error, "the bucket does not answer"),
-            }
+            let Inner { nats, spec, seeker, .. } = &*store.inner;
+            seeker.seek(&spec.name, async { buckets::open(nats, spec).await.map(drop) }).await;
         });
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! * [`Nats`] is one connection; its clones are handles to it. [`Nats::link`] tells when it is lost and found again.
 //! * [`Store`] is one KV bucket: compare-and-set, reads from the stream leader, listings, watches that never end.
+//! * [`Objects`] is the object store of the snapshots that are too large for a record.
 //! * [`Reader`] reads a stream in order from a given sequence until something breaks, and says what broke.
 //! * [`QueueConsumers`] are the durable consumers of a WorkQueue or Interest stream, [`QueueReader`] reads through one, and
 //!   [`Acknowledger`] acknowledges.
@@ -27,6 +28,7 @@ mod headers;
 mod kv;
 #[cfg(test)]
 mod kv_tests;
+mod objects;
 mod probe;
 mod publisher;
 mod queue;
@@ -50,8 +52,9 @@ pub use figures::PartitionFigures;
 pub use greeting::ServerVersion;
 pub use headers::{Headers, pairs as header_pairs};
 pub use kv::Store;
+pub use objects::{ObjectError, Objects};
 pub use probe::{Peers, ProbeSetupError, Releases, Responder};
-pub use publisher::{OutgoingMessage, Published, Publisher, Receipt};
+pub use publisher::{OutgoingMessage, Published, Publisher, Receipt, sendable_headers};
 pub use queue::{Acknowledger, CreateConsumerError, QueueConsumer, QueueConsumers, QueueMessage, QueueReader};
 pub use reader::{Filters, OpenReaderError, Reader, ReaderEnd, ReaderOptions, Start, StreamMessage};
 pub use stored::Stored;

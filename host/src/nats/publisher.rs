@@ -125,6 +125,14 @@ impl From<ApiError> for Published {
     }
 }
 
+/// Of the headers of somebody else's message, what can be published: values as text, as far as they are, in one line; names that
+/// the client library refuses are left out.
+pub fn sendable_headers<'a>(headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Vec<(String, String)> {
+    let line = |value: &[u8]| String::from_utf8_lossy(value).replace(['\r', '\n'], " ");
+    let sendable = headers.into_iter().filter(|(name, _)| name.parse::<HeaderName>().is_ok());
+    sendable.map(|(name, value)| (name.to_owned(), line(value))).collect()
+}
+
 fn build(message: &OutgoingMessage) -> Result<PublishMessage, String> {
     let mut headers = HeaderMap::new();
     for (name, value) in &message.headers {
@@ -149,6 +157,16 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
     use std::time::Duration;
+
+    #[test]
+    fn headers_that_cannot_be_sent_on_do_not_keep_a_message_from_being_sent() {
+        let odd: [(&str, &[u8]); 6] =
+            [("a", b"1"), ("my header", b"2"), ("", b"3"), ("b", b"x\ry\nz"), ("c", b"\xff"), ("\u{e9}", b"4")];
+        let headers = sendable_headers(odd);
+        assert!(build(&OutgoingMessage { headers: headers.clone(), ..message("out.a", "1") }).is_ok());
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(headers, [header("a", "1"), header("b", "x y z"), header("c", "\u{fffd}")]);
+    }
 
     async fn stream(nats: &Nats, settings: Value) {
         let mut config = json!({ "name": "out", "subjects": ["out.>"], "storage": "file", "num_replicas": 1 });

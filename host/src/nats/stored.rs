@@ -46,6 +46,18 @@ struct Delivered {
     stream_seq: u64,
 }
 
+#[derive(Deserialize)]
+struct Durable {
+    config: DurableConfig,
+    ack_floor: Delivered,
+}
+
+#[derive(Deserialize)]
+struct DurableConfig {
+    #[serde(default)]
+    durable_name: Option<String>,
+}
+
 impl Stored {
     /// The messages of this stream.
     #[must_use]
@@ -147,6 +159,19 @@ impl Stored {
     pub async fn position_at(&self, time: Timestamp) -> Result<Position, ApiError> {
         let start = json!({ "deliver_policy": "by_start_time", "opt_start_time": time.to_string() });
         Ok(Position(self.ahead(start).await?.delivered.stream_seq))
+    }
+
+    /// The position up to which a durable consumer has acknowledged everything. `None` if the stream has no such consumer.
+    ///
+    /// # Errors
+    /// No answer within the operation timeout.
+    pub async fn ack_floor(&self, consumer: &str) -> Result<Option<Position>, ApiError> {
+        let subject = format!("CONSUMER.INFO.{}.{consumer}", self.stream);
+        match self.nats.api::<_, Durable>(&subject, &NoArguments {}).await {
+            Ok(found) => Ok(found.config.durable_name.map(|_| Position(found.ack_floor.stream_seq))),
+            Err(ApiError::Refused { code, .. }) if code == ErrorCode::CONSUMER_NOT_FOUND.0 => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// How many messages with this subject the stream holds above a position.

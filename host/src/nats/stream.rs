@@ -126,6 +126,16 @@ struct Names {
 }
 
 impl StreamInfo {
+    /// The names of the streams there are, buckets and object stores left out.
+    ///
+    /// # Errors
+    /// No answer within the operation timeout.
+    pub async fn all(nats: &Nats) -> Result<Vec<String>, ApiError> {
+        let mut existing = names(nats, &json!({})).await?;
+        existing.retain(|name| !name.starts_with("KV_") && !name.starts_with("OBJ_"));
+        Ok(existing)
+    }
+
     /// What the stream of this name is.
     ///
     /// # Errors
@@ -135,8 +145,7 @@ impl StreamInfo {
             Ok(info) => Ok(info.into()),
             Err(ApiError::Refused { code, .. }) if code == ErrorCode::STREAM_NOT_FOUND.0 => {
                 // The list is a help, not the point.
-                let mut existing = names(nats, &json!({})).await.unwrap_or_default();
-                existing.retain(|name| !name.starts_with("KV_") && !name.starts_with("OBJ_"));
+                let existing = Self::all(nats).await.unwrap_or_default();
                 let alike = existing.iter().map(|other| (strsim::jaro_winkler(name, other), other));
                 let nearest = alike.filter(|(alike, _)| *alike >= ALIKE).max_by(|(a, _), (b, _)| a.total_cmp(b));
                 let nearest = nearest.map(|(_, name)| name.clone());

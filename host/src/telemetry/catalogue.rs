@@ -100,6 +100,8 @@ catalogue! {
             "Time that the strategy took to assign every partition.";
         unowned_partitions: Gauge = "parti_unowned_partitions" [] =>
             "Partitions that the plan gives to nobody. Known to the leader; 0 elsewhere.";
+        unopenable_partitions: Gauge = "parti_unopenable_partitions" [] =>
+            "Partitions whose state the handler of no live worker opens. Known to the leader; 0 elsewhere.";
     }
     "Assignment" {
         assigned_partitions: Gauge = "parti_assigned_partitions" [] =>

@@ -179,6 +179,7 @@ impl Control {
                 self.metrics.lag.set(lag);
                 Event::DataPath { owned, lag, settled }
             }
+            IntakeEvent::CannotOpen(refused) => Event::CannotOpen(refused),
             IntakeEvent::Superseded(by) => Event::Superseded(by),
             IntakeEvent::Drained => Event::Drained,
         };
@@ -276,6 +277,7 @@ impl Control {
                     self.metrics.is_leader.set(u64::from(is_us));
                     if !is_us {
                         self.metrics.unowned_partitions.set(0);
+                        self.metrics.unopenable_partitions.set(0);
                     }
                     self.metrics.leadership_changes.inc();
                     let mut board = self.board();
@@ -298,8 +300,12 @@ impl Control {
                 Action::Failed(failure) => return Some(End::Failed(failure)),
                 Action::Finished => return Some(End::Finished),
                 Action::Notice(notice) => {
-                    if let Notice::Unowned { partitions } = notice {
-                        self.metrics.unowned_partitions.set(partitions as u64);
+                    match notice {
+                        Notice::Unowned { partitions } => self.metrics.unowned_partitions.set(partitions as u64),
+                        Notice::Unopenable { partitions, .. } => {
+                            self.metrics.unopenable_partitions.set(partitions as u64);
+                        }
+                        _ => {}
                     }
                     say(&notice);
                 }
@@ -499,6 +505,13 @@ fn say(notice: &Notice) {
         Notice::LeaderSilent { worker, incarnation } => {
             tracing::warn!(leader = %worker, %incarnation, "The leader's process is gone; bidding for the lead before its lease expires");
         }
+        Notice::Unopenable { partitions: 0, .. } => tracing::info!("Every partition's state can be opened again"),
+        Notice::Unopenable { partitions, handlers } => tracing::error!(
+            partitions,
+            handlers = handlers.join(", "),
+            "No live worker has a handler that opens the state of these partitions: they wait. Start a worker with the version that \
+             wrote it, or give the state up: parti seek --discard-state"
+        ),
         Notice::Unowned { partitions: 0 } => tracing::info!("Every partition has an owner again"),
         Notice::Unowned { partitions } => tracing::error!(
             partitions,

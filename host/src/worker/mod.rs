@@ -6,19 +6,20 @@
 mod control;
 mod member;
 mod settings;
+mod start;
 mod status;
 
-use crate::config::{Config, StartFrom};
+use crate::config::Config;
 use crate::error::{ErrorCode, OperatorError};
 use crate::http::{self, Backend};
 use crate::intake::{Intake, IntakeEvent, IntakeOptions};
-use crate::nats::{ConnectError, KeyLifetime, Nats, Peers, Store, StreamInfo};
+use crate::nats::{ConnectError, KeyLifetime, Nats, Objects, Peers, Store};
 use crate::plugin::{EngineError, HandlerPlugin, MapBudget, PluginEngine};
 use crate::source::StaticSource;
 use crate::telemetry::{Metrics, WorkerLabel};
 use control::{Control, ControlBuckets, End, Lifetimes};
 use parti_coordination::record::StreamIdentity;
-use parti_coordination::{Bucket, Coordinator, Event, Position, StartFailure};
+use parti_coordination::{Bucket, Coordinator, Event, StartFailure};
 use status::{Board, WorkerStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -129,13 +130,14 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     if let (Some(plugin), Some(handler), Some(stream)) = (&plugin, &config.handler, &config.stream) {
         let info = settings::open_stream(&nats, stream).await?;
         let queue = settings::queue(&config, stream, &info, partitions.len())?;
-        let (start, options) = (start_position(stream.start_from.clone(), &info)?, &config);
+        let (start, options) = (start::start_position(&nats, &stream.start_from, &info).await?, &config);
         if let Some(letter) = &handler.dead_letter {
             settings::check_dead_letter(&nats, &letter.subject).await?;
         }
         let Some(data) = connect_on(work, &config, by, stop.clone()).await? else { return Ok(()) };
         let options = IntakeOptions {
             control: nats.clone(),
+            objects: open_snapshots(&data, &config).await?,
             data,
             records: buckets.1.clone(),
             group: options.group.clone(),
@@ -385,14 +387,13 @@ async fn open_buckets(nats: &Nats, config: &Config) -> Result<(ControlBuckets, S
     Ok((control, open(ownership_bucket(config)).await?))
 }
 
-fn start_position(from: StartFrom, info: &StreamInfo) -> Result<Position, OperatorError> {
-    match from {
-        StartFrom::All => Ok(Position(0)),
-        StartFrom::New => Ok(Position(info.last.0)),
-        StartFrom::Time(_) | StartFrom::Consumer(_) => Err(ErrorCode::InvalidConfig.error(
-            "stream.startFrom cannot be a time or a consumer in this version",
-            "positions of new partitions can begin at the start or at the end of the stream",
-            "set stream.startFrom to all or new",
-        )),
+/// Large snapshots travel beside the messages: they must not delay a lease.
+async fn open_snapshots(nats: &Nats, config: &Config) -> Result<Objects, OperatorError> {
+    let replicas = usize::try_from(config.kv_bucket.replicas).unwrap_or(1);
+    let opened = Objects::open(nats, &config.buckets().snapshots, replicas).await;
+    let (objects, warnings) = opened.map_err(|error| settings::bucket_error(&error))?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
     }
+    Ok(objects)
 }

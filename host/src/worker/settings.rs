@@ -37,6 +37,9 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// Room that a record needs besides its snapshot, which is in base64.
 const RECORD_OVERHEAD: usize = 8 << 10;
 
+/// Bytes of the largest snapshot that is kept in its record: every taking, waiting and committing reads or writes the whole record.
+const INLINE_SNAPSHOT: usize = 32 << 10;
+
 pub(super) fn coordinator(config: &Config, plugin: Option<&HandlerPlugin>, metrics: Arc<Metrics>) -> Settings {
     let Strategy::ConsistentHash(hash) = &config.strategy;
     let (behavior, alert) = (&config.degraded_behavior, &config.degraded_alert);
@@ -137,7 +140,8 @@ pub(super) fn limits(handler: &Handler, max_payload: usize, partitions: usize, a
         },
         handover_timeout: HANDOVER_TIMEOUT.max(handler.call_timeout * 2),
         poll_interval: POLL_INTERVAL,
-        max_snapshot_bytes: max_payload.saturating_sub(RECORD_OVERHEAD) / 4 * 3,
+        inline_snapshot_bytes: INLINE_SNAPSHOT.min(max_payload.saturating_sub(RECORD_OVERHEAD) / 4 * 3),
+        max_snapshot_bytes: usize::try_from(handler.max_snapshot_bytes.0).unwrap_or(usize::MAX),
         acknowledges,
     }
 }
@@ -212,7 +216,7 @@ pub(crate) fn connect_error(error: &ConnectError) -> OperatorError {
 }
 
 /// The adapters say what and why in a sentence or two and what to do in the last.
-fn from_sentence(code: ErrorCode, text: &str) -> OperatorError {
+pub(super) fn from_sentence(code: ErrorCode, text: &str) -> OperatorError {
     let (said, todo) = text.rsplit_once(". ").unwrap_or((text, code.help()));
     let split = [". ", ": ", "; "].iter().find_map(|mark| said.split_once(mark));
     let (what, why) = split.unwrap_or((said, code.help()));

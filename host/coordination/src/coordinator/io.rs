@@ -136,6 +136,9 @@ pub enum Event {
         /// The assignment that what is owned equals, if it equals one.
         settled: Option<(Term, Version)>,
     },
+    /// The partitions whose state this worker's handler cannot open, as far as it has tried, by the digest of the handler that wrote
+    /// it; sent on change.
+    CannotOpen(std::collections::BTreeMap<String, std::collections::BTreeSet<String>>),
     /// A record names a later run of our own ID: this process is a zombie.
     Superseded(Incarnation),
     /// The partitions are to be listed again.
@@ -415,6 +418,13 @@ pub enum Notice {
     Unowned {
         /// How many.
         partitions: usize,
+    },
+    /// How many partitions have a state that the handler of no live worker opens has changed.
+    Unopenable {
+        /// How many.
+        partitions: usize,
+        /// Digests of the handlers that wrote them.
+        handlers: Vec<String>,
     },
     /// An assignment or plan older than what is in force was seen and refused.
     Regression {

@@ -25,7 +25,7 @@ use election::{Change, Election};
 use identity::Identity;
 use pause::Pause;
 use planner::{Planner, Verdict};
-use roster::{Roster, Sight};
+use roster::{Refused, Roster, Sight};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use watchdog::Watchdog;
@@ -68,6 +68,8 @@ pub struct Coordinator {
     /// What the last heartbeat said.
     last_beat: Option<WorkerState>,
     data_path: (usize, u64),
+    /// Partitions whose state our handler cannot open, by the digest of the handler that wrote it.
+    cannot_open: Refused,
     settled: Option<(Term, Version)>,
     leaving: Leaving,
     /// Why the start has failed, and until when to give back what is held.
@@ -109,6 +111,7 @@ impl Coordinator {
             has_said_goodbye: false,
             last_beat: None,
             data_path: (0, 0),
+            cannot_open: Refused::default(),
             settled: None,
             leaving: Leaving::No,
             failure: None,
@@ -196,6 +199,11 @@ impl Coordinator {
             Event::DataPath { owned, lag, settled } => {
                 self.data_path = (owned, lag);
                 self.settled = settled;
+            }
+            Event::CannotOpen(refused) => {
+                self.cannot_open = refused;
+                // The leader is to know at once.
+                self.heartbeat_at = self.ctx.now;
             }
             Event::Superseded(by) => {
                 if let Some((worker, incarnation)) = self.worker()
@@ -419,7 +427,7 @@ impl Coordinator {
                 self.watch_leader(&worker);
                 if self.planner.plan().is_some() {
                     let leaving = self.leaving != Leaving::No;
-                    self.roster.include(&self.ctx, &worker, incarnation, leaving);
+                    self.roster.include(&self.ctx, &worker, incarnation, leaving, &self.cannot_open);
                     if self.roster.tick(&mut self.ctx, &worker) == Sight::Blind {
                         self.step_aside();
                     }
@@ -561,6 +569,7 @@ impl Coordinator {
             plugins: self.ctx.settings.plugins.clone(),
             owned: self.data_path.0,
             lag: self.data_path.1,
+            cannot_open: self.cannot_open.clone(),
             term: term.max(self.election.highest),
             version,
         };

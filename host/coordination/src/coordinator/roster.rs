@@ -10,7 +10,7 @@ use crate::record::{HeartbeatRecord, PlanRecord};
 #[cfg(test)]
 use crate::testing::Mutant;
 use crate::{Incarnation, Now, WorkerId, WorkerState};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A leader that can judge nobody for so many times `heartbeatTtl` gives the lead up.
@@ -42,9 +42,15 @@ pub(super) enum Sight {
     Blind,
 }
 
+/// Partitions by id whose state a handler cannot open, by the digest of the handler that wrote it.
+pub(super) type Refused = BTreeMap<String, BTreeSet<String>>;
+
 pub(super) struct Member {
     pub(super) incarnation: Incarnation,
     pub(super) capacity: u32,
+    /// Digests of its plugins.
+    pub(super) digests: BTreeSet<String>,
+    pub(super) cannot_open: Refused,
     pub(super) leaving: bool,
     revision: u64,
     heartbeat_at: Now,
@@ -115,6 +121,8 @@ impl Roster {
         Member {
             incarnation,
             capacity: 1,
+            digests: BTreeSet::new(),
+            cannot_open: Refused::new(),
             leaving: false,
             revision: 0,
             heartbeat_at: ctx.now,
@@ -142,12 +150,20 @@ impl Roster {
     }
 
     /// Ourselves: present without a heartbeat of our own.
-    pub(super) fn include(&mut self, ctx: &Context, worker: &WorkerId, incarnation: Incarnation, leaving: bool) {
+    pub(super) fn include(
+        &mut self,
+        ctx: &Context,
+        worker: &WorkerId,
+        incarnation: Incarnation,
+        leaving: bool,
+        cannot_open: &Refused,
+    ) {
         let known = self.members.get(worker).is_some_and(|m| m.incarnation == incarnation && !m.presumed);
         if !known {
             self.changed(ctx.now);
             let mut member = Self::member(ctx, incarnation, false);
             member.capacity = ctx.settings.capacity;
+            member.digests = ctx.settings.plugins.values().cloned().collect();
             self.members.insert(worker.clone(), member);
         }
         if let Some(member) = self.members.get_mut(worker) {
@@ -156,9 +172,10 @@ impl Roster {
             member.suspect_since = None;
             let hold = Some(ctx.settings.shutdown_hold).filter(|hold| leaving && !hold.is_zero());
             member.returns_by = hold.map(|hold| ctx.now + hold);
-            if std::mem::replace(&mut member.leaving, leaving) != leaving {
+            if std::mem::replace(&mut member.leaving, leaving) != leaving || member.cannot_open != *cannot_open {
                 self.revision += 1;
             }
+            member.cannot_open.clone_from(cannot_open);
         }
     }
 
@@ -223,12 +240,15 @@ impl Roster {
                     member.doubted_since = None;
                 }
                 member.missed = false;
+                let digests = beat.plugins.values().cloned().collect();
+                let says_more = member.digests != digests || member.cannot_open != beat.cannot_open;
+                (member.digests, member.cannot_open) = (digests, beat.cannot_open.clone());
                 let before = (member.capacity, member.presumed);
                 (member.capacity, member.presumed) = (beat.capacity, false);
                 member.returns_by = returns_by;
                 let leaves = leaving && !member.leaving;
                 member.leaving |= leaving;
-                if before != (beat.capacity, false) {
+                if says_more || before != (beat.capacity, false) {
                     self.revision += 1;
                 }
                 if leaves {
@@ -240,6 +260,8 @@ impl Roster {
                 let mut member = Self::member(ctx, beat.incarnation, false);
                 member.revision = revision;
                 member.capacity = beat.capacity;
+                member.digests = beat.plugins.values().cloned().collect();
+                member.cannot_open.clone_from(&beat.cannot_open);
                 member.leaving = leaving;
                 member.returns_by = returns_by;
                 self.members.insert(worker.clone(), member);

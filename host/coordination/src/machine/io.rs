@@ -35,7 +35,9 @@ pub struct Limits {
     pub handover_timeout: Duration,
     /// How often a record that is not free yet is read again.
     pub poll_interval: Duration,
-    /// Bytes of the largest snapshot that a record may hold.
+    /// Bytes of the largest snapshot that is kept in the record. A larger one goes to the object store.
+    pub inline_snapshot_bytes: usize,
+    /// Bytes of the largest snapshot at all.
     pub max_snapshot_bytes: usize,
     /// Queue mode: messages are acknowledged, and the partition leaves its consumer before it is released.
     pub acknowledges: bool,
@@ -190,6 +192,12 @@ pub enum Input<M, O> {
     Sent(Result<(), String>),
     /// Answer to [`Command::Snapshot`].
     Snapshot(Result<Option<Snapshot>, Failure>),
+    /// Answer to [`Command::PutObject`]: it is there, or why that is not known.
+    ObjectPut(Result<(), String>),
+    /// Answer to [`Command::GetObject`]: its bytes, or why there are none.
+    Object(Result<Vec<u8>, String>),
+    /// Answer to [`Command::DeleteObjects`]: they are gone, or that is not known.
+    ObjectsDeleted(Result<(), ()>),
     /// Answer to [`Command::Close`].
     Closed,
     /// Answer to [`Command::Detach`].
@@ -229,6 +237,22 @@ pub enum Command<M, O> {
     Send(Vec<Outgoing<M, O>>),
     /// Ask the handler for its state.
     Snapshot,
+    /// Put a state into the object store. The same name always comes with the same bytes.
+    PutObject {
+        /// Its name.
+        name: String,
+        /// The state.
+        data: Arc<[u8]>,
+    },
+    /// Read a state from the object store.
+    GetObject(String),
+    /// Delete states that no record will name again.
+    DeleteObjects {
+        /// These.
+        names: Vec<String>,
+        /// And every one of this partition from an ownership before this one.
+        before: Option<Epoch>,
+    },
     /// Close the handler and drop its instance.
     Close(CloseReason),
     /// Feed this partition with everything after this sequence.
@@ -271,12 +295,27 @@ pub enum Report {
         /// Number of the new history.
         generation: Generation,
     },
+    /// The bucket has lost our record, or was set back to an older one: it is written back from memory, as a new ownership.
+    WrittenBack {
+        /// Number of the new ownership.
+        epoch: Epoch,
+        /// What is in force.
+        position: Position,
+    },
     /// A later run of this worker's ID owns the partition: this process is the zombie.
     Superseded(Incarnation),
     /// A record that this build cannot read, or of another group. It is left alone.
     Unreadable(String),
     /// The handler did not open.
     OpenFailed(String),
+    /// The handler refuses a state that another version of it has written: the partition is released as it was, for a worker that has
+    /// that version.
+    CannotOpen {
+        /// Digest of the handler that wrote the state.
+        handler: String,
+        /// What this one says.
+        why: String,
+    },
     /// The handler trapped.
     Trapped {
         /// First message of the call.
@@ -286,8 +325,10 @@ pub enum Report {
         /// What it said.
         why: String,
     },
-    /// The handler gave no snapshot.
+    /// The handler gave no snapshot, or one that is too large.
     SnapshotFailed(String),
+    /// A snapshot could not be put into the object store; it is tried again.
+    SnapshotNotStored(String),
     /// A message waits for another try.
     Retrying {
         /// Which.
@@ -382,6 +423,8 @@ pub struct PartitionView {
     pub uncommitted_since: Option<Now>,
     /// Whether the operator has paused it.
     pub paused: bool,
+    /// Digest of the handler that wrote a state which this worker's cannot open.
+    pub cannot_open: Option<String>,
     /// Why it does not go on, if it does not.
     pub trouble: Option<String>,
 }

@@ -7,10 +7,11 @@
 //! * A commit is of one instant: position, attempts and snapshot together, at a batch boundary with nothing unconfirmed.
 //! * Messages are kept until they are committed, so that a lost instance can go back to its last commit.
 //!
-//! `ownership` holds the record's side, `work` and `outcome` the handler's, `intake` what waits for it.
+//! `ownership` and `objects` hold the record's side, `work` and `outcome` the handler's, `intake` what waits for it.
 
 mod intake;
 mod io;
+mod objects;
 mod outcome;
 mod ownership;
 mod queue;
@@ -28,6 +29,7 @@ pub use taking::{TakeDecision, decide_take};
 
 use crate::record::{Attempts, Owner, OwnershipRecord, Seen, StreamIdentity};
 use crate::{CloseReason, Epoch, Fleet, Now, OpenReason, PartitionId, Position, Sequence};
+use objects::Objects;
 use outcome::Pending;
 use ownership::Purpose;
 use queue::Detach;
@@ -68,6 +70,7 @@ pub struct PartitionMachine<M, O> {
     /// The record as it last landed by our hand, with its revision.
     record: Option<(OwnershipRecord, u64)>,
     writing: Option<(OwnershipRecord, String, Purpose)>,
+    objects: Objects,
     reading: bool,
     /// The record is to be read as soon as what is being written has landed.
     looks_after_write: bool,
@@ -100,6 +103,9 @@ pub struct PartitionMachine<M, O> {
     call: Option<Call>,
     needs_open: Option<OpenReason>,
     open_failures: u32,
+    /// A state that this worker's handler refuses: the digest of the one that wrote it.
+    refused: Option<String>,
+    refused_at: Option<Now>,
     pending: Option<Pending<M, O>>,
     /// An answer to [`Command::Send`] is outstanding, whatever became of what it was for.
     sending: bool,
@@ -114,6 +120,8 @@ pub struct PartitionMachine<M, O> {
     commit_wanted: bool,
     committed_at: Now,
     snapshot_retry_at: Option<Now>,
+    /// The handler's state is larger than any that can be kept: nothing more is handled.
+    outgrown: bool,
 }
 
 impl<M: Clone, O: Clone> PartitionMachine<M, O> {
@@ -150,6 +158,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             trouble: None,
             record: None,
             writing: None,
+            objects: Objects::default(),
             reading: false,
             looks_after_write: false,
             outdated: false,
@@ -172,6 +181,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             call: None,
             needs_open: None,
             open_failures: 0,
+            refused: None,
+            refused_at: None,
             pending: None,
             sending: false,
             attempts: None,
@@ -182,6 +193,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             commit_wanted: false,
             committed_at: Now::default(),
             snapshot_retry_at: None,
+            outgrown: false,
         }
     }
 
@@ -231,6 +243,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             Input::Handled(result) => self.call_returned(result),
             Input::Sent(result) => self.sent(result),
             Input::Snapshot(result) => self.snapshot_given(result),
+            Input::ObjectPut(result) => self.object_put(result),
+            Input::Object(result) => self.object_read(result),
+            Input::ObjectsDeleted(result) => self.objects_deleted(result),
             Input::Closed => self.closed(),
             Input::Detached => self.detached(),
             Input::Doubted => self.doubted(),
@@ -253,6 +268,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             record: record.map(|r| r.phase),
             uncommitted_since: self.handled_since,
             paused: self.paused,
+            cannot_open: self.refused.clone(),
             trouble: self.trouble.clone(),
         }
     }
@@ -365,6 +381,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                 }
             }
             Phase::Opening | Phase::Running => {
+                self.put_again();
                 self.work();
                 self.let_go();
                 if self.phase == Phase::Running && !self.gives_up() {
@@ -405,5 +422,6 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.pause_until = None;
         self.commit_wanted = false;
         self.snapshot_retry_at = None;
+        self.outgrown = false;
     }
 }

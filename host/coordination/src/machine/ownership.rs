@@ -2,9 +2,9 @@
 
 use super::taking::{TakeDecision, decide_take};
 use super::{Command, PartitionMachine, Phase, Report};
-use crate::record::{self, FORMAT, OwnershipRecord, Phase as RecordPhase, StoredSnapshot};
+use crate::record::{self, FORMAT, OwnershipRecord, Phase as RecordPhase};
 #[cfg(test)]
-use crate::testing::{Mutant, share, shared};
+use crate::testing::{Mutant, share};
 use crate::{CloseReason, Epoch, Expect, Generation, OpenReason, Sequence, Snapshot, StoredEntry, WriteOutcome};
 use std::time::Duration;
 
@@ -21,6 +21,18 @@ pub(super) enum Purpose {
     Commit,
     Release,
 }
+
+/// Whether what is found is less than what we have written: nothing, or a record of ours from before. The bucket was deleted, or its
+/// servers have lost their last writes. Another's record is never taken for that, however old it looks: he may have begun anew
+/// after a loss of which we have slept through the beginning, and to go back to him loses nothing.
+fn is_lost(found: Option<&OwnershipRecord>, revision: u64, ours: &OwnershipRecord, known: u64) -> bool {
+    found.is_none_or(|found| {
+        found.owner == ours.owner && (found.epoch < ours.epoch || (found.epoch == ours.epoch && revision < known))
+    })
+}
+
+/// A state that our handler has refused is tried again after so long.
+const REOPEN: Duration = Duration::from_secs(60);
 
 impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     pub(super) fn record_read(&mut self, entry: Result<Option<StoredEntry>, ()>) {
@@ -40,12 +52,20 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         }
     }
 
-    /// The record while we hold the partition. One that is lost is written back by the next commit.
+    /// The record while we hold the partition.
     fn confirm(&mut self, entry: Option<StoredEntry>) {
         let found = self.understand(entry.as_ref());
-        let ours = self.record.as_ref().map(|(record, _)| (&record.owner, record.epoch));
+        let Some((ours, known)) = self.record.clone() else { return };
+        let revision = entry.map_or(0, |e| e.revision);
         match found {
-            Ok(Some(found)) if Some((&found.owner, found.epoch)) != ours => self.superseded(&found),
+            Ok(found) if is_lost(found.as_ref(), revision, &ours, known) => {
+                self.doubt = false;
+                // A commit that is under way finds out by itself.
+                if !self.is_committing() {
+                    self.write_back(ours, revision, Purpose::Commit);
+                }
+            }
+            Ok(Some(found)) if (&found.owner, found.epoch) != (&ours.owner, ours.epoch) => self.superseded(&found),
             Ok(_) => self.doubt = false,
             Err(()) if self.doubt => self.read_at = Some(self.now + self.limits.handover_timeout),
             Err(()) => {}
@@ -87,7 +107,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     }
 
     fn judge(&mut self, entry: Option<StoredEntry>) {
-        if self.sending {
+        if self.sending || self.is_putting() {
             // The answer to what an earlier ownership sent must not be taken for that of a later one.
             self.read_at = Some(self.now + self.limits.poll_interval);
             return;
@@ -100,6 +120,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return;
         }
         self.trouble = None;
+        if self.still_cannot_open(found.as_ref()) {
+            return;
+        }
         let expect = entry.map_or(Expect::Nothing, |e| Expect::Revision(e.revision));
         let decision = decide_take(found.as_ref(), (&self.me.worker, self.me.incarnation), &self.fleet);
         match decision {
@@ -127,6 +150,26 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                 self.read_at = Some(self.now + self.limits.handover_timeout);
             }
         }
+    }
+
+    /// Digest of the handler that wrote a record's state, if it is not ours.
+    pub(super) fn state_of_another(&self, record: &OwnershipRecord) -> Option<String> {
+        record.snapshot.as_ref()?;
+        record.handler.clone().filter(|handler| *handler != self.handler)
+    }
+
+    /// What our handler has refused is left to another worker, or to the operator, until its state is another. Where nobody
+    /// else can open it either, it is tried again from time to time: what has kept the handler from it may have passed.
+    fn still_cannot_open(&mut self, found: Option<&OwnershipRecord>) -> bool {
+        let Some(refused) = self.refused.clone() else { return false };
+        let is_another = found.and_then(|found| self.state_of_another(found)).as_ref() != Some(&refused);
+        if is_another || self.refused_at.is_none_or(|at| self.due(at + REOPEN)) {
+            self.refused = None;
+            return false;
+        }
+        self.trouble = Some(format!("this worker's handler cannot open the state that handler {refused} has written"));
+        self.read_at = Some(self.now + self.limits.handover_timeout);
+        true
     }
 
     fn take(&mut self, found: Option<OwnershipRecord>, expect: Expect, seize: bool) {
@@ -193,28 +236,39 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             self.read_at = Some(self.now + self.limits.handover_timeout);
             return;
         };
-        let expect = if revision == 0 { Expect::Nothing } else { Expect::Revision(revision) };
         if matches!(purpose, Purpose::Take { .. }) {
             self.phase = Phase::Waiting;
             return self.judge(entry);
         }
+        // Measured by what has landed: a record on its way may be of a new ownership already.
+        let (landed, known) = self.record.clone().unwrap_or_else(|| (record.clone(), 0));
         match found {
+            found if is_lost(found.as_ref(), revision, &landed, known) => self.write_back(record, revision, purpose),
             // An earlier state of ours: the write has not landed.
-            Some(found) if found.owner == record.owner && found.epoch == record.epoch => {
-                self.write(record, expect, purpose);
-            }
-            // The bucket has lost it: write it back, as a new ownership.
-            None => {
-                let record = OwnershipRecord { epoch: record.epoch.next(), ..record };
-                self.write(record, expect, purpose);
+            Some(found) if found.owner == record.owner && found.epoch <= record.epoch => {
+                self.write(record, Expect::Revision(revision), purpose);
             }
             Some(found) => self.superseded(&found),
+            None => {}
         }
+    }
+
+    /// The bucket has lost a record of ours, which is the latest there was. As a new ownership, so that a write that is still on its way
+    /// under the old one, and a revision that comes a second time, mean nothing.
+    fn write_back(&mut self, record: OwnershipRecord, revision: u64, purpose: Purpose) {
+        let expect = if revision == 0 { Expect::Nothing } else { Expect::Revision(revision) };
+        let record = OwnershipRecord { epoch: record.epoch.next(), ..record };
+        self.report(Report::WrittenBack { epoch: record.epoch, position: record.position });
+        self.write(record, expect, purpose);
     }
 
     fn landed(&mut self, revision: u64) {
         let Some((record, _, purpose)) = self.writing.take() else { return };
         let position = record.position;
+        let before = self.record.take().map(|(record, _)| record);
+        if !matches!(purpose, Purpose::Take { .. }) {
+            self.clear_objects(before.as_ref(), &record);
+        }
         if std::mem::take(&mut self.looks_after_write) && purpose != Purpose::Release {
             self.read_at = Some(self.now);
         }
@@ -243,6 +297,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                         self.handled = self.handled.saturating_sub(1);
                     }
                 }
+                // What was let go of meanwhile, and is in the state that has landed, is not read again.
+                self.mark = self.mark.max(Sequence(position.0));
                 self.handled_since = (self.handled > 0).then_some(self.now);
                 self.report(Report::Committed { position, lag });
             }
@@ -260,6 +316,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return;
         }
         self.forget_work();
+        self.forget_objects();
         self.writing = None;
         self.looks_after_write = false;
         self.read_at = None;
@@ -302,7 +359,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
 
     /// Begins or goes on to hand over: final state, then the record, then the handler.
     pub(super) fn release(&mut self) {
-        if self.writing.is_some() || self.has_call() {
+        self.gives_up_storing();
+        if self.is_committing() || self.has_call() {
             return;
         }
         let Some((record, revision)) = self.record.clone() else { return };
@@ -326,43 +384,40 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         let Some((record, revision)) = self.record.clone() else { return };
         // In queue mode the record is released when the partition has left its consumer.
         let releasing = self.phase == Phase::Releasing && !self.limits.acknowledges;
+        #[cfg(test)]
+        if Mutant::SnapshotShared.is_on() {
+            share(snapshot.as_ref());
+        }
+        let (snapshot, beside) = snapshot.map(|snapshot| self.place(record.epoch, snapshot)).unzip();
         let record = OwnershipRecord {
             position: self.position(),
             seen: self.seen,
             attempts: self.tries(),
             handler: Some(self.handler.clone()),
-            snapshot: snapshot.as_ref().map(StoredSnapshot::store),
+            snapshot,
             phase: if releasing { RecordPhase::Released } else { RecordPhase::Owned },
             ..record
         };
         self.commit_wanted = false;
         self.snapshot_retry_at = None;
+        self.outgrown = false;
         let purpose = if releasing { Purpose::Release } else { Purpose::Commit };
         let expect = Expect::Revision(revision);
         #[cfg(test)]
         let (record, expect) = self.broken_commit(record, expect);
-        self.write(record, expect, purpose);
+        match beside.flatten() {
+            Some(data) => self.store(record, expect, purpose, data),
+            None => self.write(record, expect, purpose),
+        }
     }
 
     #[cfg(test)]
     fn broken_commit(&mut self, mut record: OwnershipRecord, expect: Expect) -> (OwnershipRecord, Expect) {
-        if Mutant::SnapshotShared.is_on() {
-            share(record.snapshot.as_ref().and_then(|s| s.load().ok()).as_ref());
-        }
+        self.delete_too_early();
         if Mutant::StateAfterPosition.is_on() && record.position > self.committed() {
             record.snapshot = self.record.as_ref().and_then(|(before, _)| before.snapshot.clone());
             self.commit_wanted = true;
         }
         (record, Mutant::CommitsBlindly.or(expect, Expect::Anything))
-    }
-
-    /// The committed state. A record that cannot be read back keeps the partition waiting instead of losing its state.
-    pub(super) fn committed_snapshot(&self) -> Result<Option<Snapshot>, String> {
-        #[cfg(test)]
-        if let (true, Some(snapshot)) = (Mutant::SnapshotShared.is_on(), shared()) {
-            return Ok(Some(snapshot));
-        }
-        let stored = self.record.as_ref().and_then(|(record, _)| record.snapshot.as_ref());
-        stored.map(StoredSnapshot::load).transpose().map_err(|e| e.0)
     }
 }

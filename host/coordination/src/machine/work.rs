@@ -1,9 +1,14 @@
 //! The handler's side of a partition: open, call, ask for the state.
 
 use super::{Batch, Command, Failure, PartitionMachine, Phase, QueuedMessage, Report};
-use crate::record::Attempts;
+use crate::record::{Attempts, StoredSnapshot};
+#[cfg(test)]
+use crate::testing::{Mutant, shared};
 use crate::{CloseReason, OpenReason, Sequence, Snapshot};
 use std::time::Duration;
+
+/// Of the commit interval, the part after which a queue full of handled messages is committed.
+const CROWDED: u32 = 8;
 
 /// An idle partition's position is written this often, so that it does not drag a reader back.
 const IDLE_COMMIT: Duration = Duration::from_secs(600);
@@ -11,8 +16,14 @@ const IDLE_COMMIT: Duration = Duration::from_secs(600);
 /// The call that is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Call {
+    /// The state is being read from the object store, before it opens.
+    Load,
     Open,
-    Handle { first: Sequence, last: Sequence, messages: usize },
+    Handle {
+        first: Sequence,
+        last: Sequence,
+        messages: usize,
+    },
     Snapshot,
     Close,
 }
@@ -53,11 +64,11 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             self.needs_open = None;
             return self.release();
         }
-        if let Some(why) = self.needs_open {
-            return self.open(why);
+        if self.needs_open.is_some() {
+            return self.open();
         }
         self.phase = Phase::Running;
-        if self.writing.is_none() && self.commit_is_due() {
+        if !self.is_committing() && self.commit_is_due() {
             return self.ask_snapshot();
         }
         if let Some(at) = self.pause_until {
@@ -66,11 +77,11 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             }
             self.pause_until = None;
         }
-        if self.paused {
+        if self.paused || self.outgrown {
             return;
         }
         // What a crash repeats is bounded, and a further try is written down before it begins.
-        let written_down = self.attempts.is_none() || self.writing.is_none();
+        let written_down = self.attempts.is_none() || !self.is_committing();
         if self.handled >= self.limits.max_uncommitted || self.commit_wanted || !written_down {
             return;
         }
@@ -85,9 +96,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.call_handler();
     }
 
-    fn open(&mut self, why: OpenReason) {
+    fn open(&mut self) {
         // A commit under way decides what the new instance starts from.
-        if self.writing.is_some() {
+        if self.is_committing() {
             return;
         }
         if let Some(at) = self.pause_until {
@@ -96,11 +107,24 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             }
             self.pause_until = None;
         }
-        let snapshot = match self.committed_snapshot() {
-            Ok(snapshot) => snapshot,
-            Err(why) => return self.open_failed(why),
-        };
-        let Some((record, _)) = &self.record else { return };
+        #[cfg(test)]
+        if let (true, Some(snapshot)) = (Mutant::SnapshotShared.is_on(), shared()) {
+            return self.open_from(Some(snapshot));
+        }
+        let stored = self.record.as_ref().and_then(|(record, _)| record.snapshot.as_ref());
+        if let Some(name) = stored.and_then(StoredSnapshot::object) {
+            let name = name.to_owned();
+            return self.get_object(name);
+        }
+        // What cannot be read back keeps the partition waiting instead of losing its state.
+        match stored.map(StoredSnapshot::load).transpose() {
+            Ok(snapshot) => self.open_from(snapshot),
+            Err(why) => self.open_failed(why.0),
+        }
+    }
+
+    pub(super) fn open_from(&mut self, snapshot: Option<Snapshot>) {
+        let (Some((record, _)), Some(why)) = (&self.record, self.needs_open) else { return };
         let epoch = record.epoch;
         self.phase = Phase::Opening;
         self.call = Some(Call::Open);
@@ -123,13 +147,29 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                 self.is_open = true;
                 self.needs_open = None;
                 self.open_failures = 0;
+                self.refused = None;
                 self.trouble = None;
             }
+            Err(Failure::Refused(why)) if self.foreign_state().is_some() => self.cannot_open(why),
             Err(failure) => self.open_failed(failure.text().to_owned()),
         }
     }
 
-    fn open_failed(&mut self, why: String) {
+    /// Digest of the handler that wrote the committed state, if it is not ours.
+    fn foreign_state(&self) -> Option<String> {
+        self.record.as_ref().and_then(|(record, _)| self.state_of_another(record))
+    }
+
+    /// Another version may open what this one does not: it goes to a worker that has it.
+    fn cannot_open(&mut self, why: String) {
+        let Some(handler) = self.foreign_state() else { return };
+        self.refused = Some(handler.clone());
+        self.refused_at = Some(self.now);
+        self.report(Report::CannotOpen { handler, why });
+        self.starts_over = true;
+    }
+
+    pub(super) fn open_failed(&mut self, why: String) {
         self.report(Report::OpenFailed(why.clone()));
         self.trouble = Some(why);
         let at = self.now + self.backoff(self.open_failures);
@@ -155,11 +195,12 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         }
         if self.handled > 0 {
             // Messages hold their memory until they are committed: a queue that is half full, mostly of handled ones, would
-            // only wait for the interval.
+            // only wait for the interval. Where a few messages fill it, that is still not once for every few messages.
             let crowded = self.queue_bytes >= self.limits.queue_bytes / 2 && self.handled * 2 >= self.queue.len();
+            let early = crowded && self.due(self.committed_at + self.limits.commit_interval / CROWDED);
             let many = self.handled >= self.limits.max_uncommitted / 2;
             let since = self.handled_since.unwrap_or(self.now);
-            return crowded || many || self.due(since + self.limits.commit_interval);
+            return early || many || self.due(since + self.limits.commit_interval);
         }
         let moved = self.position() > self.committed();
         moved && self.due(self.committed_at + IDLE_COMMIT)
@@ -213,14 +254,15 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return;
         }
         self.call = None;
-        let result = result.and_then(|snapshot| match snapshot {
-            Some(s) if s.data.len() > self.limits.max_snapshot_bytes => Err(Failure::Refused(format!(
-                "the snapshot has {} bytes, at most {} are possible",
-                s.data.len(),
-                self.limits.max_snapshot_bytes
-            ))),
-            other => Ok(other),
-        });
+        let most = self.limits.max_snapshot_bytes;
+        let bytes = result.as_ref().ok().and_then(|snapshot| Some(snapshot.as_ref()?.data.len()));
+        self.outgrown = bytes.is_some_and(|bytes| bytes > most);
+        let result = match bytes.filter(|bytes| *bytes > most) {
+            Some(bytes) => {
+                Err(Failure::Refused(format!("the snapshot has {bytes} bytes, at most {most} are possible")))
+            }
+            None => result,
+        };
         match result {
             Ok(snapshot) => self.commit(snapshot),
             Err(failure) => {

@@ -50,6 +50,10 @@ pub(crate) enum Mutant {
     LiveOwnerOverruled,
     /// A partition is released before it has left its consumer.
     ReleasedInConsumer,
+    /// An object's name says nothing of the partition whose state it holds.
+    ObjectsShared,
+    /// A state in the object store is deleted before the commit that replaces it is confirmed.
+    DeletedBeforeCommit,
 }
 
 thread_local! {

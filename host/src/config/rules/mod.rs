@@ -69,6 +69,7 @@ fn named_buckets(c: &Config) -> Vec<(&'static str, &String)> {
         ("kvBucket.heartbeatBucket", &b.heartbeat_bucket),
         ("kvBucket.assignmentBucket", &b.assignment_bucket),
         ("kvBucket.ownershipBucket", &b.ownership_bucket),
+        ("kvBucket.snapshotBucket", &b.snapshot_bucket),
         ("kvBucket.controlBucket", &b.control_bucket),
     ]
     .into_iter()
@@ -126,6 +127,7 @@ fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
             ("handler.maxTraps", handler.max_traps.into()),
             ("handler.maxUncommitted.messages", handler.max_uncommitted.messages.into()),
             ("handler.maxUncommitted.bytes", handler.max_uncommitted.bytes.0),
+            ("handler.maxSnapshotBytes", handler.max_snapshot_bytes.0),
         ]);
     }
     let defaults = &c.plugins.defaults;

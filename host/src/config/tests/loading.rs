@@ -249,6 +249,7 @@ fn bucket_names_follow_the_group_unless_they_are_set() {
             "parti-heartbeats",
             "parti-assignments",
             "parti-ownership",
+            "parti-snapshots",
             "parti-control"
         ]
     );

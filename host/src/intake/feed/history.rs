@@ -10,6 +10,7 @@ use crate::intake::manager::TaskEvent;
 use crate::intake::origin::{BELIEVE_REWIND, Finding, Look, Presumed};
 use crate::nats::{StreamError, StreamInfo};
 use parti_coordination::{Input, Sequence};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use tokio::time::Instant;
 
@@ -37,7 +38,7 @@ impl Feed {
         Presumed {
             created: self.identity.created.clone(),
             last: claims().map(|claim| Sequence(claim.from.0.saturating_sub(1))).max().unwrap_or_default(),
-            seen: claims().filter_map(|claim| claim.seen).max_by_key(|seen| seen.sequence),
+            seen: claims().filter_map(|claim| claim.seen).collect::<BTreeSet<_>>().into_iter().collect(),
         }
     }
 

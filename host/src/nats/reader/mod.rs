@@ -30,7 +30,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// Messages per request. Between 500 and 5000 no difference was measured, in throughput or in the CPU time of either side.
 const BATCH: u64 = 1000;
@@ -256,7 +256,7 @@ impl Reader {
         let stream = options.stream.clone();
         let failed = |why| OpenReaderError::Failed { stream: stream.clone(), why };
         let name = format!("parti-{}", uuid::Uuid::new_v4().simple());
-        // Who listens must be there before what is to be heard.
+        // A consumer that sends waits until somebody listens.
         let mut reader = Self::attach(nats, &stream, name.clone(), way, 0).await.map_err(failed)?;
         let config = match way {
             Way::Pushed => pushed(&name, options, &reader.inbox),
@@ -396,11 +396,12 @@ impl Reader {
         let mut link = self.link.clone();
         let reconnects = self.reconnects;
         let shares = matches!(self.source, Source::Shared(_));
+        let heard = self.source.heard();
         let end = tokio::select! {
             biased;
             () = poll_fn(|cx| if self.drain(cx, into) { Poll::Ready(()) } else { Poll::Pending }) => return,
             () = connection_lost(&mut link, reconnects), if shares => ReaderEnd::Disconnected,
-            () = sleep(SILENCE) => ReaderEnd::Silent,
+            () = silence(heard) => ReaderEnd::Silent,
         };
         self.end = Some(end);
     }
@@ -451,7 +452,8 @@ impl Reader {
         let end = match code {
             CONTROL => {
                 // It waits to hear that what came before this was taken.
-                let stalled = headers.get("Nats-Consumer-Stalled").map(|subject| Subject::from(&*subject));
+                let stalled = headers.get("Nats-Consumer-Stalled").filter(|subject| is_flow_control(subject));
+                let stalled = stalled.map(|subject| Subject::from(&*subject));
                 if let (Source::Own(wire, ..), Some(subject)) = (&self.source, reply.or(stalled)) {
                     wire.publish(&subject, "", b"");
                 }
@@ -492,6 +494,23 @@ impl Drop for Reader {
             }
         });
     }
+}
+
+/// Waits until nothing was heard for too long. A large message may be on its way for longer.
+async fn silence(heard: impl Fn() -> Option<Instant>) {
+    let mut since = Instant::now();
+    loop {
+        sleep_until(since + SILENCE).await;
+        match heard().filter(|heard| *heard > since) {
+            Some(heard) => since = heard,
+            None => return,
+        }
+    }
+}
+
+/// Whether this is where the server wants to hear that messages were taken.
+fn is_flow_control(subject: &str) -> bool {
+    subject.starts_with("$JS.FC.") && !subject.contains(|c: char| c.is_whitespace())
 }
 
 /// A consumer that sends by itself.

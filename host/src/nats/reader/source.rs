@@ -8,7 +8,9 @@ use async_nats::{Subject, Subscriber};
 use bytes::Bytes;
 use futures::Stream as _;
 use std::pin::Pin;
+use std::sync::PoisonError;
 use std::task::{Context, Poll};
+use tokio::time::Instant;
 
 /// Where what the server sends comes from.
 pub(super) enum Source {
@@ -30,6 +32,15 @@ pub(super) struct Arrival {
 }
 
 impl Source {
+    /// Tells when the server has last sent anything, where that is known.
+    pub(super) fn heard(&self) -> impl Fn() -> Option<Instant> + use<> {
+        let heard = match self {
+            Self::Shared(_) => None,
+            Self::Own(wire, ..) => Some(wire.heard()),
+        };
+        move || heard.as_ref().map(|heard| *heard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arrival, ReaderEnd>> {
         match self {
             Self::Shared(subscription) => Pin::new(subscription).poll_next(cx).map(|message| {

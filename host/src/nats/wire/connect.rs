@@ -10,6 +10,7 @@ use nkeys::KeyPair;
 use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -23,13 +24,15 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 /// Where to connect and as whom.
 #[derive(Clone)]
 pub(in crate::nats) struct Endpoint {
-    /// Any of them will do.
+    /// Those that are configured. Any of them will do.
     pub(in crate::nats) servers: Vec<ServerAddr>,
+    /// Those that a server has told of. They need not be reachable from here.
+    pub(in crate::nats) told: Vec<ServerAddr>,
     pub(in crate::nats) login: Login,
     pub(in crate::nats) tls: Option<Tls>,
     /// How the connection is called in the server's monitoring.
     pub(in crate::nats) name: String,
-    /// How long one server may take before the next one is tried.
+    /// How long one address may take before the next one is tried.
     pub(in crate::nats) patience: Duration,
 }
 
@@ -91,26 +94,43 @@ struct Connect<'a> {
     sig: Option<String>,
 }
 
-/// Connects to the first server that lets us in, in an order of chance, so that readers spread over a cluster. Returns what
-/// the server has said already, too.
+/// Connects to the first server that lets us in: the configured ones first, in an order of chance, so that readers spread over a
+/// cluster. Returns what the server has said already, too.
 pub(super) async fn connect(endpoint: &Endpoint) -> Result<(Box<dyn Socket>, BytesMut), WireError> {
-    let mut servers = endpoint.servers.clone();
+    let (mut servers, mut told) = (endpoint.servers.clone(), endpoint.told.clone());
     servers.shuffle(&mut rand::rng());
+    told.shuffle(&mut rand::rng());
     let mut failure = WireError::Lost;
-    for server in servers {
-        match timeout(endpoint.patience, connect_to(endpoint, &server)).await {
-            Ok(Ok(connected)) => return Ok(connected),
-            Ok(Err(error)) => failure = error,
-            Err(_) => failure = WireError::Silent,
+    for server in servers.iter().chain(&told) {
+        let addresses: Vec<_> = match timeout(endpoint.patience, server.socket_addrs()).await {
+            Ok(Ok(addresses)) => addresses.collect(),
+            Ok(Err(error)) => {
+                failure = error.into();
+                continue;
+            }
+            Err(_) => {
+                failure = WireError::Silent;
+                continue;
+            }
+        };
+        for address in addresses {
+            match timeout(endpoint.patience, connect_to(endpoint, server, address)).await {
+                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Err(error)) => failure = error,
+                Err(_) => failure = WireError::Silent,
+            }
+            tracing::debug!(error = %failure, host = server.host(), %address, "No connection for a reader");
         }
-        tracing::debug!(error = %failure, host = server.host(), port = server.port(), "No connection for a reader");
     }
     Err(failure)
 }
 
-async fn connect_to(endpoint: &Endpoint, server: &ServerAddr) -> Result<(Box<dyn Socket>, BytesMut), WireError> {
-    let addresses: Vec<_> = server.socket_addrs().await?.collect();
-    let stream = TcpStream::connect(addresses.as_slice()).await?;
+async fn connect_to(
+    endpoint: &Endpoint,
+    server: &ServerAddr,
+    address: SocketAddr,
+) -> Result<(Box<dyn Socket>, BytesMut), WireError> {
+    let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let mut socket: Box<dyn Socket> = Box::new(stream);
     let mut buffer = BytesMut::new();
@@ -123,7 +143,7 @@ async fn connect_to(endpoint: &Endpoint, server: &ServerAddr) -> Result<(Box<dyn
         // Nothing that was said in the clear counts.
         buffer.clear();
     }
-    let mut connect = login(endpoint, server, &info.nonce).await?;
+    let mut connect = login(endpoint, &info.nonce).await?;
     connect.tls_required = insists;
     let connect = serde_json::to_string(&connect).map_err(|error| WireError::Protocol(error.to_string()))?;
     socket.write_all(format!("CONNECT {connect}\r\nPING\r\n").as_bytes()).await?;
@@ -190,7 +210,7 @@ fn client_config(tls: &Tls) -> Result<ClientConfig, WireError> {
 }
 
 /// What to say to a server that wants to know who connects, and has given this nonce to be signed.
-async fn login<'a>(endpoint: &'a Endpoint, server: &ServerAddr, nonce: &str) -> Result<Connect<'a>, WireError> {
+async fn login<'a>(endpoint: &'a Endpoint, nonce: &str) -> Result<Connect<'a>, WireError> {
     let connect = Connect {
         name: &endpoint.name,
         lang: "rust",
@@ -210,9 +230,9 @@ async fn login<'a>(endpoint: &'a Endpoint, server: &ServerAddr, nonce: &str) -> 
     let text = |text: &str| Some(text.to_owned());
     Ok(match &endpoint.login {
         Login::Anonymous => {
-            let with_login = std::iter::once(server).chain(&endpoint.servers);
-            let found = with_login.into_iter().find_map(|server| Some((server.username()?, server.password()?)));
-            let (user, pass) = found.unzip();
+            // One for all servers, as the client has it: its consumers are in that account.
+            let mut found = endpoint.servers.iter();
+            let (user, pass) = found.find_map(|server| Some((server.username()?, server.password()?))).unzip();
             Connect { user: user.map(str::to_owned), pass: pass.map(str::to_owned), ..connect }
         }
         Login::Password { user, password } => Connect { user: text(user), pass: text(password), ..connect },

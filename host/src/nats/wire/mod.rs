@@ -18,11 +18,12 @@ pub(super) use parse::{Batch, number};
 use bytes::{Bytes, BytesMut};
 use connect::Socket;
 use parse::parse;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Bytes that are read at once. What the server sends in one go is as much.
@@ -38,23 +39,30 @@ const SUBSCRIPTION: &str = "1";
 pub(super) struct Wire {
     batches: mpsc::UnboundedReceiver<Batch>,
     orders: mpsc::UnboundedSender<Bytes>,
+    /// When the server has last sent anything, be it a part of a message.
+    heard: Arc<Mutex<Instant>>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Wire {
-    /// Connects and subscribes to `inbox`, within the endpoint's time.
+    /// Connects, and subscribes to `inbox` before anything else is sent. Each address of each server gets the endpoint's
+    /// patience.
     pub(super) async fn open(endpoint: &Endpoint, inbox: &str) -> Result<Self, WireError> {
         let (socket, rest) = connect::connect(endpoint).await?;
-        // What waits is bounded by what the reader has asked for.
+        // What waits is bounded by what the reader has asked for, or by the window of flow control.
         let (sender, batches) = mpsc::unbounded_channel();
         let (orders, outgoing) = mpsc::unbounded_channel();
         let _ = orders.send(format!("SUB {inbox} {SUBSCRIPTION}\r\n").into());
+        let heard = Arc::new(Mutex::new(Instant::now()));
+        let noted = Arc::clone(&heard);
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
-            if let Err(error) = run(socket, rest, outgoing, &sender).await {
-                tracing::debug!(%error, "A reader's connection to NATS has ended");
+            match run(socket, rest, outgoing, &sender, &noted).await {
+                Err(error @ WireError::Protocol(_)) => drop(sender.send(Batch::refused(error.to_string()))),
+                Err(error) => tracing::debug!(%error, "A reader's connection to NATS has ended"),
+                Ok(()) => {}
             }
         }));
-        Ok(Self { batches, orders, _task: task })
+        Ok(Self { batches, orders, heard, _task: task })
     }
 
     /// Publishes, with the subject for the answers if there is one. What is sent into a connection that is lost is lost with it.
@@ -63,6 +71,11 @@ impl Wire {
         line.extend_from_slice(payload);
         line.extend_from_slice(b"\r\n");
         let _ = self.orders.send(line.into());
+    }
+
+    /// When the server has last sent anything, be it a part of a message.
+    pub(super) fn heard(&self) -> Arc<Mutex<Instant>> {
+        Arc::clone(&self.heard)
     }
 
     /// What has arrived next; `None` once the connection is lost.
@@ -77,6 +90,7 @@ async fn run(
     mut buffer: BytesMut,
     mut orders: mpsc::UnboundedReceiver<Bytes>,
     batches: &mpsc::UnboundedSender<Batch>,
+    heard: &Mutex<Instant>,
 ) -> Result<(), WireError> {
     loop {
         let parsed = parse(&mut buffer)?;
@@ -86,16 +100,22 @@ async fn run(
         if !parsed.batch.is_empty() && batches.send(parsed.batch).is_err() {
             return Ok(());
         }
-        buffer.reserve(parsed.missing.max(READ));
+        // What is read next goes behind what was read before, as long as there is room: a batch keeps all of its memory.
+        if buffer.capacity() - buffer.len() < parsed.missing.max(READ / 8) {
+            buffer.reserve(parsed.missing.max(READ));
+        }
         tokio::select! {
             biased;
             order = orders.recv() => match order {
                 Some(order) => write(&mut socket, &order).await?,
                 None => return Ok(()),
             },
-            read = socket.read_buf(&mut buffer) => if read? == 0 {
-                return Err(WireError::Lost);
-            },
+            read = socket.read_buf(&mut buffer) => {
+                if read? == 0 {
+                    return Err(WireError::Lost);
+                }
+                *heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            }
         }
     }
 }

@@ -7,8 +7,8 @@ use std::ops::Range;
 /// Bytes of the longest line. An `INFO` line may come at any time and lists every server of a cluster.
 pub(super) const MAX_LINE: usize = 256 * 1024;
 
-/// Bytes of the largest message: no server takes more than 64 MiB.
-const MAX_MESSAGE: usize = 64 * 1024 * 1024;
+/// Bytes of the largest message: the server counts them in 32 bits, with a sign.
+const MAX_MESSAGE: usize = i32::MAX as usize;
 
 /// What one read has brought: messages, in order, in one piece of memory.
 #[derive(Debug, Default)]
@@ -29,6 +29,11 @@ pub(in crate::nats) struct Frame {
 }
 
 impl Batch {
+    /// Nothing but why nothing more comes.
+    pub(super) fn refused(why: String) -> Self {
+        Self { refused: Some(why), ..Self::default() }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.frames.is_empty() && self.refused.is_none()
     }

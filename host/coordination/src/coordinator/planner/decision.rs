@@ -4,6 +4,7 @@ use super::super::context::Context;
 use super::super::io::{Expect, Notice};
 use super::super::roster::{Member, Roster};
 use super::assignment::Published;
+use super::openable::Openable;
 use super::placement::Placement;
 use super::publication::{Publication, Summary};
 use super::{Coverage, Planner};
@@ -36,6 +37,10 @@ impl Planner {
             let unowned = self.coverage().missing;
             if std::mem::replace(&mut self.unowned, unowned) != unowned {
                 ctx.notice(Notice::Unowned { partitions: unowned });
+            }
+            let unopenable = self.hopeless(roster);
+            if std::mem::replace(&mut self.unopenable, unopenable.0) != unopenable.0 {
+                ctx.notice(Notice::Unopenable { partitions: unopenable.0, handlers: unopenable.1 });
             }
         }
         self.looked = lifecycle.is_none().then_some((roster.revision(), again));
@@ -77,7 +82,7 @@ impl Planner {
         if self.somebody_vacates(roster) {
             return Some(Lifecycle::PlannedScale);
         }
-        if self.list_differs(ctx.settings.max_partitions, roster) {
+        if self.list_differs(ctx.settings.max_partitions, roster) || self.somebody_cannot_open(ctx, roster) {
             return Some(Lifecycle::Refresh);
         }
         if !joined {
@@ -103,6 +108,31 @@ impl Planner {
     fn somebody_vacates(&self, roster: &Roster) -> bool {
         let has_some = |worker| self.current.get(worker).is_some_and(|a| !a.partitions().is_empty());
         roster.members().any(|(worker, m)| m.is_vacating() && has_some(worker))
+    }
+
+    /// A worker has a partition whose state its handler refuses, and there is one for whom that is not known.
+    fn somebody_cannot_open(&self, ctx: &Context, roster: &Roster) -> bool {
+        let openable = Openable::of(roster.members());
+        if openable.is_empty() {
+            return false;
+        }
+        let held = |worker: &WorkerId| self.current.get(worker).map_or(&[][..], Published::partitions);
+        let workers = self.eligible(roster, true);
+        let most = ctx.settings.max_partitions.unwrap_or(usize::MAX);
+        let with_room: Vec<_> = workers.iter().copied().filter(|(worker, _)| held(worker).len() < most).collect();
+        workers.iter().any(|(worker, member)| {
+            held(worker).iter().any(|partition| openable.is_misplaced(partition.id(), member, &with_room))
+        })
+    }
+
+    /// How many partitions nobody can open, and the digests of the handlers that wrote their states.
+    fn hopeless(&self, roster: &Roster) -> (usize, Vec<String>) {
+        let openable = Openable::of(roster.members());
+        if openable.is_empty() {
+            return (0, Vec::new());
+        }
+        let listed: HashSet<&str> = self.partitions.iter().flatten().map(|p| p.id().as_str()).collect();
+        openable.hopeless(&self.eligible(roster, false), |id| listed.contains(id))
     }
 
     /// The plan names somebody as live or leaving who is dead.
@@ -183,8 +213,15 @@ impl Planner {
         let kept =
             roster.members().filter(|(_, m)| m.leaving && !m.is_vacating()).map(|(worker, m)| (worker, m.incarnation));
         let kept: BTreeMap<&WorkerId, _> = kept.collect();
-        let Placement { target, moved, unowned } =
-            Placement::find(ctx, partitions, &workers, &self.current, &kept, orphans_only);
+        let Placement { target, moved, unowned } = Placement::find(
+            ctx,
+            partitions,
+            &workers,
+            &self.current,
+            &kept,
+            &Openable::of(roster.members()),
+            orphans_only,
+        );
 
         let version = self.highest_version.next();
         let mut waiting = BTreeMap::new();

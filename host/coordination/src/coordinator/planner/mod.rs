@@ -6,6 +6,7 @@
 
 mod assignment;
 mod decision;
+mod openable;
 mod placement;
 mod publication;
 
@@ -55,6 +56,8 @@ pub(super) struct Planner {
     coverage: Option<Coverage>,
     /// Partitions that nobody owns, as last told.
     unowned: usize,
+    /// Partitions that nobody can open, as last told.
+    unopenable: usize,
     /// When the assignments are to be written again, because they expire.
     restate_at: Option<Now>,
     joined_since: Option<Now>,

@@ -3,6 +3,7 @@
 use super::super::context::Context;
 use super::super::roster::Member;
 use super::assignment::Published;
+use super::openable::Openable;
 use crate::strategy::{Candidate, Request};
 use crate::{Incarnation, Partition, PartitionId, WorkerId};
 use std::collections::{BTreeMap, HashMap};
@@ -27,6 +28,7 @@ impl Placement {
         workers: &[(&WorkerId, &Member)],
         current: &Current,
         kept: &BTreeMap<&WorkerId, Incarnation>,
+        openable: &Openable,
         orphans_only: bool,
     ) -> Self {
         let candidates: Vec<Candidate> = workers
@@ -54,6 +56,7 @@ impl Placement {
                 *slot = before.or(*slot);
             }
         }
+        openable.correct(ctx.settings.max_partitions.unwrap_or(usize::MAX), &open, workers, &previous, &mut answer);
         if let Some(most) = ctx.settings.max_partitions {
             cap(&mut answer, &previous, candidates.len(), most);
         }

@@ -103,7 +103,7 @@ fn a_reader_that_begins_one_message_late_is_noticed() {
 
 #[test]
 fn outputs_numbered_per_batch_are_noticed() {
-    caught_at_work(Mutant::OutputsNumberedPerBatch, &["is published twice"]);
+    caught_at_work(Mutant::OutputsNumberedPerBatch, &["is published twice", "\" and \""]);
 }
 
 #[test]
@@ -124,4 +124,14 @@ fn a_state_handed_to_another_partition_is_noticed() {
 #[test]
 fn a_live_owner_overruled_without_waiting_is_noticed() {
     caught_at_work(Mutant::LiveOwnerOverruled, &["who lives"]);
+}
+
+#[test]
+fn an_object_that_partitions_share_is_noticed() {
+    caught_at_work(Mutant::ObjectsShared, &["another partition's", "is lost at position", "is not there"]);
+}
+
+#[test]
+fn an_object_deleted_before_its_successor_is_committed_is_noticed() {
+    caught_at_work(Mutant::DeletedBeforeCommit, &["is not there"]);
 }

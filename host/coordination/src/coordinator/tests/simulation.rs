@@ -154,6 +154,7 @@ impl Simulation {
             host: some(4),
             snapshots: some(10),
             opens: some(10),
+            objects: some(15),
             readers: some(4),
             late_readers: some(20),
         };

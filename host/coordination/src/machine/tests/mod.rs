@@ -1,10 +1,12 @@
 //! What one partition's machine promises: step by step, driven by hand, and under random faults in `world`.
 
 mod handling;
+mod objects;
 mod operator;
 mod owning;
 mod soak;
 mod streams;
+mod versions;
 mod world;
 
 use super::*;

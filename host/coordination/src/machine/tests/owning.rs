@@ -3,7 +3,7 @@
 use super::{Commands, Hand, batch, entry, record, reports, written};
 use crate::Completed;
 use crate::machine::*;
-use crate::record::{OwnershipRecord, Phase as RecordPhase, StoredSnapshot, encode};
+use crate::record::{OwnershipRecord, Phase as RecordPhase, StoredSnapshot, StoredState, encode};
 use crate::testing::data_path::{Input, applied, limits, owner, snapshot};
 use crate::testing::ms;
 use crate::{Epoch, Expect, Generation, Incarnation, Outcome, StoredEntry, Version, WorkerId, WriteOutcome};
@@ -169,6 +169,48 @@ fn a_record_that_is_lost_is_written_back_by_its_owner() {
     hand.give(Input::Written(WriteOutcome::Lost));
     let (back, expect) = written(&hand.give(Input::Record(Ok(None))));
     assert_eq!((back.epoch, back.position, expect), (Epoch(2), Position(3), Expect::Nothing));
+}
+
+#[test]
+fn a_bucket_that_was_set_back_gets_the_latest_record_again_as_a_new_ownership() {
+    // To an earlier commit of ours, to an earlier ownership of ours, and to the time before there was a record.
+    let earlier = record(owner(1, 1), 1, RecordPhase::Owned, 0);
+    let before = record(owner(1, 1), 0, RecordPhase::Released, 0);
+    let found = [entry(&earlier, 1), entry(&before, 1), Input::Record(Ok(None))];
+    for (found, expected) in found.iter().zip([Expect::Revision(1), Expect::Revision(1), Expect::Nothing]) {
+        // At a commit,
+        let mut hand = Hand::running(limits());
+        hand.messages([3]);
+        hand.acked(1);
+        hand.wait(ms(1000));
+        hand.state(&[3]);
+        hand.revision = 6;
+        hand.write_lands();
+        hand.messages([5]);
+        hand.acked(1);
+        hand.wait(ms(1000));
+        hand.state(&[3, 5]);
+        assert_eq!(hand.give(Input::Written(WriteOutcome::Lost)), [Command::Read]);
+        let commands = hand.give(found.clone());
+        let (back, expect) = written(&commands);
+        assert_eq!((back.epoch, back.position, expect), (Epoch(2), Position(5), expected));
+        assert_eq!(reports(&commands), [Report::WrittenBack { epoch: Epoch(2), position: Position(5) }]);
+        hand.revision = 1;
+        hand.write_lands();
+        // and when there is nothing to commit.
+        assert_eq!(hand.give(Input::Hint), [Command::Read]);
+        let (back, expect) = written(&hand.give(found.clone()));
+        assert_eq!((back.epoch, back.position, expect), (Epoch(3), Position(5), expected));
+        assert_eq!(applied(back.snapshot.map(|s| s.load().unwrap()).as_ref()), [3, 5]);
+        hand.write_lands();
+        // The handler has noticed nothing of it.
+        assert_eq!(batch(&hand.messages([9])).0, [9]);
+    }
+    // Another's is never overruled, however old it looks.
+    let mut hand = Hand::running(limits());
+    hand.give(Input::Hint);
+    let commands = hand.give(entry(&record(owner(2, 1), 0, RecordPhase::Owned, 0), 1));
+    assert_eq!(reports(&commands), [Report::FencedOff]);
 }
 
 #[test]
@@ -368,7 +410,7 @@ fn a_state_that_cannot_be_read_back_is_tried_again_and_kept() {
     let mut hand = Hand::new(limits());
     hand.give(Input::Assigned(Arc::new(Fleet::default())));
     let mut found = record(owner(2, 1), 7, RecordPhase::Released, 40);
-    found.snapshot = Some(StoredSnapshot { format: "list".into(), inline: "not base64!".into() });
+    found.snapshot = Some(StoredSnapshot { format: "list".into(), state: StoredState::Inline("not base64!".into()) });
     hand.give(entry(&found, 9));
     let commands = hand.give(Input::Written(WriteOutcome::Written(10)));
     assert!(matches!(reports(&commands)[1], Report::OpenFailed(_)), "{commands:?}");

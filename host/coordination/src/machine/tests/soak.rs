@@ -28,14 +28,23 @@ fn poison_goes_to_the_dead_letters_and_the_messages_around_it_are_kept_in_order(
 #[test]
 fn whatever_happens_every_message_is_handled_once_in_order_by_one_owner_at_a_time() {
     for seed in seeds(0..1000) {
-        soak(seed, limits());
+        // States within the record, beside it, and sometimes the one and sometimes the other.
+        let inline_snapshot_bytes = [50_000, 0, 60][seed as usize % 3];
+        soak(seed, Limits { inline_snapshot_bytes, ..limits() }, false);
     }
 }
 
 #[test]
 fn the_same_holds_in_queue_mode_and_nothing_is_released_that_is_still_in_its_consumer() {
     for seed in seeds(0..500) {
-        soak(seed, Limits { acknowledges: true, ..limits() });
+        soak(seed, Limits { acknowledges: true, ..limits() }, false);
+    }
+}
+
+#[test]
+fn a_record_that_is_lost_or_set_back_costs_repetitions_and_nothing_else() {
+    for seed in seeds(0..500) {
+        soak(seed, limits(), true);
     }
 }
 
@@ -43,7 +52,7 @@ fn the_same_holds_in_queue_mode_and_nothing_is_released_that_is_still_in_its_con
 fn a_release_that_does_not_wait_for_the_consumer_is_noticed() {
     let noticed = (0..50).any(|seed| {
         let queue = Limits { acknowledges: true, ..limits() };
-        let run = || Mutant::ReleasedInConsumer.breaks(|| soak(seed, queue));
+        let run = || Mutant::ReleasedInConsumer.breaks(|| soak(seed, queue, false));
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
         // The panic has left it broken.
         Mutant::ReleasedInConsumer.breaks(|| {});
@@ -52,7 +61,7 @@ fn a_release_that_does_not_wait_for_the_consumer_is_noticed() {
     assert!(noticed);
 }
 
-fn soak(seed: u64, limits: Limits) {
+fn soak(seed: u64, limits: Limits, loses_records: bool) {
     let mut world = World::new(seed, 3, limits);
     let traps = if world.random.chance(50) { 3 } else { 0 };
     if world.random.chance(70) {
@@ -73,6 +82,7 @@ fn soak(seed: u64, limits: Limits) {
             (Status::Running, 1) => world.pause(at),
             (Status::Running, 2..=4) => world.assign(at),
             (Status::Running, 5) => world.restart_reader(at),
+            (_, 6) if loses_records => world.lose_record(),
             _ => {}
         }
         let time = world.random.between(0, 1500);
@@ -90,6 +100,9 @@ fn soak(seed: u64, limits: Limits) {
     }
     world.publish(Fate::Fine);
     world.finish(ms(120_000));
+    // A put that comes late may stay until the next ownership; nothing else does.
+    let (objects, most) = (world.stored_objects() as u64, world.faults + world.moves + 2);
+    assert!(objects <= most, "{objects} objects of one partition after {most} occasions to leave one behind");
     let epochs = world.committed().unwrap().epoch.0;
     assert!(epochs <= 2 * world.faults + world.moves + 1, "{epochs} epochs: workers seize from each other");
 }

@@ -1,5 +1,6 @@
 //! A partition's messages, what came out of them, and what must hold of its record and its output whenever they are written.
 
+use super::Objects;
 use super::handler::{DRAFT, Fate, applied, outputs};
 use crate::machine::Outgoing;
 use crate::record::{OwnershipRecord, Phase as RecordPhase};
@@ -65,15 +66,20 @@ impl Ledger {
 
     /// What is wrong with a record that replaces another: one owner per epoch, positions that only grow, and a state that is
     /// exactly the partition's messages up to the position, with all that they publish published.
-    pub(crate) fn judge(&self, old: Option<&OwnershipRecord>, new: &OwnershipRecord) -> Option<String> {
-        old.and_then(|old| succession(old, new)).or_else(|| self.judge_state(old, new))
+    pub(crate) fn judge(
+        &self,
+        old: Option<&OwnershipRecord>,
+        new: &OwnershipRecord,
+        objects: &Objects,
+    ) -> Option<String> {
+        old.and_then(|old| succession(old, new)).or_else(|| self.judge_state(old, new, objects))
     }
 
-    fn judge_state(&self, old: Option<&OwnershipRecord>, new: &OwnershipRecord) -> Option<String> {
+    fn judge_state(&self, old: Option<&OwnershipRecord>, new: &OwnershipRecord, objects: &Objects) -> Option<String> {
         let position = new.position.0;
-        let snapshot = match new.snapshot.as_ref().map(|s| s.load()).transpose() {
+        let snapshot = match new.snapshot.as_ref().map(|stored| objects.load(stored)).transpose() {
             Ok(snapshot) => snapshot,
-            Err(e) => return Some(e.to_string()),
+            Err(wrong) => return Some(wrong),
         };
         let state = applied(snapshot.as_ref());
         if !state.is_sorted_by(|a, b| a < b) {

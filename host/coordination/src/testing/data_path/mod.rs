@@ -3,6 +3,7 @@
 
 mod handler;
 mod ledger;
+mod objects;
 mod task;
 pub(crate) mod trace;
 
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 pub(crate) use handler::{Fate, applied, snapshot};
 pub(crate) use ledger::Ledger;
+pub(crate) use objects::{Objects, no_answer};
 pub(crate) use task::Task;
 
 pub(crate) type Machine = PartitionMachine<Fate, String>;
@@ -28,6 +30,8 @@ pub(crate) struct Trouble {
     pub(crate) host: u64,
     pub(crate) snapshots: u64,
     pub(crate) opens: u64,
+    /// Requests to the object store that fail at once.
+    pub(crate) objects: u64,
     /// A reader starts over.
     pub(crate) readers: u64,
     /// A reader begins past what the partition has.
@@ -48,6 +52,7 @@ pub(crate) fn limits() -> Limits {
         on_exhausted: OnExhausted::DeadLetter,
         handover_timeout: ms(10_000),
         poll_interval: ms(500),
+        inline_snapshot_bytes: 50_000,
         max_snapshot_bytes: 100_000,
         acknowledges: false,
     }

@@ -13,6 +13,7 @@ fn state(snapshot: Option<&Snapshot>) -> String {
 
 fn record(value: &[u8]) -> String {
     let Ok(record) = decode::<OwnershipRecord>(value) else { return String::from_utf8_lossy(value).into_owned() };
+    let object = record.snapshot.as_ref().and_then(StoredSnapshot::object).map(str::to_owned);
     let snapshot = record.snapshot.as_ref().map(StoredSnapshot::load).transpose().ok().flatten();
     let (owner, attempts) = (&record.owner, record.attempts.map(|a| (a.sequence.0, a.count)));
     format!(
@@ -22,7 +23,7 @@ fn record(value: &[u8]) -> String {
         owner.incarnation.claim,
         record.phase,
         record.position,
-        state(snapshot.as_ref())
+        object.unwrap_or_else(|| state(snapshot.as_ref()))
     )
 }
 
@@ -34,6 +35,7 @@ pub(crate) fn command(command: &Command) -> String {
             let messages: Vec<_> = batch.messages.iter().map(|m| (m.sequence.0, m.body)).collect();
             format!("> Handle attempt {} of {messages:?}", batch.first_attempt)
         }
+        Command::PutObject { name, data } => format!("> PutObject {name}, {} bytes", data.len()),
         other => format!("> {other:?}"),
     }
 }
@@ -45,6 +47,7 @@ pub(crate) fn input(input: &Input) -> String {
             format!("< Record revision {} {value}", entry.revision)
         }
         Input::Snapshot(Ok(snapshot)) => format!("< Snapshot {}", state(snapshot.as_ref())),
+        Input::Object(Ok(data)) => format!("< Object of {} bytes", data.len()),
         Input::Messages { reader, messages } => {
             let messages: Vec<_> = messages.iter().map(|m| m.sequence.0).collect();
             format!("< Messages of reader {reader}: {messages:?}")

@@ -23,6 +23,8 @@ type Writer = (usize, u64);
 
 #[derive(Default)]
 pub(super) struct Laws {
+    /// Partitions by id whose state somebody has said that its handler cannot open.
+    refused: BTreeSet<String>,
     plan: Option<PlanRecord>,
     /// When the first plan of its term was written.
     led_since: Duration,
@@ -151,7 +153,9 @@ impl Laws {
         if !self.is_restated && orphans_only {
             for (other, theirs) in self.in_force.iter().filter(|(w, _)| *w != worker && plan.live.contains_key(w)) {
                 let theirs = ids(Some(theirs));
-                if let Some(taken) = has.iter().find(|p| !had.contains(*p) && theirs.contains(*p)) {
+                if let Some(taken) =
+                    has.iter().find(|p| !had.contains(*p) && theirs.contains(*p) && !self.refused.contains(p.as_str()))
+                {
                     let why = plan.lifecycle.as_str();
                     return Some(format!("{why} {}/{} moves {taken} from {other}, who lives", rank.0, rank.1));
                 }
@@ -326,6 +330,9 @@ impl Fleet {
 
     /// A leader has been told of a sign of life.
     pub(super) fn hears(&mut self, at: usize, event: &Event) {
+        if let Event::CannotOpen(refused) = event {
+            self.laws.refused.extend(refused.values().flatten().cloned());
+        }
         let Event::Watched { bucket: Bucket::Heartbeats, key, entry } = event else { return };
         let Some(worker) = key.strip_prefix("heartbeat.").map(WorkerId::parse) else { return };
         let heard = &mut self.processes[at].heard;

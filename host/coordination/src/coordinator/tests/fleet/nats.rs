@@ -106,7 +106,7 @@ impl Fleet {
                 }
                 Input::Sent(if fails { Err("no answer".into()) } else { Ok(()) })
             }
-            _ => return None,
+            command => self.store_object(id, &command)?,
         })
     }
 

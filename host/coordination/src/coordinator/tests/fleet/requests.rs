@@ -2,7 +2,7 @@
 
 use crate::PartitionId;
 use crate::coordinator::*;
-use crate::testing::data_path::{Command, Input};
+use crate::testing::data_path::{Command, Input, no_answer};
 
 #[derive(Debug, Clone)]
 pub(super) enum Request {
@@ -35,7 +35,7 @@ impl Request {
                     Command::Read => Input::Record(Err(())),
                     Command::Write { .. } => Input::Written(WriteOutcome::Unknown),
                     Command::Send(_) => Input::Sent(Err("no answer".into())),
-                    _ => return None,
+                    command => no_answer(command)?,
                 };
                 return Some(News::Data(id.clone(), *run, input));
             }
@@ -63,6 +63,9 @@ impl News {
                     Input::Record(_) => Input::Record(Err(())),
                     Input::Written(_) => Input::Written(WriteOutcome::Unknown),
                     Input::Sent(_) => Input::Sent(Err("no answer".into())),
+                    Input::ObjectPut(_) => Input::ObjectPut(Err("no answer".into())),
+                    Input::Object(_) => Input::Object(Err("no answer".into())),
+                    Input::ObjectsDeleted(_) => Input::ObjectsDeleted(Err(())),
                     other => other,
                 };
                 News::Data(id, run, input)

@@ -7,7 +7,7 @@ use super::{Fleet, Happening, Status};
 use crate::coordinator::*;
 use crate::machine::{Limits, Phase, Report};
 use crate::record::Owner;
-use crate::testing::data_path::{self, Command, Fate, Input, Ledger, Task, limits, trace};
+use crate::testing::data_path::{self, Command, Fate, Input, Ledger, Objects, Task, limits, trace};
 use crate::testing::ms;
 use crate::{CloseReason, Now, PartitionId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +19,7 @@ pub(crate) struct Work {
     /// The ownership bucket.
     pub(super) records: Store,
     pub(super) ledgers: BTreeMap<PartitionId, Ledger>,
+    pub(super) objects: Objects,
     pub(super) trouble: data_path::Trouble,
     pub(super) limits: Limits,
     /// The stream's last sequence.
@@ -62,11 +63,14 @@ impl Fleet {
     /// From now on processes do the work that they are assigned, and messages are published, so many milliseconds apart: of each
     /// kind, or only fine ones.
     pub(crate) fn with_work(&mut self, pace: (u64, u64), mixed: bool, trouble: data_path::Trouble) {
+        // States within the record, beside it, and sometimes the one and sometimes the other.
+        let inline_snapshot_bytes = self.random.pick(&[50_000, 0, 60]);
         self.work = Some(Work {
             records: Store::default(),
             ledgers: BTreeMap::new(),
+            objects: Objects::default(),
             trouble,
-            limits: limits(),
+            limits: Limits { inline_snapshot_bytes, ..limits() },
             head: 0,
             pace: Some(pace),
             mixed,
@@ -225,7 +229,12 @@ impl Fleet {
             return self.violated(format!("#{at} {id}: {wrong}"));
         }
         match command {
-            Command::Read | Command::Write { .. } | Command::Send(_) => {
+            Command::Read
+            | Command::Write { .. }
+            | Command::Send(_)
+            | Command::PutObject { .. }
+            | Command::GetObject(_)
+            | Command::DeleteObjects { .. } => {
                 self.send(at, Request::Data(id.clone(), run, command));
             }
             Command::Open { .. } | Command::Handle(_) | Command::Snapshot => {

@@ -3,7 +3,8 @@
 use super::{Fleet, Status, Trouble};
 use crate::coordinator::*;
 use crate::record::{OwnershipRecord, Phase, decode};
-use crate::testing::{data_path, secs};
+use crate::testing::data_path::{self, Command, Input};
+use crate::testing::secs;
 use crate::{Epoch, PartitionId};
 
 /// Nothing has gone wrong for this long: whatever a fault has delayed has happened.
@@ -42,7 +43,23 @@ impl Fleet {
         if old.is_none_or(|old| old.epoch != new.epoch) {
             work.taken_at.insert(id.clone(), now);
         }
-        wrong.or_else(|| work.ledgers.entry(id.clone()).or_default().judge(old, new))
+        wrong.or_else(|| work.ledgers.entry(id.clone()).or_default().judge(old, new, &work.objects))
+    }
+
+    /// A request reaches the object store; whatever it does, what records name stays.
+    pub(super) fn store_object(&mut self, id: &PartitionId, command: &Command) -> Option<Input> {
+        let work = self.work.as_mut()?;
+        let fails = work.trouble.objects;
+        if self.random.chance(fails) {
+            return data_path::no_answer(command);
+        }
+        let told = work.objects.serve(&id.record_key(), command);
+        let records = self.partitions.iter().filter_map(|p| self.record(p.id()));
+        let wrong = records.filter_map(|record| self.work.as_ref()?.objects.judge(&record)).next();
+        if let Some(wrong) = wrong {
+            self.violated(format!("{id}: {wrong}, after {command:?}"));
+        }
+        told
     }
 
     /// An owner who lives has the time to hand over, and needs it all only if something has gone wrong.
@@ -88,6 +105,9 @@ impl Fleet {
         for (id, at) in &self.owners() {
             let last = work.ledgers.get(id).and_then(|ledger| ledger.messages.keys().next_back()).copied().unwrap_or(0);
             let Some(record) = self.record(id) else { return Some(format!("{id} has no record")) };
+            if let Some(wrong) = work.objects.judge(&record) {
+                return Some(format!("{id}: {wrong}"));
+            }
             if record.position.0 < last {
                 return Some(format!("{id} is at {}, and its last message is {last}", record.position));
             }

@@ -9,7 +9,7 @@ mod stream;
 
 use crate::machine::*;
 use crate::record::{OwnershipRecord, decode};
-use crate::testing::data_path::{Command, Fate, Input, Ledger, Task, Trouble, owner, trace};
+use crate::testing::data_path::{Command, Fate, Input, Ledger, Objects, Task, Trouble, no_answer, owner, trace};
 use crate::testing::{Random, ms};
 use crate::{Expect, StoredEntry, WorkerId, WriteOutcome};
 use std::collections::{BTreeMap, VecDeque};
@@ -53,6 +53,13 @@ enum Happening {
         expect: Expect,
         answer: bool,
     },
+    /// A request reaches the object store.
+    Store {
+        from: usize,
+        run: u64,
+        command: Command,
+        answer: bool,
+    },
     /// The partition leaves its consumer.
     Detach {
         from: usize,
@@ -81,9 +88,13 @@ pub(super) struct World {
     /// Reads and writes of the record that go wrong, in percent.
     pub(super) lossy: u64,
     pub(super) ledger: Ledger,
+    pub(super) objects: Objects,
     pub(super) faults: u64,
     pub(super) moves: u64,
     pub(super) record: Option<StoredEntry>,
+    /// What it was before, since it was last lost, and whether it ever was.
+    earlier: Vec<StoredEntry>,
+    lost: bool,
     limits: Limits,
     /// The stream's last sequence.
     head: u64,
@@ -114,9 +125,12 @@ impl World {
             trouble: Trouble::default(),
             lossy: 0,
             ledger: Ledger::default(),
+            objects: Objects::default(),
             faults: 0,
             moves: 0,
             record: None,
+            earlier: Vec::new(),
+            lost: false,
             limits,
             head: 0,
             assigned: 0,
@@ -317,6 +331,13 @@ impl World {
                     self.after(time, Happening::Tell { to: from, run, input: Input::Written(outcome) });
                 }
             }
+            Happening::Store { from, run, command, answer } => {
+                let told = self.store(&command);
+                if let Some(input) = told.filter(|_| answer) {
+                    let time = self.random.between(1, 10);
+                    self.after(time, Happening::Tell { to: from, run, input });
+                }
+            }
             Happening::Pump { to, run, reader } => self.pump(to, run, reader),
             Happening::Detach { from, run } => {
                 if self.workers[from].run == run {
@@ -403,6 +424,18 @@ impl World {
                 let time = if wrong == Some(2) { time + ms(1600) } else { time };
                 if wrong != Some(0) {
                     self.after(time, Happening::Land { from: at, run, value, expect, answer: wrong.is_none() });
+                }
+            }
+            Command::PutObject { .. } | Command::GetObject(_) | Command::DeleteObjects { .. } => {
+                let time = self.random.between(1, 30);
+                let wrong = self.random.chance(lossy).then(|| self.random.below(3));
+                if let Some(input) = no_answer(&command).filter(|_| wrong.is_some()) {
+                    self.tell(at, ms(1000), input);
+                }
+                // Lost on the way, lost on the way back, or late.
+                let time = if wrong == Some(2) { time + ms(1600) } else { time };
+                if wrong != Some(0) {
+                    self.after(time, Happening::Store { from: at, run, command, answer: wrong.is_none() });
                 }
             }
             Command::Open { .. } | Command::Handle(_) | Command::Snapshot | Command::Send(_) => {

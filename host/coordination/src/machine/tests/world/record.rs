@@ -2,8 +2,11 @@
 
 use super::World;
 use crate::record::{OwnershipRecord, Phase as RecordPhase, decode};
-use crate::testing::data_path::Task;
+use crate::testing::data_path::{Command, Input, Task};
 use crate::{Expect, StoredEntry, WriteOutcome};
+
+/// The record key of the one partition.
+const KEY: &str = "p";
 
 impl World {
     pub(super) fn land(&mut self, from: usize, value: String, expect: Expect) -> WriteOutcome {
@@ -17,13 +20,42 @@ impl World {
             return WriteOutcome::Lost;
         }
         let new: OwnershipRecord = decode(value.as_bytes()).expect("a record");
-        assert_eq!(self.ledger.judge(self.committed().as_ref(), &new), None);
+        // After a loss revisions come a second time, and a late write may meet one that it expects: from then on each record is judged
+        // by itself, and must be right all the same.
+        let old = self.committed().filter(|_| !self.lost);
+        assert_eq!(self.ledger.judge(old.as_ref(), &new, &self.objects), None);
         if self.limits.acknowledges && new.phase == RecordPhase::Released {
             let reader = self.workers[from].task.as_ref().and_then(Task::reader);
             assert_eq!(reader, None, "released while its consumer still has it");
         }
         self.note(format!("landed from #{from}: {value}"));
+        self.earlier.extend(self.record.clone());
         self.record = Some(StoredEntry { value: Some(value.into_bytes()), revision: found + 1 });
         WriteOutcome::Written(found + 1)
+    }
+
+    /// The bucket is deleted, or its servers have lost their last writes.
+    pub(crate) fn lose_record(&mut self) {
+        let earlier = self.earlier.get(self.random.below(self.earlier.len() as u64 + 1) as usize).cloned();
+        self.note(format!(
+            "the record is lost, left is {}",
+            if earlier.is_some() { "an earlier one" } else { "nothing" }
+        ));
+        self.faults += 1;
+        self.record = earlier;
+        self.earlier.clear();
+        self.lost = true;
+    }
+
+    /// A request reaches the object store; whatever it does, what the record names stays.
+    pub(super) fn store(&mut self, command: &Command) -> Option<Input> {
+        let told = self.objects.serve(KEY, command);
+        assert_eq!(self.committed().and_then(|record| self.objects.judge(&record)), None);
+        told
+    }
+
+    /// Objects that the partition has.
+    pub(crate) fn stored_objects(&self) -> usize {
+        self.objects.of(KEY)
     }
 }

@@ -1,0 +1,428 @@
+//! The snapshots that are too large for a record, in an object store as ADR-20 of the NATS architecture has it: chunks under one
+//! subject, and one message that describes them.
+//!
+//! Written by hand and not through the client library's object store, for three reasons. Its lookup may be answered by a server that
+//! lags, and a new owner must see what its predecessor has put. What it deletes leaves a marker for ever, which at one snapshot a
+//! second would be the larger part of the bucket. And it names chunks at random, so that what a crash leaves half put could never be
+//! found. Here a chunk's subject names the partition, the ownership, the snapshot and the attempt:
+//! `$O.<bucket>.C.<record key, base64>.<epoch>.<digest>.<attempt>`. A late chunk of an earlier attempt is in nobody's way, and what
+//! belongs to one partition is listed, and purged, by subject.
+
+use super::api::ApiError;
+use super::buckets::{self, BucketMismatch, OpenBucketError, Seeker};
+use super::connection::Nats;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RawMessage as EncodedMessage, StorageType};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use parti_coordination::Epoch;
+use parti_coordination::record::object_parts;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// Bytes of a chunk: what NATS' own tools use.
+const CHUNK: usize = 128 << 10;
+
+/// Room that a chunk's message needs besides the chunk.
+const CHUNK_OVERHEAD: usize = 1 << 10;
+
+/// Objects on their way at once: together they are at most this many snapshots in memory.
+const TRANSFERS: usize = 8;
+
+/// Why an object could not be put, read or deleted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectError {
+    /// It is not there.
+    #[error(
+        "object {name:?} is not in bucket {bucket:?}. Restore the bucket, or begin without the state: parti seek --discard-state"
+    )]
+    Missing {
+        /// The bucket.
+        bucket: String,
+        /// The object.
+        name: String,
+    },
+    /// What is there is not what was put.
+    #[error("object {name:?} in bucket {bucket:?} is damaged: {why}")]
+    Damaged {
+        /// The bucket.
+        bucket: String,
+        /// The object.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The bucket does not answer, or it is gone.
+    #[error("bucket {bucket:?}: {why}")]
+    Failed {
+        /// The bucket.
+        bucket: String,
+        /// What went wrong.
+        why: ApiError,
+    },
+}
+
+/// The object store of a group's large snapshots. Cheap to clone.
+#[derive(Clone)]
+pub struct Objects {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    nats: Nats,
+    bucket: String,
+    stream: String,
+    replicas: usize,
+    chunk: usize,
+    transfers: Semaphore,
+    seeker: Seeker,
+}
+
+/// What describes an object.
+#[derive(Serialize, Deserialize)]
+struct Meta {
+    name: String,
+    bucket: String,
+    /// What the subject of its chunks ends with.
+    nuid: String,
+    size: usize,
+    chunks: usize,
+    /// RFC 3339.
+    mtime: String,
+    digest: String,
+    options: Value,
+    #[serde(default)]
+    deleted: bool,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    message: EncodedMessage,
+}
+
+#[derive(Deserialize)]
+struct Subjects {
+    state: SubjectsState,
+}
+
+#[derive(Deserialize)]
+struct SubjectsState {
+    #[serde(default)]
+    subjects: Option<HashMap<String, u64>>,
+}
+
+impl Objects {
+    /// Opens the object store: creates it if it is missing (any number of workers may at once). Tells what is odd about it but can be
+    /// lived with.
+    ///
+    /// # Errors
+    /// A setting with which a snapshot would vanish, or no answer within the operation timeout.
+    pub async fn open(
+        nats: &Nats,
+        bucket: &str,
+        replicas: usize,
+    ) -> Result<(Self, Vec<BucketMismatch>), OpenBucketError> {
+        let warnings = ensure(nats, bucket, replicas).await?;
+        let inner = Inner {
+            nats: nats.clone(),
+            bucket: bucket.to_owned(),
+            stream: stream_name(bucket),
+            replicas,
+            chunk: CHUNK.min(nats.max_payload().saturating_sub(CHUNK_OVERHEAD)).max(1),
+            transfers: Semaphore::new(TRANSFERS),
+            seeker: Seeker::default(),
+        };
+        Ok((Self { inner: Arc::new(inner) }, warnings))
+    }
+
+    /// Puts an object. Under one name the bytes must always be the same: it may be put again after an error.
+    ///
+    /// # Errors
+    /// It is not known to be there, within the operation timeout.
+    pub async fn put(&self, name: &str, data: &[u8]) -> Result<(), ObjectError> {
+        self.transfer(async {
+            let nuid = format!("{}.{}", self.place(name)?, uuid::Uuid::new_v4().simple());
+            let subject = self.chunks(&nuid);
+            let mut chunks = 0;
+            for chunk in data.chunks(self.inner.chunk) {
+                let message = PublishMessage::build().payload(Bytes::copy_from_slice(chunk));
+                self.inner.nats.publish_and_confirm(&subject, message).await?;
+                chunks += 1;
+            }
+            let meta = Meta {
+                name: name.to_owned(),
+                bucket: self.inner.bucket.clone(),
+                nuid,
+                size: data.len(),
+                chunks,
+                mtime: jiff::Timestamp::now().to_string(),
+                digest: digest(data),
+                options: json!({ "max_chunk_size": self.inner.chunk }),
+                deleted: false,
+            };
+            let meta = serde_json::to_vec(&meta).map_err(|error| ApiError::Failed(error.to_string()))?;
+            let message = PublishMessage::build().payload(meta.into()).header("Nats-Rollup", "sub");
+            self.inner.nats.publish_and_confirm(&self.meta(name), message).await?;
+            Ok(())
+        })
+        .await
+        .map_err(|why| self.failed(why))
+    }
+
+    /// Reads an object, as the leader of the bucket's stream has it.
+    ///
+    /// # Errors
+    /// It is not there, it is not what was put, or there was no answer within the operation timeout.
+    pub async fn get(&self, name: &str) -> Result<Vec<u8>, ObjectError> {
+        let (bucket, name_again) = (self.inner.bucket.clone(), name.to_owned());
+        let missing = || ObjectError::Missing { bucket: bucket.clone(), name: name_again.clone() };
+        let damaged = |why: String| ObjectError::Damaged { bucket: bucket.clone(), name: name_again.clone(), why };
+        let read = self.transfer(async {
+            let ask = json!({ "last_by_subj": self.meta(name) });
+            let Some(found) = self.message(&ask).await? else { return Ok(Err(missing())) };
+            let meta: Meta = match serde_json::from_slice(&found.1) {
+                Ok(meta) => meta,
+                Err(error) => return Ok(Err(damaged(error.to_string()))),
+            };
+            if meta.deleted {
+                return Ok(Err(missing()));
+            }
+            let subject = self.chunks(&meta.nuid);
+            let (mut data, mut next) = (Vec::new(), 1);
+            for _ in 0..meta.chunks {
+                let ask = json!({ "seq": next, "next_by_subj": subject });
+                let Some((sequence, chunk)) = self.message(&ask).await? else {
+                    return Ok(Err(damaged(format!("it has {} of {} bytes", data.len(), meta.size))));
+                };
+                data.extend_from_slice(&chunk);
+                next = sequence + 1;
+            }
+            let is_whole = data.len() == meta.size && digest(&data) == meta.digest;
+            Ok(if is_whole { Ok(data) } else { Err(damaged("its bytes are not those that were put".to_owned())) })
+        });
+        read.await.map_err(|why| self.failed(why))?
+    }
+
+    /// Deletes these objects of a partition, and with `before` all of its ownerships before that one. What is not there is
+    /// deleted.
+    ///
+    /// # Errors
+    /// It is not known that all of them are gone, within the operation timeout.
+    pub async fn delete(&self, record_key: &str, names: &[String], before: Option<Epoch>) -> Result<(), ObjectError> {
+        let deleted = async {
+            let mut doomed: BTreeSet<String> = names.iter().cloned().collect();
+            if let Some(before) = before {
+                let older = |name: &String| object_parts(name).is_some_and(|(_, epoch, _)| epoch < before);
+                doomed.extend(self.of(record_key).await?.into_iter().filter(older));
+            }
+            for name in doomed {
+                // What is left after a crash in between is found by its chunks.
+                self.purge(&self.meta(&name)).await?;
+                self.purge(&self.chunks(&format!("{}.>", self.place(&name)?))).await?;
+            }
+            Ok(())
+        };
+        let deleted = timeout(self.inner.nats.operation_timeout(), deleted).await;
+        deleted.unwrap_or(Err(ApiError::TimedOut)).map_err(|why| self.failed(why))
+    }
+
+    /// The names of a partition's objects, whole or not.
+    async fn of(&self, record_key: &str) -> Result<BTreeSet<String>, ApiError> {
+        let prefix = self.chunks(&format!("{}.", URL_SAFE_NO_PAD.encode(record_key)));
+        let ask = json!({ "subjects_filter": format!("{prefix}>") });
+        let found: Subjects = self.inner.nats.api(&format!("STREAM.INFO.{}", self.inner.stream), &ask).await?;
+        let name = |subject: &String| {
+            let mut tokens = subject.strip_prefix(&prefix)?.split('.');
+            Some(format!("{record_key}/{}/{}", tokens.next()?, tokens.next()?))
+        };
+        Ok(found.state.subjects.unwrap_or_default().keys().filter_map(name).collect())
+    }
+
+    async fn purge(&self, filter: &str) -> Result<(), ApiError> {
+        let ask = json!({ "filter": filter });
+        self.inner.nats.api::<_, Value>(&format!("STREAM.PURGE.{}", self.inner.stream), &ask).await.map(drop)
+    }
+
+    /// One message of the bucket's stream, from its leader.
+    async fn message(&self, ask: &Value) -> Result<Option<(u64, Vec<u8>)>, ApiError> {
+        let subject = format!("STREAM.MSG.GET.{}", self.inner.stream);
+        let EncodedMessage { sequence, payload, .. } = match self.inner.nats.api::<_, Found>(&subject, ask).await {
+            Ok(found) => found.message,
+            Err(ApiError::Refused { code, .. }) if code == ErrorCode::NO_MESSAGE_FOUND.0 => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let payload = STANDARD.decode(payload).map_err(|error| ApiError::Failed(error.to_string()))?;
+        Ok(Some((sequence, payload)))
+    }
+
+    /// Bounded in time, and with few others at once.
+    async fn transfer<T>(&self, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+        let _permit = self.inner.transfers.acquire().await;
+        timeout(self.inner.nats.operation_timeout(), work).await.unwrap_or(Err(ApiError::TimedOut))
+    }
+
+    /// The tokens of a chunk's subject that an object's name becomes.
+    fn place(&self, name: &str) -> Result<String, ApiError> {
+        let (key, epoch, digest) =
+            object_parts(name).ok_or_else(|| ApiError::Failed(format!("{name:?} is no snapshot's name")))?;
+        Ok(format!("{}.{epoch}.{digest}", URL_SAFE_NO_PAD.encode(key)))
+    }
+
+    fn chunks(&self, nuid: &str) -> String {
+        format!("$O.{}.C.{nuid}", self.inner.bucket)
+    }
+
+    fn meta(&self, name: &str) -> String {
+        format!("$O.{}.M.{}", self.inner.bucket, URL_SAFE.encode(name))
+    }
+
+    fn failed(&self, why: ApiError) -> ObjectError {
+        let is_gone = match &why {
+            ApiError::NoResponders => true,
+            ApiError::Refused { code, .. } => *code == ErrorCode::STREAM_NOT_FOUND.0,
+            _ => false,
+        };
+        if is_gone {
+            let objects = self.clone();
+            tokio::spawn(async move {
+                let Inner { nats, bucket, replicas, seeker, .. } = &*objects.inner;
+                seeker.seek(bucket, async { ensure(nats, bucket, *replicas).await.map(drop) }).await;
+            });
+        }
+        ObjectError::Failed { bucket: self.inner.bucket.clone(), why }
+    }
+}
+
+/// Name of the stream behind an object store.
+fn stream_name(bucket: &str) -> String {
+    format!("OBJ_{bucket}")
+}
+
+fn digest(data: &[u8]) -> String {
+    format!("SHA-256={}", URL_SAFE.encode(Sha256::digest(data)))
+}
+
+/// Creates the bucket if it is missing, and checks what is there.
+async fn ensure(nats: &Nats, bucket: &str, replicas: usize) -> Result<Vec<BucketMismatch>, OpenBucketError> {
+    let config = Config {
+        name: stream_name(bucket),
+        subjects: vec![format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")],
+        max_messages: -1,
+        max_bytes: -1,
+        max_message_size: -1,
+        max_messages_per_subject: -1,
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: replicas,
+        allow_rollup: true,
+        allow_direct: true,
+        ..Default::default()
+    };
+    let found = buckets::find_or_create(nats, bucket, &config).await?;
+    buckets::check_objects(bucket, replicas, &found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::api::NoArguments;
+    use super::super::testing::{Release, TestServer, in_time};
+    use super::*;
+    use std::time::Duration;
+    use tokio::io::AsyncReadExt as _;
+
+    fn bytes(n: usize) -> Vec<u8> {
+        (0..n).map(|i| (i * i % 251) as u8).collect()
+    }
+
+    async fn messages(objects: &Objects) -> u64 {
+        let info: Value =
+            objects.inner.nats.api(&format!("STREAM.INFO.{}", objects.inner.stream), &NoArguments {}).await.unwrap();
+        info["state"]["messages"].as_u64().unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_put_is_read_back_whole_and_nothing_is_left_of_what_is_deleted() {
+        for release in Release::ALL {
+            let server = TestServer::start(release).await;
+            let nats = server.connect().await;
+            let (objects, warnings) = Objects::open(&nats, "snapshots", 1).await.unwrap();
+            assert_eq!(warnings, []);
+            let key = "odd key.*>=Ω";
+            let name = |epoch: u64, digest: &str| format!("{key}/{epoch}/{digest}");
+            for (n, size) in [(1, 0), (2, 1), (3, CHUNK), (4, 3 * CHUNK + 7)] {
+                objects.put(&name(n, "a"), &bytes(size)).await.unwrap();
+                assert_eq!(objects.get(&name(n, "a")).await, Ok(bytes(size)), "{size} bytes on {release:?}");
+            }
+            // Once more under the same name, as after an answer that was lost.
+            objects.put(&name(4, "a"), &bytes(3 * CHUNK + 7)).await.unwrap();
+            assert_eq!(objects.get(&name(4, "a")).await, Ok(bytes(3 * CHUNK + 7)));
+            // NATS' own tools can read it.
+            let theirs = nats.inner.jetstream.get_object_store("snapshots").await.unwrap();
+            let mut read = Vec::new();
+            theirs.get(name(4, "a")).await.unwrap().read_to_end(&mut read).await.unwrap();
+            assert_eq!(read, bytes(3 * CHUNK + 7));
+
+            objects.put("another/2/a", &bytes(9)).await.unwrap();
+            objects.put(&name(5, "b"), &bytes(9)).await.unwrap();
+            objects.delete(key, &[name(5, "b"), name(5, "never")], Some(Epoch(4))).await.unwrap();
+            for gone in [name(2, "a"), name(3, "a"), name(5, "b")] {
+                assert!(matches!(objects.get(&gone).await, Err(ObjectError::Missing { .. })), "{gone}");
+            }
+            assert_eq!(objects.get(&name(4, "a")).await, Ok(bytes(3 * CHUNK + 7)));
+            assert_eq!(objects.get("another/2/a").await, Ok(bytes(9)));
+            objects.delete(key, &[name(4, "a"), name(1, "a")], None).await.unwrap();
+            objects.delete("another", &[], Some(Epoch(3))).await.unwrap();
+            assert_eq!(messages(&objects).await, 0, "on {release:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn half_an_object_is_never_taken_for_a_whole_one_and_is_cleared_away_with_the_rest() {
+        let server = TestServer::start(Release::Newest).await;
+        let nats = server.connect().await;
+        let (objects, _) = Objects::open(&nats, "snapshots", 1).await.unwrap();
+        // Killed in the midst of a put.
+        let chunk = objects.chunks(&format!("{}.lost", objects.place("p/1/a").unwrap()));
+        nats.publish_and_confirm(&chunk, PublishMessage::build().payload("half".into())).await.unwrap();
+        assert!(matches!(objects.get("p/1/a").await, Err(ObjectError::Missing { .. })));
+        objects.delete("p", &[], Some(Epoch(2))).await.unwrap();
+        assert_eq!(messages(&objects).await, 0);
+
+        objects.put("p/2/a", &bytes(2 * CHUNK)).await.unwrap();
+        let ask = json!({ "seq": 2, "no_erase": true });
+        let _: Value = nats.api("STREAM.MSG.DELETE.OBJ_snapshots", &ask).await.unwrap();
+        assert!(matches!(objects.get("p/2/a").await, Err(ObjectError::Damaged { .. })));
+        let odd = objects.put("no name", b"x").await;
+        assert!(matches!(odd, Err(ObjectError::Failed { why: ApiError::Failed(_), .. })), "{odd:?}");
+    }
+
+    #[tokio::test]
+    async fn a_bucket_that_is_deleted_is_an_error_that_names_it_and_is_made_anew() {
+        let server = TestServer::start(Release::Newest).await;
+        let nats = server.connect().await;
+        let (objects, _) = Objects::open(&nats, "snapshots", 1).await.unwrap();
+        objects.put("p/1/a", b"state").await.unwrap();
+        let _: Value = nats.api("STREAM.DELETE.OBJ_snapshots", &NoArguments {}).await.unwrap();
+        let error = objects.get("p/1/a").await.unwrap_err();
+        assert!(error.to_string().contains("snapshots"), "{error}");
+        in_time(async {
+            while let Err(error) = objects.put("p/1/b", b"state").await {
+                assert!(matches!(error, ObjectError::Failed { .. }), "{error}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        let error = objects.get("p/1/a").await.unwrap_err();
+        assert!(
+            matches!(&error, ObjectError::Missing { .. }) && error.to_string().contains("--discard-state"),
+            "{error}"
+        );
+    }
+}
