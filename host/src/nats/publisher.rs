@@ -129,7 +129,8 @@ impl From<ApiError> for Published {
 /// the client library refuses are left out.
 pub fn sendable_headers<'a>(headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Vec<(String, String)> {
     let line = |value: &[u8]| String::from_utf8_lossy(value).replace(['\r', '\n'], " ");
-    let sendable = headers.into_iter().filter(|(name, _)| name.parse::<HeaderName>().is_ok());
+    let is_sendable = |name: &str| !name.is_empty() && name.parse::<HeaderName>().is_ok();
+    let sendable = headers.into_iter().filter(|(name, _)| is_sendable(name));
     sendable.map(|(name, value)| (name.to_owned(), line(value))).collect()
 }
 

@@ -5,6 +5,7 @@ use super::super::stream::{NewStream, Retention, Storage, StreamInfo};
 use super::super::testing::{Release, TestServer, in_time};
 use super::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::sleep;
 
 async fn stream(nats: &Nats) {
     let new = NewStream {

@@ -34,7 +34,9 @@ impl Planner {
         }
         let (lifecycle, again) = ctx.noting_wakes(|ctx| self.trigger(ctx, roster));
         if lifecycle.is_none() && self.partitions.is_some() {
-            let unowned = self.coverage().missing;
+            // A fleet that has just begun to gather lacks nothing yet.
+            let gathers = self.current.is_empty() && self.cold_until.is_none_or(|until| ctx.now < until);
+            let unowned = if gathers { 0 } else { self.coverage().missing };
             if std::mem::replace(&mut self.unowned, unowned) != unowned {
                 ctx.notice(Notice::Unowned { partitions: unowned });
             }

@@ -212,6 +212,16 @@ fn a_joiner_does_not_wait_for_a_worker_that_takes_long_to_leave() {
 }
 
 #[test]
+fn a_fleet_that_gathers_is_not_told_that_its_partitions_have_no_owner() {
+    let mut fleet = Fleet::new(34, 30);
+    for _ in 0..3 {
+        fleet.start();
+    }
+    fleet.settle(secs(30));
+    assert!(!fleet.notices.iter().any(|(_, n)| matches!(n, Notice::Unowned { .. })), "{:?}", fleet.notices);
+}
+
+#[test]
 fn no_worker_gets_more_than_it_may_hold_and_what_is_left_over_is_placed_when_there_is_room() {
     let mut fleet = Fleet::new(33, 30);
     fleet.change = Box::new(|s| s.max_partitions = Some(9));
