@@ -18,6 +18,9 @@ use tokio_util::task::AbortOnDropHandle;
 const WARM: Duration = Duration::from_secs(2);
 const MEASURED: Duration = Duration::from_secs(10);
 
+/// The longest time that is told apart, in microseconds.
+const LONGEST_US: u64 = 60_000_000;
+
 /// How long the worker may take until everything is owned.
 const READY: Duration = Duration::from_secs(60);
 
@@ -92,7 +95,8 @@ async fn under_load(nats: &Nats, args: &BenchArgs, rate: u64) -> Result<Histogra
             bare_pace(&nats, rate, partitions, payload, &AtomicU64::new(0)).await
         }))
     };
-    let mut histogram = Histogram::new(3).map_err(|error| cannot(error.to_string()))?;
+    // It does not grow for what lies beyond.
+    let mut histogram = Histogram::new_with_bounds(1, LONGEST_US, 3).map_err(|error| cannot(error.to_string()))?;
     while epoch.elapsed() < WARM + MEASURED {
         let Ok(Some(payload)) = tokio::time::timeout(Duration::from_secs(5), heard.next()).await else {
             return Err(cannot("nothing comes out".to_owned()));
