@@ -65,12 +65,12 @@ impl Expected {
             tokio::time::sleep(PAUSE).await;
         }
         let took = begun.elapsed();
-        (self.judge().await, took)
+        (Box::pin(self.judge()).await, took)
     }
 
     /// Waits until everything is handled, committed and as it must be. Panics with what is wrong.
     pub async fn assert_handled(&self) -> Verdict {
-        let (verdict, _) = self.handled_within(DEADLINE).await;
+        let (verdict, _) = Box::pin(self.handled_within(DEADLINE)).await;
         assert!(verdict.is_clean(), "{verdict}");
         verdict
     }

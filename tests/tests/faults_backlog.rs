@@ -24,7 +24,7 @@ async fn downtime(handling: Handling, workers: usize, partitions: usize, rate: u
     }
     producer.finish().await;
     let expected = Expected::of(&context, handling, partitions).await;
-    let (verdict, _) = expected.handled_within(Duration::from_secs(60)).await;
+    let (verdict, _) = Box::pin(expected.handled_within(Duration::from_secs(60))).await;
     println!("caught up {:.1} s after the first worker was back: {verdict}", back.elapsed().as_secs_f64());
     assert!(verdict.is_clean(), "{verdict}");
     fleet.settled().await;

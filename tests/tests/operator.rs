@@ -2,8 +2,8 @@
 
 use async_nats::jetstream::Context;
 use parti_tests::{
-    Ended, Fleet, NatsServer, Producer, Proxy, Records, create_stream, eventually, eventually_is, messages, parti,
-    partition, read_stream, subject,
+    Ended, Fleet, NatsServer, Producer, Proxy, Records, create_stream, eventually_is, messages, parti, partition,
+    read_stream, subject,
 };
 use serde_json::{Value, json};
 

@@ -83,7 +83,7 @@ impl Round {
 
         let expected = Expected::of(&context, handling, PARTITIONS).await;
         let handled_from = Instant::now();
-        let (verdict, took) = expected.handled_within(PATIENCE).await;
+        let (verdict, took) = Box::pin(expected.handled_within(PATIENCE)).await;
         let recovered = handled_from.duration_since(over) + took;
         self.tell(&faults, &verdict, recovered);
         assert!(verdict.is_clean(), "seed {seed}: {verdict}\n{}", faults.story().join("\n"));
@@ -91,7 +91,7 @@ impl Round {
         faults.leavers_have_left().await;
         faults.fleet.settled().await;
         faults.end().await;
-        let verdict = expected.judge().await;
+        let verdict = Box::pin(expected.judge()).await;
         assert!(verdict.is_clean(), "seed {seed}, after everybody has left: {verdict}\n{}", faults.story().join("\n"));
         verdict
     }

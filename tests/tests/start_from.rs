@@ -53,7 +53,7 @@ async fn relayed(server: &NatsServer, context: &Context, from: &Value) -> Vec<u6
 async fn a_migration_goes_on_behind_what_the_old_consumer_has_acknowledged_without_a_hole() {
     let (server, context) = server().await;
     consumer(&context, "work", "old", 6).await;
-    let rest = relayed(&server, &context, &json!({ "consumer": "old" })).await;
+    let rest = Box::pin(relayed(&server, &context, &json!({ "consumer": "old" }))).await;
     assert_eq!(rest, [7, 8, 9, 10], "what was acknowledged behind a hole comes again");
 }
 
@@ -62,7 +62,7 @@ async fn a_start_at_a_time_is_the_first_message_stored_then_or_later() {
     let (server, context) = server().await;
     let fifth = &read_stream(&context, "work").await[4];
     let time = jiff::Timestamp::from_nanosecond(i128::try_from(fifth.at.as_nanos()).expect("a time")).expect("a time");
-    assert_eq!(relayed(&server, &context, &json!(time.to_string())).await, [5, 6, 7, 8, 9, 10]);
+    assert_eq!(Box::pin(relayed(&server, &context, &json!(time.to_string()))).await, [5, 6, 7, 8, 9, 10]);
 }
 
 #[tokio::test]

@@ -342,10 +342,10 @@ impl World {
             Happening::Detach { from, run } => {
                 if self.workers[from].run == run {
                     // Unless it is wanted again since.
-                    if std::mem::take(&mut self.workers[from].detaching) {
-                        if let Some(task) = &mut self.workers[from].task {
-                            task.stop_reading();
-                        }
+                    if std::mem::take(&mut self.workers[from].detaching)
+                        && let Some(task) = &mut self.workers[from].task
+                    {
+                        task.stop_reading();
                     }
                     self.give(from, Input::Detached);
                 }
