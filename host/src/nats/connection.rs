@@ -372,7 +372,7 @@ impl LinkWatcher {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Release, TestServer, in_time, options};
+    use super::super::testing::{NKEY_PUBLIC as PUBLIC, NKEY_SEED as SEED, Release, TestServer, in_time, options};
     use super::*;
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
@@ -457,9 +457,6 @@ mod tests {
 
     #[tokio::test]
     async fn every_kind_of_credentials_opens_the_door_and_wrong_ones_are_called_wrong() {
-        // The example pair of the NATS documentation.
-        const SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
-        const PUBLIC: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
         let users =
             format!("jetstream: {{}}\nauthorization {{ users: [{{ user: u, password: p }}, {{ nkey: {PUBLIC} }}] }}");
         let server = TestServer::with_config(Release::Newest, &users).await;

@@ -25,7 +25,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             self.reader = Some(reader);
             self.fed_by = reader;
         } else if self.let_go {
-            // It was asked for before; nobody asks again for now.
+            // It was asked for before the partition stood still, and is asked for again when it goes on.
             self.report(Report::Parked { reader });
         }
     }

@@ -1,5 +1,5 @@
 use super::super::connection::{ClientCertificate, ConnectOptions, Login, Nats, Tls};
-use super::super::testing::{Release, TestServer, in_time, options};
+use super::super::testing::{NKEY_PUBLIC as PUBLIC, NKEY_SEED as SEED, Release, TestServer, in_time, options};
 use super::connect::credentials;
 use super::parse::parse;
 use super::*;
@@ -84,9 +84,6 @@ async fn hears(server: &TestServer, with: ConnectOptions) {
 
 #[tokio::test]
 async fn a_wire_opens_the_same_doors_as_the_client() {
-    // The example pair of the NATS documentation.
-    const SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
-    const PUBLIC: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
     let users =
         format!("jetstream: {{}}\nauthorization {{ users: [{{ user: u, password: p }}, {{ nkey: {PUBLIC} }}] }}");
     let server = TestServer::with_config(Release::Newest, &users).await;
