@@ -10,6 +10,7 @@ mod faults_backlog;
 mod faults_lost_data;
 mod faults_network;
 mod faults_refused_writes;
+mod filtering;
 mod foreign;
 mod handlers;
 mod leadership;

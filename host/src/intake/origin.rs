@@ -1,7 +1,7 @@
 //! The stream that is read: how a reader of it is opened, and whether it still is what the partitions' positions mean.
 
 use crate::nats::{
-    ApiError, Nats, NewStream, OpenReaderError, Reader, ReaderOptions, Start, Stored, StreamError, StreamInfo,
+    ApiError, Filters, Nats, NewStream, OpenReaderError, Reader, ReaderOptions, Start, Stored, StreamError, StreamInfo,
     StreamMessage,
 };
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -61,18 +61,10 @@ pub(super) enum Finding {
     },
 }
 
-/// A reader that was just opened, and the stream as it was then.
+/// Readers that were just opened, in the order of what was asked for, and the stream as it was then.
 pub(super) struct Opened {
-    pub(super) reader: Reader,
+    pub(super) readers: Vec<Reader>,
     pub(super) look: Look,
-}
-
-/// What comes after a place in the stream.
-pub(super) struct Ahead {
-    /// The stream, before.
-    pub(super) stream: StreamInfo,
-    /// The first message at or above the place.
-    pub(super) first: Option<Sequence>,
 }
 
 /// Why there is no reader.
@@ -85,19 +77,28 @@ pub(super) enum NoReader {
 }
 
 impl Origin {
-    /// Opens a reader that begins at `from`. A stream that is gone is made anew if that is the host's to do.
-    pub(super) async fn open(&self, from: Sequence, presumed: &Presumed) -> Result<Opened, NoReader> {
-        let options = ReaderOptions { stream: self.stream.clone(), start: Start::At(from), filters: None };
-        let reader = match (Reader::open(&self.nats, &options).await, &self.create) {
-            (Err(OpenReaderError::NoStream(_)), Some(_)) => {
-                self.restore().await?;
-                Reader::open(&self.nats, &options).await?
-            }
-            (reader, _) => reader?,
-        };
-        // Asked after the reader was opened: if this is the stream that we know, it was then, too.
+    /// Opens readers that begin at `from`, one for each of these filters. A stream that is gone is made anew if that is the
+    /// host's to do.
+    pub(super) async fn open(
+        &self,
+        from: Sequence,
+        filters: Vec<Option<Filters>>,
+        presumed: &Presumed,
+    ) -> Result<Opened, NoReader> {
+        let mut readers = Vec::with_capacity(filters.len());
+        for filters in filters {
+            let options = ReaderOptions { stream: self.stream.clone(), start: Start::At(from), filters };
+            readers.push(match (Reader::open(&self.nats, &options).await, &self.create) {
+                (Err(OpenReaderError::NoStream(_)), Some(_)) => {
+                    self.restore().await?;
+                    Reader::open(&self.nats, &options).await?
+                }
+                (reader, _) => reader?,
+            });
+        }
+        // Asked after they were opened: if this is the stream that we know, it was then, too.
         let look = self.compare(presumed).await?;
-        Ok(Opened { reader, look })
+        Ok(Opened { readers, look })
     }
 
     /// Makes a stream that is gone anew, if that is the host's to do. Whether it was.
@@ -166,14 +167,6 @@ impl Origin {
             }
         }
         Ok(others)
-    }
-
-    /// What the stream holds from this place on.
-    pub(super) async fn ahead(&self, from: Sequence) -> Result<Ahead, StreamError> {
-        // In this order: what is published in between is found.
-        let stream = self.look().await?;
-        let first = Stored::new(&self.nats, &self.stream).first_from(from).await.map_err(|why| self.failed(why))?;
-        Ok(Ahead { stream, first: first.map(|message| message.sequence) })
     }
 
     fn failed(&self, why: ApiError) -> StreamError {

@@ -5,6 +5,7 @@
 
 use super::budget::Budget;
 use crate::nats::{Reader, ReaderEnd, StreamMessage};
+use parti_coordination::Sequence;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
@@ -16,6 +17,8 @@ const AHEAD: usize = 1;
 /// What a reader has brought.
 pub(super) struct Delivery {
     pub(super) messages: Vec<StreamMessage>,
+    /// Up to here it has looked, if the server has said so.
+    pub(super) passed: Option<Sequence>,
     /// Messages of the stream that it has not delivered yet.
     pub(super) pending: u64,
     /// It has ended, and this is its last delivery.
@@ -36,9 +39,9 @@ impl Reading {
             loop {
                 budget.room().await;
                 let mut messages = Vec::new();
-                let end = reader.read(&mut messages).await.err();
+                let end = reader.advance(&mut messages).await.err();
                 let ended = end.is_some();
-                let delivery = Delivery { messages, pending: reader.pending(), end };
+                let delivery = Delivery { messages, passed: reader.passed(), pending: reader.pending(), end };
                 if sender.send(delivery).await.is_err() || ended {
                     return;
                 }

@@ -77,14 +77,6 @@ impl Stored {
         self.get(json!({ "seq": sequence.0 })).await
     }
 
-    /// The first message at or above this place, from the stream's leader. `None` if there is none.
-    ///
-    /// # Errors
-    /// No answer within the operation timeout.
-    pub async fn first_from(&self, sequence: Sequence) -> Result<Option<StreamMessage>, ApiError> {
-        self.get(json!({ "seq": sequence.0.max(1), "next_by_subj": ">" })).await
-    }
-
     async fn get(&self, ask: Value) -> Result<Option<StreamMessage>, ApiError> {
         let found = self.nats.api::<_, Found>(&format!("STREAM.MSG.GET.{}", self.stream), &ask).await;
         let message = match found {
@@ -248,9 +240,6 @@ mod tests {
 
             assert_eq!(stored.delete(Sequence(3)).await, Ok(true));
             assert_eq!(stored.delete(Sequence(3)).await, Ok(false));
-            let first_from = async |at| stored.first_from(Sequence(at)).await.unwrap().map(|found| found.sequence.0);
-            assert_eq!([first_from(0).await, first_from(2).await, first_from(3).await], [Some(1), Some(2), Some(4)]);
-            assert_eq!([first_from(10).await, first_from(11).await], [Some(10), None]);
             assert_eq!((stored.message(Sequence(3)).await, count(0).await), (Ok(None), 4));
 
             let at = |ns: u64| Timestamp::from_nanosecond(i128::from(ns)).unwrap();

@@ -110,6 +110,8 @@ catalogue! {
             "Partitions whose ownership record this worker holds. Differs from parti_assigned_partitions while partitions move.";
         paused_partitions: Gauge = "parti_paused_partitions" [] =>
             "Assigned partitions that the operator has paused (parti pause).";
+        filtered_partitions: Gauge = "parti_filtered_partitions" [] =>
+            "Partitions whose messages come through a reader with a filter, at the head of a stream of which this worker has a small share.";
         assignment_version: Gauge = "parti_assignment_version" [] =>
             "Version of the assignment in force.";
         assignment_changes: Counter = "parti_assignment_changes_total" [] =>

@@ -3,13 +3,15 @@
 //! The main reader, without a filter, serves every partition that keeps up with it. A partition that is behind (just taken,
 //! or with room again after it was parked) is served by a catch-up reader from where it stands, while the main reader goes
 //! on for the others; once the catch-up reader has come as far as the main one, its partitions join that and it is dropped.
+//! At the head of the stream, a worker whose partitions have but a small share of it goes over to readers with filters.
 //! Readers are disposable: what ends is opened again at the lowest mark it served. What a partition has already is dropped
 //! by the partition, so overlap is harmless.
 //!
-//! Here is the loop; `opening` holds how readers come to be, `serving` what becomes of what they bring, and `history` whether
-//! the stream still is what the positions mean: made anew, set back, or with messages gone that were still to be read, it is
-//! not, and that is told.
+//! Here is the loop; `opening` holds how readers come to be, `serving` what becomes of what they bring, `filtering` when they
+//! have filters, and `history` whether the stream still is what the positions mean: made anew, set back, or with messages gone
+//! that were still to be read, it is not, and that is told.
 
+mod filtering;
 mod history;
 mod opening;
 mod serving;
@@ -19,16 +21,17 @@ mod tests;
 use super::budget::Budget;
 use super::chunk::{Gathered, Held};
 use super::manager::TaskEvent;
-use super::origin::{Ahead, Look, NoReader, Opened, Origin};
+use super::origin::{Look, NoReader, Opened, Origin};
 use super::reading::{Delivery, Reading};
 use crate::nats::StreamError;
 use crate::plugin::Publish;
 use crate::telemetry::Metrics;
+use filtering::Share;
 use opening::Opening;
 use parti_coordination::record::{Seen, StreamIdentity};
 use parti_coordination::{Input, Position, Sequence};
 use serving::count_member;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -110,7 +113,9 @@ struct Claim {
 struct Group {
     number: u64,
     reading: Reading,
-    /// Everything before this is delivered.
+    /// It brings only what has one of these subjects.
+    filter: Option<Arc<HashSet<Arc<str>>>>,
+    /// Everything before this is delivered, as far as it passes the filter.
     next: Sequence,
     /// The last message that it has delivered.
     seen: Option<Seen>,
@@ -118,8 +123,21 @@ struct Group {
     members: usize,
     /// It serves partitions that were just taken, not such that could not keep up.
     fresh: bool,
-    /// It has delivered nothing since the last tick.
-    idle: bool,
+    /// What has come since the last tick.
+    since: Since,
+    /// It was at the stream's head in the time up to the last tick.
+    at_head: bool,
+}
+
+/// What has come of a reader since a moment.
+#[derive(Debug, Clone, Copy)]
+struct Since {
+    /// Where it stood.
+    next: Sequence,
+    /// Messages for partitions that it serves.
+    ours: u64,
+    /// The fewest messages that were left to deliver.
+    least_pending: u64,
 }
 
 /// A look at the stream that is under way.
@@ -160,8 +178,10 @@ struct Feed {
     rewound: Option<(Instant, Instant)>,
     /// Where it was set back to, and the time after which messages are of the new history.
     turned: Option<(Sequence, u64)>,
-    /// What lies ahead of this reader is asked for.
-    asking: Option<(u64, JoinHandle<Result<Ahead, StreamError>>)>,
+    /// How much of the stream is for this worker.
+    share: Share,
+    /// Readers get new filters no sooner than this.
+    filter_at: Instant,
     /// Which reader is asked first, so that none starves.
     turn: usize,
 }
@@ -170,7 +190,6 @@ enum Step {
     Wish(Option<Wish>),
     Opened(Box<Result<Opened, NoReader>>),
     Looked(Result<Look, StreamError>),
-    Ahead(Result<Ahead, StreamError>),
     Delivery(u64, Option<Delivery>),
     Open,
     Tick,
@@ -207,7 +226,8 @@ pub(super) async fn run(
         proved: 0,
         rewound: None,
         turned: None,
-        asking: None,
+        share: Share::default(),
+        filter_at: Instant::now(),
         turn: 0,
     };
     let mut tick = interval(PROGRESS);
@@ -221,7 +241,6 @@ pub(super) async fn run(
             wish = wishes.recv() => Step::Wish(wish),
             opened = ended(feed.opening.as_mut().map(|opening| &mut opening.task)) => Step::Opened(Box::new(opened)),
             looked = ended(feed.looking.as_mut().map(|looking| &mut looking.task)) => Step::Looked(looked),
-            ahead = ended(feed.asking.as_mut().map(|(_, task)| task)) => Step::Ahead(ahead),
             () = until(open_at) => Step::Open,
             _ = tick.tick() => Step::Tick,
             (number, delivery) = delivery(&mut feed.groups, held, feed.turn) => Step::Delivery(number, delivery),
@@ -237,7 +256,6 @@ pub(super) async fn run(
             }
             Step::Opened(opened) => feed.opened(*opened),
             Step::Looked(look) => feed.looked(look),
-            Step::Ahead(ahead) => feed.is_ahead(ahead),
             Step::Open => feed.open(),
             Step::Tick => feed.tick(),
             Step::Delivery(number, delivery) => feed.delivered(number, delivery),
@@ -315,6 +333,6 @@ impl Feed {
     fn tick(&mut self) {
         self.progress();
         self.look_if_needed();
-        self.ask_ahead();
+        self.filter();
     }
 }

@@ -1,10 +1,12 @@
 //! How readers come to be: for whom one is opened, where it begins, and whom it serves.
 
 use super::serving::serve;
-use super::{Feed, Group};
+use super::{Feed, Group, Since};
 use crate::intake::origin::{NoReader, Opened};
 use crate::intake::reading::Reading;
 use parti_coordination::Sequence;
+use crate::nats::{Filters, Reader};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -16,10 +18,12 @@ const MAX_CATCH_UP: usize = 4;
 /// First and longest wait before the next try after a reader could not be opened.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// A reader that is being opened.
+/// A reader that is being opened, or several with filters.
 pub(super) struct Opening {
-    /// Where it begins.
+    /// Where they begin.
     from: Sequence,
+    /// What each of them brings; `None` for a single one that brings everything.
+    filters: Option<Vec<Arc<HashSet<Arc<str>>>>>,
     /// Number of the last want that the look at the stream is about.
     until: u64,
     /// The stream that was known when it began.
@@ -29,7 +33,7 @@ pub(super) struct Opening {
 
 impl Feed {
     pub(super) fn may_open(&self) -> bool {
-        let catching_up = self.groups.iter().filter(|group| Some(group.number) != self.main).count();
+        let catching_up = self.unfiltered().filter(|group| Some(group.number) != self.main).count();
         self.opening.is_none() && (self.main.is_none() || catching_up < MAX_CATCH_UP)
     }
 
@@ -39,9 +43,17 @@ impl Feed {
         let due = self.slots.values().filter_map(|slot| slot.wants).filter(|(_, at)| *at <= now);
         let Some(from) = due.map(|(from, _)| from).min() else { return self.plan_opening() };
         self.open_at = None;
+        self.open_from(from, None);
+    }
+
+    pub(super) fn open_from(&mut self, from: Sequence, filters: Option<Vec<Arc<HashSet<Arc<str>>>>>) {
         let (origin, presumed, created) = (self.origin.clone(), self.presumed(), self.identity.created.clone());
-        let task = tokio::spawn(async move { origin.open(from, &presumed).await });
-        self.opening = Some(Opening { from, until: self.wants, created, task });
+        let asked = match &filters {
+            Some(filters) => filters.iter().map(|f| Filters::new(f.iter().map(|s| s.to_string()).collect())).collect(),
+            None => vec![None],
+        };
+        let task = tokio::spawn(async move { origin.open(from, asked, &presumed).await });
+        self.opening = Some(Opening { from, filters, until: self.wants, created, task });
     }
 
     /// When the next reader is to be opened.
@@ -50,8 +62,8 @@ impl Feed {
     }
 
     pub(super) fn opened(&mut self, opened: Result<Opened, NoReader>) {
-        let Some(Opening { from, until, created, .. }) = self.opening.take() else { return };
-        let Opened { reader, look } = match opened {
+        let Some(Opening { from, filters, until, created, .. }) = self.opening.take() else { return };
+        let Opened { readers, look } = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::warn!(%error, "The stream cannot be read; trying again");
@@ -71,15 +83,18 @@ impl Feed {
         if let Some(from) = wanted.filter(|from| from.0 > 1).min() {
             self.lost(from, look.stream.first);
         }
-        let number = self.number + 1;
-        self.number = number;
+        if let Some(filters) = filters {
+            for (reader, filter) in readers.into_iter().zip(filters) {
+                let number = self.put_to_work(reader, Some(filter), from);
+                self.move_to_filtered(number);
+            }
+            return self.plan_opening();
+        }
+        let Some(reader) = readers.into_iter().next() else { return };
+        let number = self.put_to_work(reader, None, from);
         if number > 1 {
             self.metrics.reader_restarts.inc();
         }
-        let pending = reader.pending();
-        let reading = Reading::start(reader, Arc::clone(&self.budget));
-        let (members, fresh, idle) = (0, false, false);
-        self.groups.push(Group { number, reading, next: from, seen: None, pending, members, fresh, idle });
         if self.main().is_none_or(|main| main.next <= from) {
             self.main = Some(number);
         }
@@ -94,6 +109,24 @@ impl Feed {
         // Those who wished have left meanwhile.
         self.drop_idle();
         self.plan_opening();
+    }
+
+    fn put_to_work(&mut self, reader: Reader, filter: Option<Arc<HashSet<Arc<str>>>>, from: Sequence) -> u64 {
+        self.number += 1;
+        let pending = reader.pending();
+        self.groups.push(Group {
+            number: self.number,
+            reading: Reading::start(reader, Arc::clone(&self.budget)),
+            filter,
+            next: from,
+            seen: None,
+            pending,
+            members: 0,
+            fresh: false,
+            since: Since { next: from, ours: 0, least_pending: pending },
+            at_head: true,
+        });
+        self.number
     }
 
     pub(super) fn try_again(&mut self) {

@@ -2,9 +2,8 @@
 
 use super::{Claim, Feed, Group, PartitionInput, Slot};
 use crate::intake::chunk::Gathered;
-use crate::intake::origin::Ahead;
 use crate::intake::reading::Delivery;
-use crate::nats::{StreamError, StreamMessage};
+use crate::nats::StreamMessage;
 use parti_coordination::record::Seen;
 use parti_coordination::{Input, Sequence};
 use std::sync::Arc;
@@ -22,12 +21,12 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// A main reader that is further behind the stream than this waits for partitions that were just taken: the distance between
 /// them would otherwise stay, and every message be read twice.
-const AT_HEAD: u64 = 1000;
+pub(super) const AT_HEAD: u64 = 1000;
 
 impl Feed {
     pub(super) fn want(&mut self, subject: Arc<str>, claim: Claim, inbox: mpsc::UnboundedSender<PartitionInput>) {
         let now = Instant::now();
-        let slot = self.slots.entry(subject).or_insert_with(|| Slot {
+        let slot = self.slots.entry(Arc::clone(&subject)).or_insert_with(|| Slot {
             inbox: inbox.clone(),
             gathered: Gathered::default(),
             reader: None,
@@ -58,7 +57,7 @@ impl Feed {
         }
         let from = claim.from;
         // The main reader if it has not passed that yet, else the one that has come furthest of those.
-        let serves = |group: &&Group| group.next <= from;
+        let serves = |group: &&Group| group.next <= from && group.brings(&subject);
         let main = self.groups.iter().filter(|group| Some(group.number) == self.main).find(serves);
         let group = main.or_else(|| self.groups.iter().filter(serves).max_by_key(|group| group.next));
         if let Some((number, next)) = group.map(|group| (group.number, group.next)) {
@@ -77,21 +76,28 @@ impl Feed {
         self.choose_main();
     }
 
-    /// If the main reader is gone, the one that has come furthest takes its place.
+    /// If the main reader is gone, the one without a filter that has come furthest takes its place.
     fn choose_main(&mut self) {
-        if !self.groups.iter().any(|group| Some(group.number) == self.main) {
-            self.main = self.groups.iter().max_by_key(|group| group.next).map(|group| group.number);
+        if self.main().is_none() {
+            self.main = self.unfiltered().max_by_key(|group| group.next).map(|group| group.number);
         }
+    }
+
+    pub(super) fn unfiltered(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter().filter(|group| group.filter.is_none())
     }
 
     pub(super) fn delivered(&mut self, number: u64, delivery: Option<Delivery>) {
         let Some(at) = self.groups.iter().position(|group| group.number == number) else { return };
-        let Some(Delivery { messages, pending, end }) = delivery else { return self.ended(number) };
+        let Some(Delivery { messages, passed, pending, end }) = delivery else { return self.ended(number) };
         let seen = messages.last().map(|last| Seen { sequence: last.sequence, time: last.timestamp_ns });
         self.distribute(at, messages);
+        if let Some(passed) = passed {
+            self.comes_to(at, passed.next());
+        }
         if let Some(group) = self.groups.get_mut(at) {
             group.pending = pending;
-            group.idle = false;
+            group.since.least_pending = group.since.least_pending.min(pending);
             group.seen = seen.or(group.seen);
         }
         self.tell_pending();
@@ -107,7 +113,7 @@ impl Feed {
     }
 
     /// What a reader served is served by another one, from where it ended.
-    fn ended(&mut self, number: u64) {
+    pub(super) fn ended(&mut self, number: u64) {
         let Some(at) = self.groups.iter().position(|group| group.number == number) else { return };
         self.progress();
         let group = self.groups.remove(at);
@@ -128,7 +134,7 @@ impl Feed {
     pub(super) fn held(&self) -> Option<u64> {
         let main = self.main()?;
         let near = |group: &Group| group.next < main.next && main.next.0 - group.next.0 <= main.pending;
-        let waits = main.pending > AT_HEAD && self.groups.iter().any(|group| group.fresh && near(group));
+        let waits = main.pending > AT_HEAD && self.unfiltered().any(|group| group.fresh && near(group));
         waits.then_some(main.number)
     }
 
@@ -136,8 +142,7 @@ impl Feed {
     fn join_main(&mut self) {
         let Some((main, next)) = self.main().map(|group| (group.number, group.next)) else { return };
         let arrived: Vec<_> = self
-            .groups
-            .iter()
+            .unfiltered()
             .filter(|group| group.number != main && group.next >= next)
             .map(|group| (group.number, group.next, group.seen))
             .collect();
@@ -156,24 +161,26 @@ impl Feed {
 
     /// Sorts messages by partition. What belongs to nobody that this reader serves is dropped.
     fn distribute(&mut self, at: usize, messages: Vec<StreamMessage>) {
-        let Some(group) = self.groups.get_mut(at) else { return };
-        let number = group.number;
+        let Some(number) = self.groups.get(at).map(|group| group.number) else { return };
         let mut touched = Vec::new();
+        let mut ours = 0;
         for message in messages {
-            let sequence = message.sequence;
-            if sequence > group.next && sequence > self.expired {
-                let (from, to) = self.hole.unwrap_or((group.next, sequence));
-                self.hole = Some((from.min(group.next), to.max(sequence)));
+            self.comes_to(at, message.sequence);
+            if let Some(group) = self.groups.get_mut(at) {
+                group.next = message.sequence.next();
             }
-            group.next = sequence.next();
             let Some(slot) = self.slots.get_mut(message.subject.as_str()) else { continue };
             if slot.reader != Some(number) {
                 continue;
             }
+            ours += 1;
             if slot.gathered.is_empty() {
                 touched.push(message.subject.clone());
             }
             slot.gathered.push(&message);
+        }
+        if let Some(group) = self.groups.get_mut(at) {
+            group.since.ours += ours;
         }
         for subject in touched {
             let Some(subject) = self.slots.get_key_value(subject.as_str()).map(|(subject, _)| Arc::clone(subject))
@@ -187,6 +194,16 @@ impl Feed {
         }
     }
 
+    /// A reader has nothing more to deliver below this. What a reader without a filter leaves out may have been lost.
+    fn comes_to(&mut self, at: usize, next: Sequence) {
+        let Some(group) = self.groups.get_mut(at).filter(|group| group.next < next) else { return };
+        if group.filter.is_none() && next > self.expired {
+            let (from, to) = self.hole.unwrap_or((group.next, next));
+            self.hole = Some((from.min(group.next), to.max(next)));
+        }
+        group.next = next;
+    }
+
     /// Tells every partition how far its reader has come, so that an idle one does not drag the next reader back.
     pub(super) fn progress(&self) {
         for group in &self.groups {
@@ -195,45 +212,12 @@ impl Feed {
             }
         }
     }
+}
 
-    /// A reader that waits for messages which are gone (deleted, purged, or too old) brings nothing, and does not say so. What
-    /// lies ahead of it is asked of the stream.
-    pub(super) fn ask_ahead(&mut self) {
-        let (main, held) = (self.main, self.held());
-        let mut waiting = None;
-        for group in &mut self.groups {
-            // The main reader's place is its own to tell; only how much is left of the stream may be wrong.
-            let is_main = Some(group.number) == main;
-            let may_wait = !is_main || (group.pending > 0 && Some(group.number) != held);
-            if std::mem::replace(&mut group.idle, true) && may_wait {
-                waiting = Some((group.number, group.next));
-            }
-        }
-        if let Some((number, next)) = waiting.filter(|_| self.asking.is_none()) {
-            let origin = self.origin.clone();
-            self.asking = Some((number, tokio::spawn(async move { origin.ahead(next).await })));
-        }
-    }
-
-    pub(super) fn is_ahead(&mut self, ahead: Result<Ahead, StreamError>) {
-        let Some((number, _)) = self.asking.take() else { return };
-        let Ok(Ahead { stream, first }) = ahead else { return };
-        let main = self.main;
-        let Some(group) = self.groups.iter_mut().find(|group| group.number == number) else { return };
-        if stream.created != self.identity.created {
-            return;
-        }
-        if first.is_none() {
-            group.pending = 0;
-        }
-        if Some(number) != main {
-            // Whatever it was to bring before this is gone.
-            let before = group.next;
-            group.next = before.max(first.unwrap_or_else(|| stream.last.next()));
-            self.lost(before, stream.first);
-            self.join_main();
-        }
-        self.tell_pending();
+impl Group {
+    /// Whether messages with this subject come with it.
+    pub(super) fn brings(&self, subject: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.contains(subject))
     }
 }
 
@@ -252,7 +236,7 @@ impl Slot {
     }
 }
 
-fn tell_progress(slot: &Slot, reader: u64, next: Sequence, seen: Option<Seen>) {
+pub(super) fn tell_progress(slot: &Slot, reader: u64, next: Sequence, seen: Option<Seen>) {
     let _ = slot.inbox.send(Input::Passed { reader, sequence: Sequence(next.0.saturating_sub(1)), seen });
 }
 

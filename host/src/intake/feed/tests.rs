@@ -86,7 +86,7 @@ impl Fed {
         let (event_sender, events) = unbounded_channel();
         let (state, metrics) = (Arc::default(), Arc::new(Metrics::new(Default::default()).unwrap()));
         let origin = Origin { nats: nats.clone(), stream: "work".into(), create: None };
-        let (id, budget) = (identity.clone(), Budget::new(1 << 20));
+        let (id, budget) = (identity.clone(), Budget::new(1 << 26));
         tokio::spawn(run(origin, id, budget, Arc::clone(&metrics), Arc::clone(&state), event_sender, wish_inbox));
         let fed = Self { nats, wishes, events, state, metrics, identity, _server: server };
         fed.publish(10).await;
@@ -247,5 +247,97 @@ async fn a_partition_that_knows_of_another_stream_is_served_by_none_before_it_is
         fed.wants_of(&next, &even, 0, None);
         assert!(matches!(even.hears().await, Told::Reader(_, 1)));
         even.gets(2).await;
+    }
+}
+
+impl Fed {
+    /// What the consumers on the stream leave in, each with its subjects in order.
+    async fn filters(&self) -> Vec<Vec<String>> {
+        let list = ask(&self.nats, "CONSUMER.LIST.work", json!({})).await;
+        let subjects = |consumer: &serde_json::Value| {
+            let config = &consumer["config"];
+            let mut all: Vec<String> = serde_json::from_value(config["filter_subjects"].clone()).unwrap_or_default();
+            all.extend(config["filter_subject"].as_str().map(str::to_owned));
+            all.sort();
+            all
+        };
+        list["consumers"].as_array().unwrap().iter().map(subjects).collect()
+    }
+
+    /// Publishes to ten partitions in turn until the consumers are these. The last sequence.
+    async fn publish_until_filters_are(&self, expected: &[&[&str]]) -> u64 {
+        let publisher = Publisher::new(&self.nats, 100);
+        in_time(async {
+            // About as fast as a reader that is being opened can follow.
+            let mut pace = interval(Duration::from_millis(20));
+            while self.filters().await != expected {
+                pace.tick().await;
+                let mut receipts = Vec::new();
+                for n in 0..100 {
+                    let (subject, payload) = (format!("work.{}", n % 10), "x".into());
+                    let message = OutgoingMessage { subject, id: String::new(), headers: Vec::new(), payload };
+                    receipts.push(publisher.send(message).await.published());
+                }
+                futures::future::join_all(receipts).await;
+            }
+        })
+        .await;
+        StreamInfo::of(&self.nats, "work").await.unwrap().last.0
+    }
+}
+
+impl Partition {
+    /// Takes what comes until it has passed this message, and asks for more if it is to. All sequences.
+    async fn takes(&mut self, fed: &Fed, until: u64) -> Vec<u64> {
+        let mut taken = Vec::new();
+        in_time(async {
+            loop {
+                match self.hears_all().await {
+                    Told::Messages(sequences) => taken.extend(sequences),
+                    Told::Passed(sequence, _) if sequence >= until => return,
+                    Told::NoReader => fed.wants(self, taken.last().copied().unwrap_or(0), None),
+                    _ => {}
+                }
+            }
+        })
+        .await;
+        taken.retain(|sequence| *sequence <= until);
+        // Readers may overlap; the partition knows what it has.
+        taken.sort_unstable();
+        taken.dedup();
+        taken
+    }
+}
+
+#[tokio::test]
+async fn a_worker_with_a_small_share_of_the_stream_reads_its_head_with_filters_and_misses_nothing() {
+    for release in Release::ALL {
+        let fed = Fed::start(release).await;
+        let (mut three, mut seven) = (Partition::new("3"), Partition::new("7"));
+        fed.wants(&three, 10, None);
+        assert_eq!(three.hears().await, Told::Reader(1, 11));
+        let last = fed.publish_until_filters_are(&[&["work.3"]]).await;
+        let of = |digit: u64, last: u64| (11..=last).filter(|n| (n - 11) % 10 == digit).collect::<Vec<_>>();
+        assert_eq!(three.takes(&fed, last).await, of(3, last));
+
+        // Another one catches up, and is taken into the filter; nobody misses anything.
+        fed.wants(&seven, 10, None);
+        let last = fed.publish_until_filters_are(&[&["work.3", "work.7"]]).await;
+        assert_eq!(seven.takes(&fed, last).await, of(7, last));
+        let of_three = three.takes(&fed, last).await;
+        let begun = of_three[0];
+        assert_eq!(of_three, of(3, last).into_iter().filter(|n| *n >= begun).collect::<Vec<_>>());
+
+        // Who has nearly all of the stream reads everything.
+        let from = last + 1;
+        for n in [0, 1, 2, 4, 5, 6, 8, 9] {
+            let mut other = Partition::new(&n.to_string());
+            fed.wants(&other, 10, None);
+            tokio::spawn(async move { while other.inbox.recv().await.is_some() {} });
+        }
+        let last = fed.publish_until_filters_are(&[&[]]).await;
+        let (threes, sevens) = tokio::join!(three.takes(&fed, last), seven.takes(&fed, last));
+        let after = |digit| of(digit, last).into_iter().filter(|n| *n >= from).collect::<Vec<_>>();
+        assert_eq!((threes, sevens), (after(3), after(7)));
     }
 }

@@ -173,6 +173,8 @@ pub struct Reader {
     /// Number of the last delivery.
     delivered: u64,
     pending: u64,
+    /// How far the server has looked, as it said last, until somebody takes that.
+    passed: Option<Sequence>,
     end: Option<ReaderEnd>,
     /// The consumer stays when the reader is dropped.
     keep: bool,
@@ -320,6 +322,7 @@ impl Reader {
             asks: (way != Way::Pushed).then(|| Asks { subject, request: request.into(), open: 0 }),
             delivered: 0,
             pending,
+            passed: None,
             end: None,
             keep: true,
         })
@@ -336,6 +339,22 @@ impl Reader {
     /// The same, with of each delivery what the caller makes of it.
     pub(super) async fn read_as<T: From<Delivered>>(&mut self, into: &mut Vec<T>) -> Result<(), ReaderEnd> {
         let enough = into.len() + 1;
+        while into.len() < enough {
+            self.advance_as(into).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for messages, which it appends, or for word of how far the server has looked. May be cancelled without loss.
+    ///
+    /// # Errors
+    /// The reader has ended: every further call says the same.
+    pub async fn advance(&mut self, into: &mut Vec<StreamMessage>) -> Result<(), ReaderEnd> {
+        self.advance_as(into).await
+    }
+
+    async fn advance_as<T: From<Delivered>>(&mut self, into: &mut Vec<T>) -> Result<(), ReaderEnd> {
+        let enough = into.len() + 1;
         loop {
             if let Some(end) = &self.end {
                 return Err(end.clone());
@@ -343,16 +362,20 @@ impl Reader {
             self.request_more().await;
             // What is there already needs no timer.
             poll_fn(|cx| Poll::Ready(self.drain(cx, into))).await;
-            if into.len() >= enough {
-                return Ok(());
-            }
-            if self.end.is_none() {
+            if into.len() < enough && self.passed.is_none() && self.end.is_none() {
                 self.wait(into).await;
             }
-            if into.len() >= enough {
+            if into.len() >= enough || self.passed.is_some() {
                 return Ok(());
             }
         }
+    }
+
+    /// Up to where the server has looked for messages, if it has said so since this was last asked: what matches up to there
+    /// has been handed out. It says so within about two seconds whenever it has nothing to deliver, and nothing else tells how
+    /// far a reader has come that finds no message, be it for its filters or because there are none any more.
+    pub fn passed(&mut self) -> Option<Sequence> {
+        self.passed.take()
     }
 
     /// Messages that match and were not yet delivered when the last one handed out was sent; before the first one, when the
@@ -454,12 +477,21 @@ impl Reader {
                 // It waits to hear that what came before this was taken.
                 let stalled = headers.get("Nats-Consumer-Stalled").filter(|subject| is_flow_control(subject));
                 let stalled = stalled.map(|subject| Subject::from(&*subject));
+                let is_stalled = stalled.is_some();
                 if let (Source::Own(wire, ..), Some(subject)) = (&self.source, reply.or(stalled)) {
                     wire.publish(&subject, "", b"");
                 }
-                let last = figure("Nats-Last-Consumer").filter(|last| *last > self.delivered && self.asks.is_none());
-                let Some(last) = last else { return };
-                ReaderEnd::Gap { expected: self.delivered + 1, found: last + 1 }
+                match figure("Nats-Last-Consumer").filter(|_| self.asks.is_none()) {
+                    Some(last) if last > self.delivered => {
+                        ReaderEnd::Gap { expected: self.delivered + 1, found: last + 1 }
+                    }
+                    Some(_) if !is_stalled => {
+                        self.passed = figure("Nats-Last-Stream").map(Sequence).or(self.passed);
+                        self.pending = 0;
+                        return;
+                    }
+                    _ => return,
+                }
             }
             NO_RESPONDERS => ReaderEnd::Deleted,
             REQUEST_TERMINATED if matches!(description.as_str(), "Consumer Deleted" | "Stream Deleted") => {

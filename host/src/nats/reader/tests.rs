@@ -111,6 +111,36 @@ async fn filters_leave_out_what_does_not_match() {
 }
 
 #[tokio::test]
+async fn a_reader_that_finds_nothing_says_how_far_it_has_come() {
+    for release in Release::ALL {
+        let server = TestServer::start(release).await;
+        let nats = server.connect().await;
+        stream(&nats).await;
+        fill(&nats, 0..100, 10).await;
+        let filters = Filters::new(vec!["work.3".to_owned(), "work.none".to_owned()]);
+        let options = ReaderOptions { stream: "work".to_owned(), start: Start::At(Sequence(51)), filters };
+        let mut reader = Reader::open(&nats, &options).await.unwrap();
+        assert_eq!(reader.pending(), 5);
+        let mut messages = read(&mut reader, 5).await;
+        let mut passes = async |end: u64| {
+            while reader.passed() != Some(Sequence(end)) {
+                in_time(reader.advance(&mut messages)).await.unwrap();
+            }
+            assert_eq!((messages.len(), reader.pending()), (5, 0));
+        };
+        passes(100).await;
+        // Of what does not match it is not told otherwise.
+        fill(&nats, 100..103, 10).await;
+        passes(103).await;
+        // Nor of what is gone.
+        fill(&nats, 104..110, 10).await;
+        let stored = super::super::stored::Stored::new(&nats, "work");
+        assert_eq!(stored.delete(Sequence(109)).await, Ok(true));
+        passes(109).await;
+    }
+}
+
+#[tokio::test]
 async fn messages_that_fill_requests_by_bytes_are_all_delivered() {
     for release in Release::ALL {
         let server = TestServer::start(release).await;
