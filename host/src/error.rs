@@ -138,8 +138,10 @@ catalogue! {
     CapacityExceeded = 1209, "ErrCapacityExceeded", Failed;
     /// The buckets belong to another group. Give each group buckets of its own.
     AnotherGroup = 1210, "ErrAnotherGroup", Usage;
+    /// A value in a bucket is not of this protocol. It is ignored; a partition whose record it is waits.
+    RecordUnreadable = 1211, "ErrRecordUnreadable", Failed;
 
-    /// No plugin of this name is in the plugin directory. Check `handler.plugin` and `plugins.directory`.
+    /// No plugin of this name is in the plugin directory. Check the name and `plugins.directory`.
     PluginNotFound = 1301, "ErrPluginNotFound", Usage;
     /// The file is no component that this host can run. The message lists what it exports and what it lacks.
     PluginInvalid = 1302, "ErrPluginInvalid", Usage;
@@ -147,7 +149,7 @@ catalogue! {
     PluginLimit = 1303, "ErrPluginLimit", Failed;
     /// The plugin trapped. Its partition goes back to its last commit and continues in a fresh instance.
     PluginTrap = 1304, "ErrPluginTrap", Failed;
-    /// A call into the plugin took longer than `handler.callTimeout`.
+    /// A call into the plugin took longer than its `callTimeout`.
     PluginTimeout = 1305, "ErrPluginTimeout", Failed;
     /// The handler refused to open a partition. The partition is held and tried again; nothing is skipped. Where another version
     /// of the handler has written the state, it goes to a worker with that version; if there is none, it waits for one.

@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod hooks;
 pub mod http;
 pub mod intake;
 pub mod nats;

@@ -15,6 +15,7 @@ mod foreign;
 mod handlers;
 mod leadership;
 mod leaving;
+mod lifecycle_hooks;
 mod misuse;
 mod nats_cluster;
 mod nats_restart;

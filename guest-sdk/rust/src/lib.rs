@@ -39,6 +39,7 @@ pub mod config;
 #[doc(hidden)]
 pub mod export;
 mod handler;
+mod hooks;
 mod host;
 pub mod log;
 mod message;
@@ -46,10 +47,12 @@ mod snapshot;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 
+pub use bindings::hooks::exports::parti::plugin::hooks::{AlertLevel, Failure as Failed, WorkerState};
 pub use bindings::parti::plugin::types::{
     CloseReason, Completed, Header, Message, OpenReason, Outcome, Partition, Snapshot,
 };
 pub use handler::{Failure, Handler, OrFail, Verdict};
+pub use hooks::Hooks;
 pub use message::{PublishError, Unreadable};
 pub use snapshot::SnapshotError;
 

@@ -1,4 +1,4 @@
-//! Run a handler natively, with a stand-in for the host: unit tests without WebAssembly, without NATS.
+//! Run a plugin natively, with a stand-in for the host: unit tests without WebAssembly, without NATS.
 //!
 //! The stand-in keeps what the host promises about a call: configuration as the operator wrote it, publishes refused
 //! for an unknown cause, a subject that NATS would not take or a message ID of one's own, and discarded when their message is not done. It does
@@ -33,7 +33,7 @@
 use serde_json::Value;
 
 pub use crate::log::Level;
-use crate::{CloseReason, Error, Handler, Header, Message, OpenReason, Outcome, Partition, Snapshot};
+use crate::{CloseReason, Error, Handler, Header, Hooks, Message, OpenReason, Outcome, Partition, Snapshot};
 
 pub(crate) mod stand_in;
 
@@ -132,6 +132,73 @@ impl<H: Handler> Bench<H> {
     /// What was published by messages that are done, in order.
     pub fn published(&self) -> &[Published] {
         &self.host.published
+    }
+
+    /// Every line that was logged, in order.
+    pub fn logged(&self) -> &[(Level, String)] {
+        &self.host.logged
+    }
+}
+
+/// Hooks to open, without configuration. Call [`open`](HooksSetup::open) on it.
+pub fn hooks() -> HooksSetup {
+    HooksSetup { config: Value::Object(serde_json::Map::new()) }
+}
+
+/// What hooks are opened with. Begin with [`hooks`].
+#[derive(Debug, Clone)]
+pub struct HooksSetup {
+    config: Value,
+}
+
+impl HooksSetup {
+    /// `hooks.config`: an object, for example from `serde_json::json!`.
+    pub fn config(self, config: Value) -> Self {
+        Self { config }
+    }
+
+    /// Opens the hooks, as the host would.
+    pub fn open<H: Hooks>(self) -> Result<HooksBench<H>, Error> {
+        let mut host = stand_in::Host::new(self.config);
+        let hooks = host.call(&[], H::open)?;
+        Ok(HooksBench { hooks, host })
+    }
+}
+
+/// Open hooks together with everything they have told their host.
+///
+/// ```
+/// use parti_guest::{Error, Hooks, WorkerState, log, testing};
+///
+/// struct Diary;
+///
+/// impl Hooks for Diary {
+///     fn open() -> Result<Self, Error> {
+///         Ok(Self)
+///     }
+///
+///     fn on_state_changed(&mut self, _: WorkerState, to: WorkerState) -> Result<(), Error> {
+///         log::info!("now {to}");
+///         Ok(())
+///     }
+/// }
+///
+/// let mut diary = testing::hooks().open::<Diary>()?;
+/// diary.call(|hooks| hooks.on_state_changed(WorkerState::Election, WorkerState::Stable))?;
+/// assert_eq!(diary.logged()[0].1, "now Stable");
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug)]
+pub struct HooksBench<H> {
+    /// The hooks, for a test to look into.
+    pub hooks: H,
+    host: stand_in::Host,
+}
+
+impl<H: Hooks> HooksBench<H> {
+    /// Makes one call.
+    pub fn call<T>(&mut self, call: impl FnOnce(&mut H) -> T) -> T {
+        self.host.call(&[], || call(&mut self.hooks))
     }
 
     /// Every line that was logged, in order.

@@ -3,7 +3,7 @@
 use super::ConfigArgs;
 use crate::config::check::CheckedPlugin;
 use crate::plugin::PluginEngine;
-use crate::worker::load_handler;
+use crate::worker::Plugins;
 use clap::Args;
 use std::process::ExitCode;
 
@@ -26,20 +26,19 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
         }
     };
     let mut report = crate::config::check::report(&loaded);
-    if let Some(config) = &loaded.config
-        && config.handler.is_some()
-    {
-        let checked = PluginEngine::new()
-            .map_err(|error| crate::worker::engine_error(&error))
-            .and_then(|engine| load_handler(&engine, config));
-        match checked {
-            Ok(Some(plugin)) => report.plugins.push(CheckedPlugin {
-                name: plugin.name().to_owned(),
-                digest: plugin.digest().to_string(),
-                size: plugin.size(),
-            }),
-            Ok(None) => {}
-            Err(error) => report.add_error(error),
+    if let Some(config) = &loaded.config {
+        match PluginEngine::new() {
+            Ok(engine) => {
+                let (plugins, errors) = Plugins::load(&engine, config);
+                errors.into_iter().for_each(|error| report.add_error(error));
+                report.plugins.extend(plugins.versions().iter().map(|plugin| CheckedPlugin {
+                    name: plugin.name().to_owned(),
+                    kind: plugin.kind().to_string(),
+                    digest: plugin.digest().to_string(),
+                    size: plugin.size(),
+                }));
+            }
+            Err(error) => report.add_error(crate::worker::engine_error(&error)),
         }
     }
     if args.json {

@@ -28,6 +28,8 @@ pub struct Report {
 pub struct CheckedPlugin {
     /// Its name.
     pub name: String,
+    /// `handler` or `hooks`.
+    pub kind: String,
     /// What identifies this version.
     pub digest: String,
     /// Bytes of the component.
@@ -78,7 +80,7 @@ impl fmt::Display for Report {
             writeln!(f, "error: {error}")?;
         }
         for plugin in &self.plugins {
-            writeln!(f, "plugin {}: {}, {} bytes", plugin.name, plugin.digest, plugin.size)?;
+            writeln!(f, "plugin {} ({}): {}, {} bytes", plugin.name, plugin.kind, plugin.digest, plugin.size)?;
         }
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;

@@ -165,18 +165,23 @@ fn finish(layers: Vec<Node>, problems: Vec<Problem>, mut warnings: Vec<Problem>)
     Loaded { config: config.filter(|_| problems.0.is_empty()), problems: problems.0, warnings, missing }
 }
 
-/// The handler's limits, with what it does not name from `plugins.defaults`.
+/// The limits of each plugin, with what it does not name from `plugins.defaults`.
 fn inherit_limits(mut config: Config, tree: &Node) -> Config {
-    const PATH: &str = "handler.limits";
-    let inherited = &config.plugins.defaults;
-    if let Some(handler) = &mut config.handler {
-        // Whatever is wrong with them has been reported when the handler was read.
+    let defaults = &config.plugins.defaults;
+    let inherit = |path: &str| {
+        // Whatever is wrong with them has been reported when the section was read.
         let mut reported = Problems::default();
-        let named = tree.find(PATH).filter(|node| !node.is_null());
+        let named = tree.find(path).filter(|node| !node.is_null());
         let own = named
-            .and_then(|node| Fields::open(node, PATH, &[], &[], &mut reported))
-            .map(|fields| Limits::read_fields(&fields, inherited.clone(), &mut reported));
-        handler.limits = own.unwrap_or_else(|| inherited.clone());
+            .and_then(|node| Fields::open(node, path, &[], &[], &mut reported))
+            .map(|fields| Limits::read_fields(&fields, defaults.clone(), &mut reported));
+        own.unwrap_or_else(|| defaults.clone())
+    };
+    if let Some(handler) = &mut config.handler {
+        handler.limits = inherit("handler.limits");
+    }
+    if let Some(hooks) = &mut config.hooks {
+        hooks.limits = inherit("hooks.limits");
     }
     config
 }

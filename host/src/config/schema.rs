@@ -94,6 +94,8 @@ section! {
         strategy: Strategy = Strategy::default();
         /// What processes the messages.
         handler: Option<Handler> = None;
+        /// What is told what happens to the worker.
+        hooks: Option<Hooks> = None;
         /// Where plugins come from, and what they may use.
         plugins: Plugins = Plugins::default();
         /// The HTTP server for health, status and metrics.
@@ -318,7 +320,7 @@ section! {
         /// Traps of one message, alone in its call, until it is dead-lettered.
         max_traps: u32 = 2;
         /// What one instance may use. Keys that are not set here come from `plugins.defaults`.
-        limits: Limits = Limits::default() ;
+        limits: Limits = Limits::default();
     }
 }
 
@@ -347,6 +349,23 @@ section! {
     pub struct DeadLetter {
         /// Subject. Some stream must capture it.
         subject: String = String::new(), required;
+    }
+}
+
+section! {
+    /// What is told what happens to the worker: a plugin of the kind hooks. Never in the way: what it is slow to take waits in a
+    /// queue, and what finds the queue full is dropped and counted.
+    pub struct Hooks {
+        /// Name of the plugin: its file in `plugins.directory` without `.wasm`.
+        plugin: String = String::new(), required;
+        /// What the plugin gets as its configuration. Any map.
+        config: PluginConfig = PluginConfig::default() => "empty";
+        /// Longest time of one call. A call that takes longer is stopped, and the plugin begins anew without its memory.
+        call_timeout: Duration = secs(1);
+        /// Most happenings that wait for the plugin.
+        queue: u32 = 1_000;
+        /// What the instance may use. Keys that are not set here come from `plugins.defaults`.
+        limits: Limits = Limits::default();
     }
 }
 

@@ -6,6 +6,8 @@ use super::origin::Origin;
 use super::partition::PartitionTask;
 use super::queue::{self, Keeper, Membership, Queue, QueueOptions};
 use crate::config::SubjectTemplate;
+use crate::error::ErrorCode;
+use crate::hooks::Hooks;
 use crate::nats::{Nats, NewStream, Objects, Peers, Publisher, Store};
 use crate::plugin::HandlerPlugin;
 use crate::telemetry::{Counter, Metrics};
@@ -61,6 +63,8 @@ pub struct IntakeOptions {
     pub memory: usize,
     /// Where the figures go.
     pub metrics: Arc<Metrics>,
+    /// Who is told of errors.
+    pub hooks: Hooks,
     /// The origin of the clock that the core is told.
     pub origin: Instant,
 }
@@ -79,6 +83,7 @@ pub(super) struct Shared {
     pub(super) dead_letter: Option<String>,
     pub(super) limits: Limits,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) hooks: Hooks,
     pub(super) origin: Instant,
     pub(super) wishes: mpsc::UnboundedSender<Wish>,
     pub(super) events: mpsc::UnboundedSender<TaskEvent>,
@@ -101,6 +106,8 @@ pub(super) enum TaskEvent {
     Changed,
     /// The stream was made anew.
     Stream(StreamIdentity),
+    /// Something went wrong with the stream.
+    Error(ErrorCode, String),
     /// A later run of our own ID owns a partition.
     Superseded(Incarnation),
     /// It has ended.
@@ -184,15 +191,15 @@ impl Intake {
             ));
         }
         let (views, template) = (Arc::default(), options.template.clone());
-        let log_lines_dropped = options.metrics.plugin_log_lines_dropped.series([options.plugin.name()]);
+        let log_lines_dropped = options.metrics.plugin_log_lines_dropped.series([options.plugin.version().name()]);
         let manager = Manager {
             shared: Arc::new(Shared {
                 records: options.records,
                 objects: options.objects,
                 requests: Semaphore::new(REQUESTS),
                 publisher: Publisher::new(&options.data, PUBLISHES),
-                traps: options.metrics.plugin_traps.series([options.plugin.name()]),
-                timeouts: options.metrics.plugin_timeouts.series([options.plugin.name()]),
+                traps: options.metrics.plugin_traps.series([options.plugin.version().name()]),
+                timeouts: options.metrics.plugin_timeouts.series([options.plugin.version().name()]),
                 group: options.group,
                 control: options.control,
                 stream,
@@ -201,6 +208,7 @@ impl Intake {
                 dead_letter: options.dead_letter,
                 limits: options.limits,
                 metrics: options.metrics,
+                hooks: options.hooks,
                 origin: options.origin,
                 wishes,
                 events,
@@ -426,6 +434,7 @@ impl Manager {
                     self.start = Position(0);
                 }
             }
+            TaskEvent::Error(code, what) => self.shared.hooks.error(code, what, None),
             TaskEvent::Superseded(by) => {
                 let _ = self.tell.send(IntakeEvent::Superseded(by));
             }
@@ -464,7 +473,7 @@ impl Manager {
         }
         self.shared.metrics.lag_max.set(longest);
         self.shared.metrics.commit_lag.set(oldest.map(|Now(since)| self.shared.origin + since));
-        let dropped = self.shared.plugin.stats().log_lines_dropped;
+        let dropped = self.shared.plugin.version().stats().log_lines_dropped;
         self.log_lines_dropped.inc_by(dropped.saturating_sub(self.log_lines_dropped.get()));
         let pending = if owned == 0 { 0 } else { self.feed_state.pending.load(Ordering::Relaxed) };
         self.shared.metrics.queue_depth.set(queued);

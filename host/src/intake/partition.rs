@@ -7,13 +7,14 @@
 use super::chunk::Held;
 use super::feed::{PartitionInput, Wish};
 use super::manager::{Shared, TaskEvent};
+use crate::error::ErrorCode;
 use crate::nats::{OutgoingMessage, Published, StreamInfo, sendable_headers};
 use crate::plugin::{CallError, Handled as PluginHandled, HandlerInstance, Message, Publish};
 use crate::telemetry::Verdict;
 use parti_coordination::record::{Owner, StreamIdentity};
 use parti_coordination::{
-    Batch, CloseReason, Command, Completed, Epoch, Failure, Handled, Input, Now, OpenReason, Outgoing, Partition,
-    PartitionMachine, PartitionView, Position, Report, Snapshot,
+    Batch, CloseReason, Command, Completed, Epoch, Failure, Handled, Input, Now, OnExhausted, OpenReason, Outgoing,
+    Partition, PartitionMachine, PartitionView, Position, Report, Snapshot,
 };
 use std::future::pending;
 use std::pin::Pin;
@@ -74,7 +75,7 @@ impl PartitionTask {
             shared.group.clone(),
             stream,
             me,
-            shared.plugin.digest().to_string(),
+            shared.plugin.version().digest().to_string(),
             start,
             shared.limits.clone(),
         );
@@ -355,6 +356,7 @@ impl PartitionTask {
             CallError::Timeout { .. } => self.shared.timeouts.inc(),
             _ => self.shared.traps.inc(),
         }
+        self.tell_hooks(error.code(), &text);
         self.instance = None;
         Failure::Guest(text)
     }
@@ -364,6 +366,10 @@ impl PartitionTask {
         if self.shared.limits.acknowledges {
             let _ = self.shared.wishes.send(Wish::Committed { subject: self.subject.clone(), position });
         }
+    }
+
+    fn tell_hooks(&self, code: ErrorCode, what: &str) {
+        self.shared.hooks.error(code, what, Some(self.partition.id()));
     }
 
     fn report(&self, report: Report) {
@@ -379,6 +385,7 @@ impl PartitionTask {
             }
             Report::FencedOff => {
                 metrics.commits_fenced.inc();
+                self.tell_hooks(ErrorCode::CommitFenced, "another worker owns the partition now");
                 tracing::warn!(%epoch, "Another worker owns the partition now; what was not committed is handled there");
             }
             Report::WrittenBack { epoch, position } => {
@@ -390,29 +397,50 @@ impl PartitionTask {
             Report::Superseded(by) => {
                 let _ = self.shared.events.send(TaskEvent::Superseded(by));
             }
-            Report::Unreadable(why) => tracing::error!(why, "The ownership record cannot be used; the partition waits"),
-            Report::CannotOpen { handler, why } => tracing::error!(
-                %epoch, handler, why,
-                "The handler cannot open the state that another version of it has written; the partition is for a worker with that version"
-            ),
-            Report::OpenFailed(why) => tracing::error!(why, "The handler did not open; the partition waits"),
+            Report::Unreadable(why) => {
+                tracing::error!(why, "The ownership record cannot be used; the partition waits");
+                self.tell_hooks(ErrorCode::RecordUnreadable, &why);
+            }
+            Report::CannotOpen { handler, why } => {
+                tracing::error!(
+                    %epoch, handler, why,
+                    "The handler cannot open the state that another version of it has written; the partition is for a worker with that version"
+                );
+                self.tell_hooks(ErrorCode::PluginOpen, &why);
+            }
+            Report::OpenFailed(why) => {
+                tracing::error!(why, "The handler did not open; the partition waits");
+                self.tell_hooks(ErrorCode::PluginOpen, &why);
+            }
             Report::Trapped { sequence, messages, why } => {
                 tracing::error!(%epoch, %sequence, messages, why, "The handler failed; back to the last commit");
             }
-            Report::SnapshotFailed(why) => tracing::error!(%epoch, why, "The handler gave no snapshot"),
+            Report::SnapshotFailed(why) => {
+                tracing::error!(%epoch, why, "The handler gave no snapshot");
+                self.tell_hooks(ErrorCode::PluginSnapshot, &why);
+            }
             Report::SnapshotNotStored(why) => {
                 tracing::error!(%epoch, why, "The snapshot is not stored; nothing is committed until it is");
+                self.tell_hooks(ErrorCode::PluginSnapshot, &why);
             }
             Report::Retrying { sequence, attempts } => tracing::debug!(%sequence, attempts, "The message is retried"),
             Report::Exhausted { sequence, reason } => {
                 tracing::warn!(%epoch, %sequence, reason, "The message cannot be handled");
+                if self.shared.limits.on_exhausted == OnExhausted::Drop {
+                    self.tell_hooks(ErrorCode::MessageExhausted, &format!("message {sequence} is dropped: {reason}"));
+                }
             }
             Report::Blocked { sequence, reason } => {
                 tracing::error!(%epoch, %sequence, reason, "The message blocks its partition");
+                self.tell_hooks(
+                    ErrorCode::MessageExhausted,
+                    &format!("message {sequence} blocks its partition: {reason}"),
+                );
             }
             Report::Unconfirmed(why) => {
                 metrics.publishes_retried.inc();
                 tracing::warn!(%epoch, why, "Output is not confirmed; it is repeated");
+                self.tell_hooks(ErrorCode::PublishFailed, &why);
             }
             Report::Parked { reader } => {
                 tracing::debug!("More messages than may wait; they are read again later");
@@ -472,7 +500,7 @@ async fn send(shared: &Shared, partition: &str, outgoing: Vec<Outgoing<Held, Pub
                     ("Parti-Partition", partition.to_owned()),
                     ("Parti-Attempts", attempts.to_string()),
                     ("Parti-Reason", one_line(&reason)),
-                    ("Parti-Handler", shared.plugin.digest().to_string()),
+                    ("Parti-Handler", shared.plugin.version().digest().to_string()),
                 ];
                 headers.extend(origin.into_iter().map(|(name, value)| (name.to_owned(), value)));
                 let subject = shared.dead_letter.clone().unwrap_or_default();

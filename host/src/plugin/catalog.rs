@@ -3,10 +3,10 @@
 use super::digest::Digest;
 use super::engine::PluginEngine;
 use super::error::LoadError;
-use super::handler::{HandlerPlugin, PluginSettings};
 use super::inspect::{PluginKind, inspect};
 use super::limits::Limits;
 use super::sidecar::{Sidecar, merge};
+use super::version::PluginSettings;
 use serde_json::{Map, Value};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
@@ -18,6 +18,22 @@ use std::sync::Arc;
 pub struct Catalog {
     directory: PathBuf,
     limits: Limits,
+}
+
+/// Loads a plugin of one kind from its bytes, under a name.
+pub type Load<P> = fn(&PluginEngine, &str, &[u8], PluginSettings) -> Result<Arc<P>, LoadError>;
+
+/// Which plugin the configuration asks for, and what it sets for it.
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
+    /// The plugin's name.
+    pub name: &'a str,
+    /// The section of the configuration that names it, such as `handler`.
+    pub section: &'a str,
+    /// What the plugin gets as its configuration, over that of its sidecar, key by key.
+    pub config: Map<String, Value>,
+    /// What it may use; a sidecar can lower that.
+    pub limits: Limits,
 }
 
 /// Why the catalog does not give a plugin.
@@ -42,7 +58,7 @@ pub enum CatalogError {
     },
     /// No such plugin.
     #[error(
-        "there is no plugin `{name}` in {}. {}. Copy {name}.wasm there, or correct handler.plugin or plugins.directory",
+        "there is no plugin `{name}` in {}. {}. Copy {name}.wasm there, or correct the name or plugins.directory",
         directory.display(), available(names, nearest.as_deref())
     )]
     Missing {
@@ -113,6 +129,9 @@ fn available(names: &[String], nearest: Option<&str>) -> String {
     }
 }
 
+/// Where the limits of a plugin come from that no section names.
+const LISTED: &str = "plugins.defaults";
+
 /// A component of the directory, as far as it can be told without compiling it.
 #[derive(Debug)]
 pub struct Listing {
@@ -138,31 +157,27 @@ pub struct ListedComponent {
 /// A component that was found fit, but not yet compiled.
 struct Found {
     bytes: Vec<u8>,
-    settings: PluginSettings,
+    sidecar: Sidecar,
+    limits: Limits,
     digest: Digest,
 }
 
 impl Catalog {
-    /// The catalog of a directory. `limits` hold for every plugin; a sidecar can lower them.
+    /// The catalog of a directory. `limits` hold for what is listed.
     #[must_use]
     pub fn new(directory: impl Into<PathBuf>, limits: Limits) -> Self {
         Self { directory: directory.into(), limits }
     }
 
-    /// Load the handler `name`, with `config` over the configuration of its sidecar, key by key. Compiles: see
-    /// [`HandlerPlugin::load`].
+    /// Load a plugin: `load` is that of its kind, such as [`HandlerPlugin::load`](super::HandlerPlugin::load), and compiles.
     ///
     /// # Errors
     /// No such plugin, or one that cannot be used.
-    pub fn load_handler(
-        &self,
-        engine: &PluginEngine,
-        name: &str,
-        config: Map<String, Value>,
-    ) -> Result<Arc<HandlerPlugin>, CatalogError> {
-        let Found { bytes, mut settings, .. } = self.find(name)?;
-        merge(&mut settings.config, config);
-        Ok(HandlerPlugin::load(engine, name, &bytes, settings)?)
+    pub fn load<P>(&self, engine: &PluginEngine, wanted: Wanted<'_>, load: Load<P>) -> Result<Arc<P>, CatalogError> {
+        let Found { bytes, sidecar, limits, .. } = self.find(wanted.name, wanted.section, &wanted.limits)?;
+        let mut config = sidecar.config;
+        merge(&mut config, wanted.config);
+        Ok(load(engine, wanted.name, &bytes, PluginSettings { section: wanted.section.into(), config, limits })?)
     }
 
     /// Every component of the directory, sorted by name.
@@ -175,7 +190,7 @@ impl Catalog {
     }
 
     fn describe(&self, name: &str) -> Result<ListedComponent, CatalogError> {
-        let found = self.find(name)?;
+        let found = self.find(name, LISTED, &self.limits)?;
         let inspection = inspect(name, &found.bytes)?;
         Ok(ListedComponent {
             kind: inspection.kind,
@@ -185,11 +200,11 @@ impl Catalog {
         })
     }
 
-    fn find(&self, name: &str) -> Result<Found, CatalogError> {
+    fn find(&self, name: &str, section: &str, ceiling: &Limits) -> Result<Found, CatalogError> {
         if !is_name(name) {
             return Err(CatalogError::Name { name: name.to_owned() });
         }
-        let Some(bytes) = self.read_component(name)? else {
+        let Some(bytes) = self.read_component(name, section, ceiling.component_bytes)? else {
             let names = self.names()?;
             let nearest = nearest(name, &names);
             return Err(CatalogError::Missing {
@@ -205,20 +220,18 @@ impl Catalog {
             return Err(CatalogError::Disabled { name: name.to_owned(), path });
         }
         let digest = Digest::of(&bytes);
-        if let Some(wanted) = sidecar.sha256.filter(|wanted| !wanted.eq_ignore_ascii_case(digest.as_str())) {
-            return Err(CatalogError::Digest { name: name.to_owned(), found: digest, wanted });
+        if let Some(wanted) = sidecar.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(digest.as_str())) {
+            return Err(CatalogError::Digest { name: name.to_owned(), found: digest, wanted: wanted.clone() });
         }
-        let limits = match sidecar.limits.within(&self.limits) {
-            Ok(limits) => limits,
-            Err(detail) => return Err(CatalogError::Sidecar { path, detail }),
-        };
-        Ok(Found { bytes, settings: PluginSettings { config: sidecar.config, limits }, digest })
+        match sidecar.limits.within(ceiling) {
+            Ok(limits) => Ok(Found { bytes, sidecar, limits, digest }),
+            Err(detail) => Err(CatalogError::Sidecar { path, detail }),
+        }
     }
 
     /// The bytes of a component, or `None` if it is not there. Reads no more than a component may have.
-    fn read_component(&self, name: &str) -> Result<Option<Vec<u8>>, CatalogError> {
+    fn read_component(&self, name: &str, section: &str, limit: u64) -> Result<Option<Vec<u8>>, CatalogError> {
         let path = self.directory.join(format!("{name}.wasm"));
-        let limit = self.limits.component_bytes;
         let mut bytes = Vec::new();
         let read = File::open(&path).and_then(|file| {
             let size = file.metadata()?.len();
@@ -227,7 +240,7 @@ impl Catalog {
         });
         match read {
             Ok(size) if bytes.len() as u64 > limit => {
-                Err(LoadError::TooLarge { plugin: name.into(), size, limit }.into())
+                Err(LoadError::TooLarge { plugin: name.into(), section: section.into(), size, limit }.into())
             }
             Ok(_) => Ok(Some(bytes)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

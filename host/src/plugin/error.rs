@@ -1,6 +1,8 @@
 //! What can go wrong with a plugin, in words for those who operate it.
 
+use super::inspect::PluginKind;
 use super::limits::Size;
+use crate::error::ErrorCode;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +52,22 @@ pub enum LoadError {
         /// What that world exports.
         wanted: String,
     },
+    /// A component of another kind than the one asked for.
+    #[error(
+        "plugin {plugin} is of the kind {found}, and {section} needs one of the kind {wanted}, which exports `{}`. \
+         Name another plugin there, or name this one where its kind belongs",
+        wanted.exports()
+    )]
+    WrongKind {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// The section of the configuration that names it.
+        section: Arc<str>,
+        /// What it is.
+        found: PluginKind,
+        /// What it should be.
+        wanted: PluginKind,
+    },
     /// The component needs what the host does not offer or has not granted.
     #[error("plugin {plugin} needs what this host does not give it: {}", advise(missing))]
     MissingImports {
@@ -60,13 +78,15 @@ pub enum LoadError {
     },
     /// A file above the size limit.
     #[error(
-        "plugin {plugin} has {size} bytes; handler.limits.componentBytes allows {}. \
+        "plugin {plugin} has {size} bytes; {section}.limits.componentBytes allows {}. \
          Strip debug information from the component (`strip = true` in its Cargo profile), or raise the limit",
         Size::from(*limit)
     )]
     TooLarge {
         /// The plugin's name.
         plugin: Arc<str>,
+        /// The section of the configuration that sets the limit.
+        section: Arc<str>,
         /// Bytes of the file.
         size: u64,
         /// Bytes allowed.
@@ -136,12 +156,14 @@ pub enum CallError {
     },
     /// The call took longer than it may.
     #[error(
-        "plugin {plugin} was stopped: one call took longer than handler.callTimeout, which is {limit:?}. \
-         Make the handler faster, lower handler.batchSize, or raise the limit"
+        "plugin {plugin} was stopped: one call took longer than {section}.callTimeout, which is {limit:?}. \
+         Let it do less in one call, or raise the limit"
     )]
     Timeout {
         /// The plugin's name.
         plugin: Arc<str>,
+        /// The section of the configuration that sets the limit.
+        section: Arc<str>,
         /// Time allowed.
         limit: Duration,
         /// Where the guest was, innermost frame first; empty if it waited in a host call.
@@ -149,13 +171,15 @@ pub enum CallError {
     },
     /// The guest wanted more memory than it may have, and did not survive being refused it.
     #[error(
-        "plugin {plugin} wanted {wanted} bytes of memory; handler.limits.memory allows {}. \
-         Make the handler keep less, or raise the limit",
+        "plugin {plugin} wanted {wanted} bytes of memory; {section}.limits.memory allows {}. \
+         Let it keep less, or raise the limit",
         Size::from(*limit)
     )]
     Memory {
         /// The plugin's name.
         plugin: Arc<str>,
+        /// The section of the configuration that sets the limit.
+        section: Arc<str>,
         /// Bytes allowed.
         limit: u64,
         /// Bytes it would have had.
@@ -163,20 +187,20 @@ pub enum CallError {
     },
     /// The guest wanted more table elements than it may have, and did not survive being refused them.
     #[error(
-        "plugin {plugin} wanted {wanted} table elements; handler.limits.tableElements allows {limit}. Raise the limit"
+        "plugin {plugin} wanted {wanted} table elements; {section}.limits.tableElements allows {limit}. Raise the limit"
     )]
     Tables {
         /// The plugin's name.
         plugin: Arc<str>,
+        /// The section of the configuration that sets the limit.
+        section: Arc<str>,
         /// Elements allowed.
         limit: u64,
         /// Elements it would have had.
         wanted: u64,
     },
     /// The guest's answer contradicts the contract.
-    #[error(
-        "plugin {plugin} gave a wrong answer: {detail}. This is an error of the plugin; the batch counts as not handled"
-    )]
+    #[error("plugin {plugin} gave a wrong answer: {detail}. This is an error of the plugin; the call counts as failed")]
     WrongAnswer {
         /// The plugin's name.
         plugin: Arc<str>,
@@ -188,7 +212,7 @@ pub enum CallError {
     Refused {
         /// The plugin's name.
         plugin: Arc<str>,
-        /// `open` or `snapshot`.
+        /// What it was asked to do.
         call: &'static str,
         /// The guest's words.
         reason: String,
@@ -201,4 +225,18 @@ pub enum CallError {
         /// The plugin's name.
         plugin: Arc<str>,
     },
+}
+
+impl CallError {
+    /// Which kind of error this is for an operator.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Timeout { .. } => ErrorCode::PluginTimeout,
+            Self::Memory { .. } | Self::Tables { .. } => ErrorCode::PluginLimit,
+            Self::Trap { .. } | Self::WrongAnswer { .. } | Self::Refused { .. } | Self::Poisoned { .. } => {
+                ErrorCode::PluginTrap
+            }
+        }
+    }
 }

@@ -1,39 +1,18 @@
 //! Message handlers: one compiled version of a plugin, and its instances, one per partition.
 
-use super::bindings::{Guest, MessageHandlerPre, wit};
-use super::digest::Digest;
-use super::engine::{EPOCH, PluginEngine};
+use super::bindings::{handler, wit};
+use super::cell::{Cell, shortened};
+use super::engine::PluginEngine;
 use super::error::{CallError, LoadError};
-use super::host::{Exceeded, Failure, HostState, PluginConfig, PluginStats, Publish, Shared};
-use super::inspect::{Inspection, PluginKind, inspect};
-use super::limits::Limits;
+use super::host::{Publish, Scope};
+use super::inspect::PluginKind;
+use super::version::{Plugin, PluginSettings};
 use parti_coordination::{CloseReason, Completed, OpenReason, Outcome, Partition, Sequence, Snapshot};
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::time::error::Elapsed;
+use std::time::Duration;
 use tokio::time::timeout_at;
-use wasmtime::component::{Component, ResourceAny};
-use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
-use wasmtime_wasi::I32Exit;
-
-/// Bytes that a guest may hand to the host in one call or answer: a snapshot or a batch's output of 8 MiB, twice.
-const MAX_HANDED_BYTES: usize = 16 << 20;
-
-/// Component handles (resources) that one instance may hold. A handler holds one, language runtimes a few dozen.
-const MAX_HANDLES: usize = 10_000;
-
-/// Bytes kept of a text by which a guest says why: it travels in headers, records and logs.
-const MAX_REASON_BYTES: usize = 4 << 10;
-
-/// What an operator sets for a plugin.
-#[derive(Debug, Clone, Default)]
-pub struct PluginSettings {
-    /// What the guest reads through `parti:plugin/config`.
-    pub config: serde_json::Map<String, serde_json::Value>,
-    /// What the guest may use.
-    pub limits: Limits,
-}
+use wasmtime::component::ResourceAny;
 
 /// A message for a handler, wherever it lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,103 +41,21 @@ pub struct Handled {
 }
 
 /// One compiled version of a message handler.
-pub struct HandlerPlugin {
-    shared: Arc<Shared>,
-    digest: Digest,
-    inspection: Inspection,
-    size: u64,
-    compile_time: Duration,
-    pre: MessageHandlerPre<HostState>,
-}
+pub type HandlerPlugin = Plugin<handler::GuestIndices>;
 
-impl HandlerPlugin {
+impl Plugin<handler::GuestIndices> {
     /// Check and compile a component. Takes the processor for 0.1 s (Rust) to 12 s (JavaScript, Python): call it where
     /// blocking is allowed, never on the data path.
     ///
     /// # Errors
-    /// A component that is too large, not valid, of no known world, or in need of what this host does not offer.
+    /// A component that is too large, not valid, of another world, or in need of what this host does not offer.
     pub fn load(
         engine: &PluginEngine,
         name: &str,
         bytes: &[u8],
         settings: PluginSettings,
     ) -> Result<Arc<Self>, LoadError> {
-        let plugin: Arc<str> = name.into();
-        let (size, limit) = (bytes.len() as u64, settings.limits.component_bytes);
-        if size > limit {
-            return Err(LoadError::TooLarge { plugin, size, limit });
-        }
-        let inspection = inspect(name, bytes)?;
-        let begun = Instant::now();
-        let component = Component::from_binary(engine.wasmtime(), bytes)
-            .map_err(|error| LoadError::Compile { plugin: plugin.clone(), detail: format!("{error:#}") })?;
-        let pre = engine
-            .linker()
-            .instantiate_pre(&component)
-            .and_then(MessageHandlerPre::new)
-            .map_err(|error| LoadError::Mismatch { plugin: plugin.clone(), detail: format!("{error:#}") })?;
-        Ok(Arc::new(Self {
-            shared: Arc::new(Shared::new(plugin, settings.limits, PluginConfig::new(settings.config))),
-            digest: Digest::of(bytes),
-            inspection,
-            size,
-            compile_time: begun.elapsed(),
-            pre,
-        }))
-    }
-
-    /// The name it is configured under.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.shared.plugin
-    }
-
-    /// What it is.
-    #[must_use]
-    pub fn kind(&self) -> PluginKind {
-        self.inspection.kind
-    }
-
-    /// The interfaces it imports.
-    #[must_use]
-    pub fn imports(&self) -> &[String] {
-        &self.inspection.imports
-    }
-
-    /// What identifies this version.
-    #[must_use]
-    pub fn digest(&self) -> &Digest {
-        &self.digest
-    }
-
-    /// Bytes of the component.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// How long compiling took.
-    #[must_use]
-    pub fn compile_time(&self) -> Duration {
-        self.compile_time
-    }
-
-    /// What its instances may use.
-    #[must_use]
-    pub fn limits(&self) -> &Limits {
-        &self.shared.limits
-    }
-
-    /// What its instances read as configuration: one JSON object.
-    #[must_use]
-    pub fn config(&self) -> &serde_json::Value {
-        self.shared.config.value()
-    }
-
-    /// Figures over all its instances.
-    #[must_use]
-    pub fn stats(&self) -> PluginStats {
-        self.shared.stats()
+        Self::compile(engine, name, bytes, PluginKind::Handler, settings, handler::GuestIndices::new)
     }
 
     /// Open an instance for a partition.
@@ -171,11 +68,12 @@ impl HandlerPlugin {
         why: OpenReason,
         snapshot: Option<&Snapshot>,
     ) -> Result<HandlerInstance, CallError> {
-        let mut cell = Cell::new(self, partition);
+        let mut cell = Cell::new(self.version(), Scope::of(partition.id()));
         let until = cell.begin()?;
         let keys: Vec<&str> = partition.keys().iter().map(String::as_str).collect();
         let opening = async {
-            let guest = self.pre.instantiate_async(&mut cell.store).await?.parti_plugin_handler().clone();
+            let instance = self.version().pre().instantiate_async(&mut cell.store).await?;
+            let guest = self.exports().load(&mut cell.store, &instance)?;
             let partition = wit::Partition { id: partition.id().as_str(), keys: &keys, weight: partition.weight() };
             let snapshot =
                 snapshot.map(|snapshot| wit::SnapshotParam { format: &snapshot.format, data: &snapshot.data });
@@ -189,22 +87,13 @@ impl HandlerPlugin {
     }
 }
 
-impl std::fmt::Debug for HandlerPlugin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HandlerPlugin")
-            .field("name", &self.name())
-            .field("digest", &self.digest)
-            .finish_non_exhaustive()
-    }
-}
-
 /// The handler of one partition: one WebAssembly instance with a memory of its own.
 ///
 /// After any [`CallError`] but a refusal, and after a call's future was dropped before its end, the instance is poisoned:
 /// the guest's state may be half changed. Dropping it is cheap and runs no guest code.
 pub struct HandlerInstance {
     cell: Cell,
-    guest: Guest,
+    guest: handler::Guest,
     handler: ResourceAny,
 }
 
@@ -275,116 +164,8 @@ impl HandlerInstance {
 
 impl std::fmt::Debug for HandlerInstance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HandlerInstance")
-            .field("plugin", &self.cell.shared.plugin)
-            .field("poisoned", &self.cell.poisoned)
-            .finish_non_exhaustive()
+        f.debug_struct("HandlerInstance").field("cell", &self.cell).finish_non_exhaustive()
     }
-}
-
-/// The trap of a guest that computes beyond its deadline.
-#[derive(Debug, thiserror::Error)]
-#[error("out of time")]
-struct OutOfTime;
-
-/// A store that holds one instance, and the rules of every call into it.
-struct Cell {
-    store: Store<HostState>,
-    shared: Arc<Shared>,
-    /// Set before a call and cleared after a good answer, so that a call abandoned midway leaves it set.
-    poisoned: bool,
-}
-
-impl Cell {
-    fn new(plugin: &HandlerPlugin, partition: &Partition) -> Self {
-        let shared = plugin.shared.clone();
-        let mut store = Store::new(plugin.pre.engine(), HostState::new(shared.clone(), partition.id()));
-        store.limiter(|state| &mut state.quota);
-        store.set_hostcall_fuel(MAX_HANDED_BYTES);
-        store.set_max_component_handles(MAX_HANDLES);
-        store.epoch_deadline_callback(|context| {
-            if Instant::now() >= context.data().deadline {
-                return Err(OutOfTime.into());
-            }
-            Ok(UpdateDeadline::Yield(1))
-        });
-        Self { store, shared, poisoned: false }
-    }
-
-    /// Begin a call. Returns when to abandon it: a little after the guest's own deadline, so that a guest that computes is
-    /// stopped by its epoch, which tells where it was, and only one that waits in a host call is abandoned.
-    fn begin(&mut self) -> Result<Instant, CallError> {
-        if self.poisoned {
-            return Err(CallError::Poisoned { plugin: self.shared.plugin.clone() });
-        }
-        self.poisoned = true;
-        let deadline = Instant::now() + self.shared.limits.call_timeout;
-        self.store.data_mut().begin(deadline);
-        self.store.set_epoch_deadline(1);
-        Ok(deadline + 3 * EPOCH)
-    }
-
-    /// End a call: the guest's answer and what it published, or why there is none.
-    fn end<T>(&mut self, answer: Result<wasmtime::Result<T>, Elapsed>) -> Result<(T, Vec<Publish>), CallError> {
-        let (publishes, said) = self.store.data_mut().end();
-        match answer {
-            Ok(Ok(answer)) => {
-                self.poisoned = false;
-                Ok((answer, publishes))
-            }
-            Ok(Err(error)) => Err(self.failed(&error, &said)),
-            Err(Elapsed { .. }) => Err(self.timed_out(String::new())),
-        }
-    }
-
-    fn failed(&self, error: &wasmtime::Error, said: &str) -> CallError {
-        let backtrace = error.downcast_ref::<WasmBacktrace>().map(ToString::to_string).unwrap_or_default();
-        if error.downcast_ref::<OutOfTime>().is_some() {
-            return self.timed_out(backtrace);
-        }
-        let plugin = self.shared.plugin.clone();
-        let limits = &self.shared.limits;
-        match self.store.data().quota.exceeded() {
-            Some(exceeded) => {
-                self.shared.count(Failure::OverLimit);
-                match exceeded {
-                    Exceeded::Memory(wanted) => CallError::Memory { plugin, limit: limits.memory, wanted },
-                    Exceeded::Tables(wanted) => CallError::Tables { plugin, limit: limits.table_elements, wanted },
-                }
-            }
-            None => {
-                self.shared.count(Failure::Trap);
-                CallError::Trap { plugin, message: describe(error, said), backtrace }
-            }
-        }
-    }
-
-    fn timed_out(&self, backtrace: String) -> CallError {
-        self.shared.count(Failure::Timeout);
-        CallError::Timeout { plugin: self.shared.plugin.clone(), limit: self.shared.limits.call_timeout, backtrace }
-    }
-
-    fn wrong(&mut self, detail: String) -> CallError {
-        self.poisoned = true;
-        self.shared.count(Failure::WrongAnswer);
-        CallError::WrongAnswer { plugin: self.shared.plugin.clone(), detail }
-    }
-
-    fn refused(&self, call: &'static str, reason: String) -> CallError {
-        CallError::Refused { plugin: self.shared.plugin.clone(), call, reason: shortened(reason) }
-    }
-}
-
-/// What a trap was, with what the guest said last.
-fn describe(error: &wasmtime::Error, said: &str) -> String {
-    let trap = if let Some(exit) = error.downcast_ref::<I32Exit>() {
-        format!("it called exit({})", exit.0)
-    } else if let Some(trap) = error.downcast_ref::<Trap>() {
-        trap.to_string()
-    } else {
-        error.root_cause().to_string()
-    };
-    if said.is_empty() { trap } else { format!("{trap}; it wrote: {said}") }
 }
 
 /// The outcome in the core's terms, if it fits a batch of `length` messages.
@@ -400,11 +181,6 @@ fn accept(outcome: wit::Outcome, length: usize) -> Result<Outcome, String> {
         done: outcome.done.into_iter().map(Into::into).collect(),
         retry: outcome.retry.map(|delay| delay.map(Duration::from_millis)),
     })
-}
-
-fn shortened(mut reason: String) -> String {
-    reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
-    reason
 }
 
 impl From<wit::Completed> for Completed {

@@ -11,25 +11,35 @@ use wasmparser::{Parser, Payload};
 /// What a plugin is, by the interface it exports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PluginKind {
-    /// Processes the messages of partitions: exports `parti:plugin/handler`.
+    /// Processes the messages of partitions.
     Handler,
+    /// Is told what happens to a worker.
+    Hooks,
 }
 
 impl PluginKind {
-    const ALL: [Self; 1] = [Self::Handler];
+    const ALL: [Self; 2] = [Self::Handler, Self::Hooks];
 
     /// The world in `wit/`.
     fn world(self) -> &'static str {
         match self {
             Self::Handler => "message-handler",
+            Self::Hooks => "lifecycle-hooks",
         }
     }
 
     /// The interface whose export makes a component this kind.
     fn interface(self) -> Interface<'static> {
-        match self {
-            Self::Handler => Interface { name: "parti:plugin/handler", track: CONTRACT },
-        }
+        let name = match self {
+            Self::Handler => "parti:plugin/handler",
+            Self::Hooks => "parti:plugin/hooks",
+        };
+        Interface { name, track: CONTRACT }
+    }
+
+    /// The name of that interface.
+    pub(super) fn exports(self) -> &'static str {
+        self.interface().name
     }
 }
 
@@ -37,6 +47,7 @@ impl fmt::Display for PluginKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Handler => "handler",
+            Self::Hooks => "hooks",
         })
     }
 }

@@ -1,7 +1,8 @@
-//! WebAssembly plugins: engine, limits, what guests may call, handlers, and the directory they come from.
+//! WebAssembly plugins: engine, limits, what guests may call, the kinds of plugins, and the directory they come from.
 //!
 //! This is the only folder that names wasmtime; its types stop here. `intake` opens a [`HandlerInstance`] per partition
-//! and gives it batches; `worker` keeps the [`PluginEngine`] and the [`Catalog`]. Guests run in the futures returned here,
+//! and gives it batches; `hooks` tells a [`HooksInstance`] what happens; `worker` keeps the [`PluginEngine`] and the
+//! [`Catalog`]. Guests run in the futures returned here,
 //! on the runtime of whoever polls them (a tokio runtime with timers): poll them on the guests' runtime, never on the one
 //! that keeps leases.
 //!
@@ -10,23 +11,28 @@
 
 mod bindings;
 mod catalog;
+mod cell;
 mod digest;
 mod engine;
 mod error;
 mod handler;
+mod hooks;
 mod host;
 mod inspect;
 mod limits;
 mod sidecar;
+mod version;
 
 #[cfg(test)]
 mod tests;
 
-pub use catalog::{Catalog, CatalogError, ListedComponent, Listing};
+pub use catalog::{Catalog, CatalogError, ListedComponent, Listing, Load, Wanted};
 pub use digest::Digest;
 pub use engine::{EngineError, MapBudget, PluginEngine};
 pub use error::{CallError, LoadError, MissingImport};
-pub use handler::{Handled, HandlerInstance, HandlerPlugin, Message, PluginSettings};
+pub use handler::{Handled, HandlerInstance, HandlerPlugin, Message};
+pub use hooks::{Happening, HooksInstance, HooksPlugin};
 pub use host::{PluginStats, Publish};
 pub use inspect::{Inspection, PluginKind, inspect};
 pub use limits::{Limits, LimitsOverride, Size, Time};
+pub use version::{Plugin, PluginSettings, PluginVersion};

@@ -2,7 +2,7 @@
 //! `GET /metrics` answers, and `docs/metrics.md`.
 
 use super::handles::{Age, Counter, CounterBy, CounterWith, Gauge, GaugeWith, Handle, Histogram, HistogramBy, Spec};
-use super::labels::{KvOperation, KvResult, Verdict};
+use super::labels::{HookResult, KvOperation, KvResult, Verdict};
 use super::{WorkerLabel, openmetrics};
 use parti_coordination::AlertLevel;
 use parti_coordination::{WorkerState, record::Lifecycle};
@@ -182,6 +182,10 @@ catalogue! {
             "Calls that took longer than they may.";
         plugin_log_lines_dropped: CounterWith<1> = "parti_plugin_log_lines_dropped_total" ["plugin"] =>
             "Log lines of a plugin beyond its lines per second.";
+        hook_calls: CounterBy<HookResult> = "parti_hook_calls_total" ["result"] =>
+            "Calls of lifecycle hooks by how they ended.";
+        hooks_dropped: Counter = "parti_hooks_dropped_total" [] =>
+            "Happenings that the lifecycle hooks were not told because hooks.queue of them waited.";
     }
 }
 

@@ -97,6 +97,18 @@ label! {
     }
 }
 
+label! {
+    /// How a call of a lifecycle hook ended.
+    HookResult {
+        /// It was taken.
+        Ok = "ok",
+        /// The plugin returned an error.
+        Error = "error",
+        /// It trapped, took too long or exceeded a limit; the plugin begins anew.
+        Failed = "failed",
+    }
+}
+
 label_values!(WorkerState: Init ClaimingId Election WaitingAssignment Stable Scaling Rebalancing Emergency Degraded Shutdown);
 label_values!(AlertLevel: Info Warn Error Critical);
 label_values!(Lifecycle: ColdStart PlannedScale Emergency Refresh Rebalance);
@@ -118,6 +130,7 @@ mod tests {
         assert_indexed::<Verdict>();
         assert_indexed::<AlertLevel>();
         assert_indexed::<KvOperation>();
+        assert_indexed::<HookResult>();
         assert_indexed::<KvResult>();
         assert_indexed::<WorkerState>();
         assert_indexed::<Lifecycle>();

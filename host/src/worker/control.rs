@@ -1,5 +1,7 @@
 //! Runs the coordinator against NATS: carries out its actions, brings back what became of them, keeps its clock.
 
+use crate::error::ErrorCode;
+use crate::hooks::Hooks;
 use crate::http::Degraded;
 use crate::intake::{Intake, IntakeEvent};
 use crate::nats::{Filters, KvEvent, Nats, Peers, Store};
@@ -84,6 +86,7 @@ pub(super) struct Control {
     pub(super) probe_timeout: Duration,
     pub(super) source: Arc<dyn Source>,
     pub(super) intake: Option<Intake>,
+    pub(super) hooks: Hooks,
     pub(super) board: Arc<Mutex<Board>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) label: WorkerLabel,
@@ -116,6 +119,9 @@ impl Control {
                 // A short interruption may be over before it is seen: it happened all the same.
                 if was_up || !up.connected {
                     self.handle(Event::Disconnected);
+                }
+                if was_up {
+                    self.hooks.error(ErrorCode::NatsConnectionLost, "the connection to NATS is lost", None);
                 }
                 if up.connected {
                     self.handle(Event::Connected);
@@ -246,12 +252,16 @@ impl Control {
                 }
                 Action::Fenced { worker, by } => {
                     let by = by.map(|by| by.to_string());
+                    self.hooks.error(ErrorCode::StableIdLost, format!("another process holds {worker} now"), None);
                     tracing::warn!(workerId = %worker, by, "Another process holds this worker's ID, or it was declared dead; claiming afresh");
                     (self.probes, self.figures) = (None, None);
                     let mut board = self.board();
                     board.me = None;
-                    board.assigned = None;
+                    let held = board.assigned.take();
                     drop(board);
+                    if let Some(held) = held {
+                        self.hooks.assignment_changed(&held.partitions, &[]);
+                    }
                     self.metrics.assigned_partitions.set(0);
                     self.metrics.assignment_version.set(0);
                     if let Some(intake) = &self.intake {
@@ -263,6 +273,7 @@ impl Control {
                 Action::DegradedLeft { lasted } => self.recovered(lasted),
                 Action::StateChanged { from, to } => {
                     tracing::info!(%from, %to, "State changed");
+                    self.hooks.state_changed(from, to);
                     self.metrics.worker_state.set(to as u64);
                     self.metrics.state_transitions.inc((from, to));
                     self.board().state = to;
@@ -308,6 +319,7 @@ impl Control {
                         _ => {}
                     }
                     say(&notice);
+                    tell(&self.hooks, &notice);
                 }
             }
         }
@@ -320,13 +332,16 @@ impl Control {
             Outage::Errors(errors) => format!("{errors} operations on the control buckets failed in a row"),
         };
         tracing::warn!(why, lastedSeconds = lasted.as_secs(), "Degraded: going on with the assignment in force");
+        if let Outage::Errors(_) = outage {
+            self.hooks.error(ErrorCode::BucketUnavailable, why, None);
+        }
         self.metrics.degraded_mode.set(1);
         let since = SystemTime::now().checked_sub(lasted).and_then(|since| Timestamp::try_from(since).ok());
         self.board().degraded = Some(Degraded { since: since.unwrap_or_default(), level: None });
     }
 
     fn alert(&mut self, level: AlertLevel, lasted: Duration) {
-        let (alert, lasted) = (level.as_str(), lasted.as_secs());
+        let (alert, took, lasted) = (level.as_str(), lasted, lasted.as_secs());
         match level {
             AlertLevel::Info => tracing::info!(alert, lastedSeconds = lasted, "Degraded alert"),
             AlertLevel::Warn => tracing::warn!(alert, lastedSeconds = lasted, "Degraded alert"),
@@ -334,6 +349,7 @@ impl Control {
                 tracing::error!(alert, lastedSeconds = lasted, "Degraded alert");
             }
         }
+        self.hooks.degraded_alert(level, took);
         self.metrics.degraded_alerts.inc(level);
         self.metrics.alert_level.set(level as u64 + 1);
         if let Some(degraded) = &mut self.board().degraded {
@@ -367,11 +383,11 @@ impl Control {
         self.metrics.assignment_version.set(assigned.version.0);
         self.metrics.active_workers.set(assigned.fleet.live.len() as u64);
         let mut board = self.board();
-        let differs = board.assigned.as_ref().is_none_or(|before| before.partitions != assigned.partitions);
-        board.assigned = Some(assigned.clone());
+        let before = board.assigned.replace(assigned.clone()).map(|before| before.partitions);
         drop(board);
-        if differs {
+        if before.as_ref() != Some(&assigned.partitions) {
             self.metrics.assignment_changes.inc();
+            self.hooks.assignment_changed(&before.unwrap_or_default(), &assigned.partitions);
         }
         match &self.intake {
             Some(intake) => intake.assign(assigned),
@@ -524,5 +540,35 @@ fn say(notice: &Notice) {
                 "An older plan or assignment was seen and refused"
             );
         }
+    }
+}
+
+/// Tells the hooks of notices that are errors.
+fn tell(hooks: &Hooks, notice: &Notice) {
+    match notice {
+        Notice::Unreadable { bucket, key, why } => {
+            hooks.error(ErrorCode::RecordUnreadable, format!("{key} in {bucket:?}: {why}"), None);
+        }
+        Notice::Stranger { bucket, group, .. } => {
+            hooks.error(ErrorCode::AnotherGroup, format!("group {group:?} writes to {bucket:?}"), None);
+        }
+        Notice::SourceFailed(why) => hooks.error(ErrorCode::PartitionListInvalid, why, None),
+        Notice::Unopenable { partitions, .. } if *partitions > 0 => {
+            let what = format!("no live worker has a handler that opens the state of {partitions} partitions");
+            hooks.error(ErrorCode::PluginOpen, what, None);
+        }
+        Notice::Unowned { partitions } if *partitions > 0 => {
+            hooks.error(ErrorCode::CapacityExceeded, format!("{partitions} partitions have no owner"), None);
+        }
+        Notice::Regression { key } => {
+            hooks.error(ErrorCode::AssignmentVersionMismatch, format!("an older value of {key} was refused"), None);
+        }
+        Notice::WorkerDead { .. }
+        | Notice::HeartbeatMissed { .. }
+        | Notice::WorkerJoined { .. }
+        | Notice::WorkerLeaving { .. }
+        | Notice::LeaderSilent { .. }
+        | Notice::Unopenable { .. }
+        | Notice::Unowned { .. } => {}
     }
 }

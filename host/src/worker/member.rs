@@ -5,6 +5,7 @@ use super::status::Board;
 use super::{Identification, connect, coordinate, open_buckets, silent, start_failure};
 use crate::config::Config;
 use crate::error::OperatorError;
+use crate::hooks::Hooks;
 use crate::telemetry::{Metrics, WorkerLabel};
 use parti_coordination::{Version, WorkerState};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -101,7 +102,7 @@ async fn run(config: &Config, board: Arc<Mutex<Board>>, stop: watch::Receiver<bo
     let label = WorkerLabel::default();
     let metrics = Arc::new(Metrics::new(label.clone()).map_err(super::metrics_error)?);
     let label = Identification { metrics, label, board, origin };
-    let (control, inbox) = coordinate(config, nats, buckets, None, None, label);
+    let (control, inbox) = coordinate(config, nats, buckets, &[], None, Hooks::default(), label);
     match control.run(inbox, silent(), stop).await {
         End::Finished => Ok(()),
         End::Failed(failure) => Err(start_failure(config, failure)),

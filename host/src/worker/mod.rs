@@ -5,16 +5,18 @@
 
 mod control;
 mod member;
+mod plugins;
 mod settings;
 mod start;
 mod status;
 
 use crate::config::Config;
 use crate::error::{ErrorCode, OperatorError};
+use crate::hooks::Hooks;
 use crate::http::{self, Backend};
 use crate::intake::{Intake, IntakeEvent, IntakeOptions};
 use crate::nats::{ConnectError, KeyLifetime, Nats, Objects, Peers, Store};
-use crate::plugin::{EngineError, HandlerPlugin, MapBudget, PluginEngine};
+use crate::plugin::{EngineError, MapBudget, PluginEngine, PluginVersion};
 use crate::source::StaticSource;
 use crate::telemetry::{Metrics, WorkerLabel};
 use control::{Control, ControlBuckets, End, Lifetimes};
@@ -29,7 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 pub(crate) use member::{Glance, Member};
-pub use settings::load_handler;
+pub use plugins::Plugins;
 pub(crate) use settings::{
     assignments_bucket, connect_error, connect_options, host_name, ownership_bucket, stream_error,
 };
@@ -100,23 +102,23 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     })?;
 
     let engine = PluginEngine::new().map_err(|error| engine_error(&error))?;
-    let plugin = {
-        let config = config.clone();
-        let loaded = tokio::task::spawn_blocking(move || load_handler(&engine, &config)).await;
-        loaded.map_err(|error| {
-            ErrorCode::Internal.error(
-                "the plugin could not be compiled",
-                error.to_string(),
-                "report this as a bug of parti",
-            )
-        })??
-    };
-    if let Some(plugin) = &plugin {
-        tracing::info!(plugin = plugin.name(), digest = %plugin.digest(), "Plugin loaded");
+    let plugins = load_plugins(engine, &config).await?;
+    let versions = plugins.versions();
+    for plugin in &versions {
+        tracing::info!(plugin = plugin.name(), kind = %plugin.kind(), digest = %plugin.digest(), "Plugin loaded");
         metrics.plugin_info.series([plugin.name(), plugin.digest().as_str(), &plugin.kind().to_string()]).set(1);
     }
+    let (hooks, hooks_task) = match (&plugins.hooks, &config.hooks) {
+        (Some(plugin), Some(set)) => {
+            let _guests = work.enter();
+            let queue = usize::try_from(set.queue).unwrap_or(usize::MAX);
+            let (hooks, task) = Hooks::start(Arc::clone(plugin), queue, Arc::clone(&metrics));
+            (hooks, Some(task))
+        }
+        _ => (Hooks::default(), None),
+    };
     let partitions = config.source.as_ref().map(|s| s.r#static.partitions.clone()).unwrap_or_default();
-    if plugin.is_some()
+    if plugins.handler.is_some()
         && let Some(warning) = MapBudget::read().and_then(|budget| budget.warning(partitions.len() as u64))
     {
         tracing::warn!("{warning}");
@@ -127,7 +129,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     let buckets = open_buckets(&nats, &config).await?;
     let mut intake = None;
     let mut told = None;
-    if let (Some(plugin), Some(handler), Some(stream)) = (&plugin, &config.handler, &config.stream) {
+    if let (Some(plugin), Some(handler), Some(stream)) = (&plugins.handler, &config.handler, &config.stream) {
         let info = settings::open_stream(&nats, stream).await?;
         let queue = settings::queue(&config, stream, &info, partitions.len())?;
         let (start, options) = (start::start_position(&nats, &stream.start_from, &info).await?, &config);
@@ -151,6 +153,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
             dead_letter: handler.dead_letter.as_ref().map(|d| d.subject.clone()),
             memory: settings::MEMORY,
             metrics: Arc::clone(&metrics),
+            hooks: hooks.clone(),
             origin,
         };
         let entered = work.enter();
@@ -168,7 +171,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
             group: config.group.clone(),
             stream: config.stream.as_ref().map(|s| s.name.clone()),
             nats: nats.clone(),
-            plugin: plugin.clone(),
+            plugins: versions.clone(),
             intake: intake.clone(),
         }),
         metrics: Arc::clone(&metrics),
@@ -179,8 +182,11 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
 
     let told = told.unwrap_or_else(silent);
     let label = Identification { metrics, label, board, origin };
-    let (control, inbox) = coordinate(&config, nats.clone(), buckets.0, plugin.as_deref(), intake, label);
+    let (control, inbox) = coordinate(&config, nats.clone(), buckets.0, &versions, intake, hooks, label);
     let end = control.run(inbox, told, stop).await;
+    if let Some(task) = hooks_task {
+        task.finish().await;
+    }
     let _ = http_stop.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
     nats.close().await;
@@ -190,6 +196,23 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
             Ok(())
         }
         End::Failed(failure) => Err(start_failure(&config, failure)),
+    }
+}
+
+/// Every plugin, or what is wrong with the first that cannot be loaded.
+async fn load_plugins(engine: PluginEngine, config: &Config) -> Result<Plugins, OperatorError> {
+    let config = config.clone();
+    let loaded = tokio::task::spawn_blocking(move || Plugins::load(&engine, &config)).await;
+    let (plugins, errors) = loaded.map_err(|error| {
+        ErrorCode::Internal.error(
+            "the plugins could not be compiled",
+            error.to_string(),
+            "report this as a bug of parti",
+        )
+    })?;
+    match errors.into_iter().next() {
+        Some(error) => Err(error),
+        None => Ok(plugins),
     }
 }
 
@@ -206,14 +229,15 @@ fn coordinate(
     config: &Config,
     nats: Nats,
     buckets: ControlBuckets,
-    plugin: Option<&HandlerPlugin>,
+    plugins: &[Arc<PluginVersion>],
     intake: Option<Intake>,
+    hooks: Hooks,
     Identification { metrics, label, board, origin }: Identification,
 ) -> (Control, mpsc::UnboundedReceiver<Event>) {
     let (events, inbox) = mpsc::unbounded_channel();
     let partitions = config.source.as_ref().map(|s| s.r#static.partitions.clone()).unwrap_or_default();
     let control = Control {
-        coordinator: Coordinator::new(settings::coordinator(config, plugin, Arc::clone(&metrics))),
+        coordinator: Coordinator::new(settings::coordinator(config, plugins, Arc::clone(&metrics))),
         peers: Peers::new(&nats, &config.group),
         nats,
         buckets,
@@ -227,6 +251,7 @@ fn coordinate(
         probe_timeout: config.probe_interval * PROBE_INTERVALS,
         source: Arc::new(StaticSource::new(partitions)),
         intake,
+        hooks,
         board,
         metrics,
         label,

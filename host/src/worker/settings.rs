@@ -9,7 +9,7 @@ use crate::nats::{
     ApiError, BucketSpec, ClientCertificate, ConnectError, ConnectOptions, KeyLifetime, Login, Nats, NewStream,
     OpenBucketError, Retention, Storage as StreamStorage, StreamError, StreamInfo, Tls,
 };
-use crate::plugin::{Catalog, CatalogError, HandlerPlugin, Limits as PluginLimits, PluginEngine};
+use crate::plugin::PluginVersion;
 use crate::telemetry::Metrics;
 use parti_coordination::strategy::{ConsistentHash, Request, Strategy as Assigns};
 use parti_coordination::{DegradedAlert, DegradedBehavior, Limits, OnExhausted, Settings};
@@ -40,7 +40,7 @@ const RECORD_OVERHEAD: usize = 8 << 10;
 /// Bytes of the largest snapshot that is kept in its record: every taking, waiting and committing reads or writes the whole record.
 const INLINE_SNAPSHOT: usize = 32 << 10;
 
-pub(super) fn coordinator(config: &Config, plugin: Option<&HandlerPlugin>, metrics: Arc<Metrics>) -> Settings {
+pub(super) fn coordinator(config: &Config, plugins: &[Arc<PluginVersion>], metrics: Arc<Metrics>) -> Settings {
     let Strategy::ConsistentHash(hash) = &config.strategy;
     let (behavior, alert) = (&config.degraded_behavior, &config.degraded_alert);
     Settings {
@@ -81,7 +81,7 @@ pub(super) fn coordinator(config: &Config, plugin: Option<&HandlerPlugin>, metri
         assignment_ttl: config.kv_bucket.assignment_ttl,
         capacity: config.capacity,
         labels: config.labels.clone(),
-        plugins: plugin.map(|p| (p.name().to_owned(), p.digest().to_string())).into_iter().collect(),
+        plugins: plugins.iter().map(|p| (p.name().to_owned(), p.digest().to_string())).collect(),
         uuid: Uuid::new_v4(),
         host: host_name(),
         pid: std::process::id(),
@@ -144,35 +144,6 @@ pub(super) fn limits(handler: &Handler, max_payload: usize, partitions: usize, a
         max_snapshot_bytes: usize::try_from(handler.max_snapshot_bytes.0).unwrap_or(usize::MAX),
         acknowledges,
     }
-}
-
-/// Loads the configured handler; `None` for an assignment-only worker.
-///
-/// # Errors
-/// No such plugin, or one that cannot be used.
-pub fn load_handler(engine: &PluginEngine, config: &Config) -> Result<Option<Arc<HandlerPlugin>>, OperatorError> {
-    let Some(handler) = &config.handler else { return Ok(None) };
-    let set = &handler.limits;
-    let limits = PluginLimits {
-        memory: set.memory.0,
-        call_timeout: handler.call_timeout,
-        table_elements: set.table_elements.into(),
-        core_instances: set.core_instances.into(),
-        component_bytes: set.component_bytes.0,
-        log_lines_per_second: set.log_lines_per_second.into(),
-        log_line_bytes: set.log_line_bytes.0,
-        publish_messages: set.publish_messages.into(),
-        publish_bytes: set.publish_bytes.0,
-        publish_message_bytes: set.publish_message_bytes.0,
-    };
-    Catalog::new(&config.plugins.directory, limits)
-        .load_handler(engine, &handler.plugin, handler.config.as_map().clone())
-        .map(Some)
-        .map_err(|error| {
-            let missing = matches!(error, CatalogError::Missing { .. } | CatalogError::Directory { .. });
-            let code = if missing { ErrorCode::PluginNotFound } else { ErrorCode::PluginInvalid };
-            from_sentence(code, &error.to_string())
-        })
 }
 
 pub(crate) fn connect_options(config: &Config, purpose: &str) -> Result<ConnectOptions, OperatorError> {

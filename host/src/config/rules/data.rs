@@ -12,6 +12,13 @@ fn plugin_name_is_bad(name: &str) -> bool {
         || name.contains(|c: char| matches!(c, '/' | '\\') || c.is_whitespace() || c.is_control())
 }
 
+/// The names of plugins, with their keys.
+fn plugin_names(c: &Config) -> Vec<(&'static str, &str)> {
+    let handler = c.handler.iter().map(|handler| ("handler.plugin", handler.plugin.as_str()));
+    let hooks = c.hooks.iter().map(|hooks| ("hooks.plugin", hooks.plugin.as_str()));
+    handler.chain(hooks).collect()
+}
+
 /// The ways to log in that are configured.
 fn logins(c: &Config) -> Vec<&'static str> {
     let n = &c.nats;
@@ -120,16 +127,15 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         severity: Severity::Error,
-        needs: &["handler.plugin"],
-        says: "handler.plugin is the name of a plugin: no path, no spaces, no .wasm",
-        broken: |c| match &c.handler {
-            Some(handler) => when(
-                plugin_name_is_bad(&handler.plugin),
-                "handler.plugin",
-                format!("{:?}", handler.plugin),
-                "write relay for plugins/relay.wasm; plugins.directory names the directory",
-            ),
-            None => Vec::new(),
+        needs: &["handler.plugin", "hooks.plugin"],
+        says: "a plugin's name is that of its file: no path, no spaces, no .wasm",
+        broken: |c| {
+            let bad = plugin_names(c).into_iter().filter(|(_, name)| plugin_name_is_bad(name));
+            bad.map(|(path, name)| {
+                let todo = "write relay for plugins/relay.wasm; plugins.directory names the directory";
+                breach(path, format!("{name:?}"), todo)
+            })
+            .collect()
         },
     },
     Rule {

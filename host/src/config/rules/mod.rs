@@ -97,6 +97,9 @@ fn positive_durations(c: &Config) -> Vec<(&'static str, Duration)> {
             ("handler.backoff.initial", handler.backoff.initial),
         ]);
     }
+    if let Some(hooks) = &c.hooks {
+        durations.push(("hooks.callTimeout", hooks.call_timeout));
+    }
     if let Some(interval) = c.source.as_ref().and_then(|source| source.refresh_interval) {
         durations.push(("source.refreshInterval", interval));
     }
@@ -136,13 +139,22 @@ fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
         ("plugins.defaults.batchBytes", defaults.batch_bytes.0),
         ("plugins.defaults.componentBytes", defaults.component_bytes.0),
     ]);
-    // A limit that the handler inherits is reported where it is set.
+    // A limit that a plugin inherits is reported where it is set.
     if let Some(limits) = c.handler.as_ref().map(|handler| &handler.limits).filter(|limits| *limits != defaults) {
         counts.extend([
             ("handler.limits.memory", limits.memory.0),
             ("handler.limits.batchBytes", limits.batch_bytes.0),
             ("handler.limits.componentBytes", limits.component_bytes.0),
         ]);
+    }
+    if let Some(hooks) = &c.hooks {
+        counts.push(("hooks.queue", hooks.queue.into()));
+        if hooks.limits != *defaults {
+            counts.extend([
+                ("hooks.limits.memory", hooks.limits.memory.0),
+                ("hooks.limits.componentBytes", hooks.limits.component_bytes.0),
+            ]);
+        }
     }
     let Strategy::ConsistentHash(ring) = &c.strategy;
     counts.push(("strategy.consistentHash.virtualNodes", ring.virtual_nodes.into()));

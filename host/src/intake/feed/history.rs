@@ -6,6 +6,7 @@
 
 use super::serving::count_member;
 use super::{Claim, Feed, Looking, PartitionInput, Slot};
+use crate::error::ErrorCode;
 use crate::intake::manager::TaskEvent;
 use crate::intake::origin::{BELIEVE_REWIND, Finding, Look, Presumed};
 use crate::nats::{StreamError, StreamInfo};
@@ -113,6 +114,7 @@ impl Feed {
         (self.hole, self.rewound, self.turned) = (None, None, None);
         self.proved = self.wants;
         let _ = self.events.send(TaskEvent::Stream(self.identity.clone()));
+        self.failed(ErrorCode::StreamRecreated, format!("stream {:?} was deleted and made again", stream.name));
         self.forget_readers(&Input::Stream(self.identity.clone()));
     }
 
@@ -125,6 +127,7 @@ impl Feed {
             "The stream was set back; partitions that had come further go on after the last message that is still the one it was"
         );
         self.metrics.streams_replaced.inc();
+        self.failed(ErrorCode::StreamRewound, format!("stream {:?} was set back to {to}", stream.name));
         (self.rewound, self.hole) = (None, None);
         self.expired = self.expired.min(to.next());
         self.turned = time.map(|time| (to, time));
@@ -147,6 +150,10 @@ impl Feed {
         self.proved = self.proved.max(until);
         self.drop_idle();
         self.plan_opening();
+    }
+
+    fn failed(&self, code: ErrorCode, what: String) {
+        let _ = self.events.send(TaskEvent::Error(code, what));
     }
 
     /// Tells every partition what has happened. Whoever still wants to be served asks again, from where it then stands.
@@ -179,5 +186,7 @@ impl Feed {
             atMost = most,
             "Messages were removed from the stream before they were read. Let the stream keep more, or add workers"
         );
+        let what = format!("up to {most} messages were removed from the stream before they were read");
+        self.failed(ErrorCode::MessagesExpired, what);
     }
 }

@@ -10,6 +10,7 @@
 use super::consumers::{self, Known, Maker};
 use super::lane::{Lane, Made};
 use super::{ACK_WAIT, Membership};
+use crate::error::ErrorCode;
 use crate::intake::manager::TaskEvent;
 use crate::intake::origin::BELIEVE_REWIND;
 use crate::nats::{ApiError, CreateConsumerError, Filters, Retention, StreamError, StreamInfo};
@@ -178,6 +179,8 @@ fn is_the_same(lane: &mut Lane, stream: &StreamInfo) -> bool {
             is = stream.created,
             "The stream was deleted and made again; every partition begins at its start. What the stream before still held is lost"
         );
+        let what = format!("stream {:?} was deleted and made again", stream.name);
+        let _ = lane.queue.events.send(TaskEvent::Error(ErrorCode::StreamRecreated, what));
         lane.identity.created.clone_from(&stream.created);
         let _ = lane.queue.events.send(TaskEvent::Stream(lane.identity.clone()));
         Input::Stream(lane.identity.clone())
@@ -193,6 +196,8 @@ fn is_the_same(lane: &mut Lane, stream: &StreamInfo) -> bool {
             committed = %lane.furthest(),
             "The stream was set back; every partition goes on from where it ends now"
         );
+        let what = format!("stream {:?} was set back to {}", stream.name, stream.last);
+        let _ = lane.queue.events.send(TaskEvent::Error(ErrorCode::StreamRewound, what));
         Input::Rewound(stream.last)
     } else {
         lane.rewound_since = None;

@@ -108,13 +108,13 @@ macro_rules! at_level {
 /// Who speaks: attached to every line of one instance.
 pub(super) struct LogScope {
     shared: Arc<Shared>,
-    partition: PartitionId,
+    partition: Option<PartitionId>,
     /// First sequence of the batch in progress; 0 outside `handle`.
     sequence: AtomicU64,
 }
 
 impl LogScope {
-    pub(super) fn new(shared: Arc<Shared>, partition: PartitionId) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, partition: Option<PartitionId>) -> Self {
         Self { shared, partition, sequence: AtomicU64::new(0) }
     }
 
@@ -134,11 +134,11 @@ impl LogScope {
             if dropped > 0 {
                 tracing::warn!(
                     target: "plugin", plugin, dropped,
-                    "log lines dropped: the plugin wrote more than handler.limits.logLinesPerSecond"
+                    "log lines dropped: the plugin wrote more than {}.limits.logLinesPerSecond", self.shared.section
                 );
             }
             let line = gate.clean(line);
-            let partition = self.partition.as_str();
+            let partition = self.partition.as_ref().map(PartitionId::as_str);
             let sequence = Some(self.sequence.load(Relaxed)).filter(|sequence| *sequence != 0);
             at_level!(level, event, plugin, partition, sequence, "{line}");
         }
@@ -257,7 +257,7 @@ mod tests {
 
     fn shared(lines: u64, bytes: u64) -> Arc<Shared> {
         let limits = Limits { log_lines_per_second: lines, log_line_bytes: bytes, ..Limits::default() };
-        Arc::new(Shared::new("p".into(), limits, PluginConfig::new(serde_json::Map::new())))
+        Arc::new(Shared::new("p".into(), "handler".into(), limits, PluginConfig::new(serde_json::Map::new())))
     }
 
     /// What `speak` logs through a scope, one event per line.
@@ -276,7 +276,7 @@ mod tests {
         let writer = sink.clone();
         let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
         let partition = PartitionId::from_keys(&["a"]).unwrap();
-        let scope = Arc::new(LogScope::new(shared.clone(), partition));
+        let scope = Arc::new(LogScope::new(shared.clone(), Some(partition)));
         tracing::subscriber::with_default(subscriber, || speak(&scope));
         let bytes = lock(&sink.0).clone();
         String::from_utf8(bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()

@@ -15,7 +15,7 @@ pub(super) use config::PluginConfig;
 pub(super) use quota::Exceeded;
 pub(super) use shared::{Failure, Shared};
 
-use super::bindings::{MessageHandler, parti, wit};
+use super::bindings::{Plugins, parti, wit};
 use log::{LogScope, Stdio};
 use parti_coordination::{PartitionId, Sequence};
 use publish::Outbox;
@@ -36,6 +36,19 @@ const MAX_HOST_OBJECTS: usize = 1_000;
 /// Bytes that a guest may ask for in one call for random bytes.
 const MAX_RANDOM_BYTES: u64 = 64 << 10;
 
+/// What an instance is there for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Scope {
+    partition: Option<PartitionId>,
+}
+
+impl Scope {
+    /// The work of one partition.
+    pub(super) fn of(partition: &PartitionId) -> Self {
+        Self { partition: Some(partition.clone()) }
+    }
+}
+
 /// The data of one instance's store.
 pub(super) struct HostState {
     shared: Arc<Shared>,
@@ -52,8 +65,8 @@ pub(super) struct HostState {
 }
 
 impl HostState {
-    pub(super) fn new(shared: Arc<Shared>, partition: &PartitionId) -> Self {
-        let log = Arc::new(LogScope::new(shared.clone(), partition.clone()));
+    pub(super) fn new(shared: Arc<Shared>, scope: Scope) -> Self {
+        let log = Arc::new(LogScope::new(shared.clone(), scope.partition));
         let stdout = Stdio::new(tracing::Level::INFO, log.clone());
         let stderr = Stdio::new(tracing::Level::WARN, log.clone());
         let mut objects = ResourceTable::new();
@@ -154,7 +167,7 @@ impl parti::plugin::publish::Host for HostState {
 pub(super) fn link(engine: &Engine) -> wasmtime::Result<Linker<HostState>> {
     let mut linker = Linker::new(engine);
     let l = &mut linker;
-    MessageHandler::add_to_linker::<HostState, HasSelf<HostState>>(l, |state| state)?;
+    Plugins::add_to_linker::<HostState, HasSelf<HostState>>(l, |state| state)?;
     wasmtime_wasi::p2::add_to_linker_proxy_interfaces_async(l)?;
     random::insecure::add_to_linker::<HostState, WasiRandom>(l, HostState::random)?;
     random::insecure_seed::add_to_linker::<HostState, WasiRandom>(l, HostState::random)?;

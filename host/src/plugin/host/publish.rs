@@ -47,11 +47,11 @@ pub(super) enum Refusal {
     Subject { subject: String, why: &'static str },
     #[error("`{name}` is no header to publish: {why}")]
     Header { name: String, why: &'static str },
-    #[error("the message has {size} bytes with its headers; handler.limits.publishMessageBytes allows {limit}")]
+    #[error("the message has {size} bytes with its headers; limits.publishMessageBytes allows {limit}")]
     MessageTooLarge { size: u64, limit: u64 },
-    #[error("the batch has published {limit} messages already, which is handler.limits.publishMessages")]
+    #[error("the batch has published {limit} messages already, which is limits.publishMessages")]
     TooMany { limit: u64 },
-    #[error("the batch would publish {size} bytes; handler.limits.publishBytes allows {limit}")]
+    #[error("the batch would publish {size} bytes; limits.publishBytes allows {limit}")]
     TooMuch { size: u64, limit: u64 },
 }
 

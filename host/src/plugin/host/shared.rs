@@ -10,6 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 /// What all instances of one plugin version share.
 pub(in super::super) struct Shared {
     pub(in super::super) plugin: Arc<str>,
+    /// The section of the configuration that names it.
+    pub(in super::super) section: Arc<str>,
     pub(in super::super) limits: Limits,
     pub(in super::super) config: PluginConfig,
     pub(super) log: LogGate,
@@ -57,9 +59,9 @@ pub struct PluginStats {
 }
 
 impl Shared {
-    pub(in super::super) fn new(plugin: Arc<str>, limits: Limits, config: PluginConfig) -> Self {
+    pub(in super::super) fn new(plugin: Arc<str>, section: Arc<str>, limits: Limits, config: PluginConfig) -> Self {
         let log = LogGate::new(&limits);
-        Self { plugin, limits, config, log, counters: Counters::default() }
+        Self { plugin, section, limits, config, log, counters: Counters::default() }
     }
 
     pub(in super::super) fn count(&self, failure: Failure) {

@@ -2,25 +2,19 @@
 
 use super::*;
 use parti_coordination::{CloseReason, Completed, Snapshot};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use std::fs;
 use std::time::Duration;
 
-fn object(value: Value) -> Map<String, Value> {
-    let Value::Object(map) = value else { panic!("{value}") };
-    map
-}
-
 fn load_example(engine: &PluginEngine, name: &str, config: Value) -> Arc<HandlerPlugin> {
-    let settings = PluginSettings { config: object(config), limits: Limits::default() };
-    HandlerPlugin::load(engine, name, &example(name), settings).unwrap()
+    HandlerPlugin::load(engine, name, &example(name), settings(Limits::default(), object(config))).unwrap()
 }
 
 #[tokio::test]
 async fn a_rust_component_needs_no_grant_and_serves_a_partition_from_open_to_close() {
     let engine = PluginEngine::new().unwrap();
     let plugin = load_example(&engine, "noop", json!({}));
-    assert_eq!(plugin.kind(), PluginKind::Handler);
+    assert_eq!(plugin.version().kind(), PluginKind::Handler);
     let mut instance = open(&plugin).await.unwrap();
     for size in [1, 64] {
         let handled = instance.handle(&messages(size)).await.unwrap();
@@ -29,7 +23,7 @@ async fn a_rust_component_needs_no_grant_and_serves_a_partition_from_open_to_clo
     }
     assert_eq!(instance.snapshot().await.unwrap(), None);
     instance.close(CloseReason::Shutdown).await.unwrap();
-    assert_eq!(plugin.stats(), PluginStats::default());
+    assert_eq!(plugin.version().stats(), PluginStats::default());
 }
 
 #[tokio::test]
@@ -89,6 +83,10 @@ async fn state_goes_on_from_a_snapshot_in_another_engine() {
     );
 }
 
+fn wanted(name: &str) -> Wanted<'_> {
+    Wanted { name, section: "handler", config: Map::new(), limits: Limits::default() }
+}
+
 /// A plugin directory with the hostile handler, unspoilt, as `good`.
 fn directory() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
@@ -104,9 +102,11 @@ fn a_sidecar_configures_and_lowers_and_the_hosts_file_overrides_it_key_by_key() 
     fs::write(directory.path().join("relay.yaml"), yaml).unwrap();
     let engine = PluginEngine::new().unwrap();
     let catalog = Catalog::new(directory.path(), Limits::default());
-    let plugin = catalog.load_handler(&engine, "relay", object(json!({"prefix": "b", "deep": {"over": 3}}))).unwrap();
-    assert_eq!((plugin.limits().memory, plugin.limits().call_timeout), (1 << 20, Duration::from_secs(1)));
-    assert_eq!(plugin.config(), &json!({"prefix": "b", "deep": {"kept": 1, "over": 3}}));
+    let wanted = Wanted { config: object(json!({"prefix": "b", "deep": {"over": 3}})), ..wanted("relay") };
+    let plugin = catalog.load(&engine, wanted, HandlerPlugin::load).unwrap();
+    let version = plugin.version();
+    assert_eq!((version.limits().memory, version.limits().call_timeout), (1 << 20, Duration::from_secs(1)));
+    assert_eq!(version.config(), &json!({"prefix": "b", "deep": {"kept": 1, "over": 3}}));
 }
 
 #[test]
@@ -132,14 +132,15 @@ fn a_missing_plugin_is_refused_with_those_that_are_there() {
     let directory = directory();
     let engine = PluginEngine::new().unwrap();
     let catalog = Catalog::new(directory.path(), Limits::default());
-    let refusal = |name: &str| catalog.load_handler(&engine, name, Map::new()).unwrap_err().to_string();
+    let refusal = |name: &str| catalog.load(&engine, wanted(name), HandlerPlugin::load).unwrap_err().to_string();
     assert!(refusal("goood").contains("Did you mean `good`?"), "{}", refusal("goood"));
     for name in ["", "..", "../good", "/etc/passwd", "a/b", "a\\b", ".hidden", "a\0"] {
         assert!(refusal(name).contains("is no plugin name"), "{name}: {}", refusal(name));
     }
     let nowhere = Catalog::new(directory.path().join("none"), Limits::default());
     assert!(matches!(nowhere.list(), Err(CatalogError::Directory { .. })));
-    assert!(matches!(nowhere.load_handler(&engine, "good", Map::new()), Err(CatalogError::Directory { .. })));
+    let refused = nowhere.load(&engine, wanted("good"), HandlerPlugin::load);
+    assert!(matches!(refused, Err(CatalogError::Directory { .. })));
 }
 
 #[test]
@@ -176,7 +177,7 @@ fn resident() -> (u64, usize) {
 async fn costs_of_a_small_handler() {
     let engine = PluginEngine::new().unwrap();
     let plugin = load_example(&engine, "noop", json!({}));
-    println!("{} bytes compile in {:?}", plugin.size(), plugin.compile_time());
+    println!("{} bytes compile in {:?}", plugin.version().size(), plugin.version().compile_time());
 
     let mut instance = open(&plugin).await.unwrap();
     for (count, bytes, rounds) in [(1_u64, 100, 200_000_u32), (64, 1024, 10_000)] {

@@ -50,7 +50,7 @@ async fn a_busy_guest_is_stopped_at_its_limit_and_the_error_says_where_it_was() 
     let CallError::Timeout { limit, ref backtrace, .. } = stopped else { panic!("{stopped:?}") };
     assert_eq!(limit, short().call_timeout);
     assert!(backtrace.contains("wasm function"), "{backtrace}");
-    assert_eq!(spinner.stats().timeouts, 1);
+    assert_eq!(spinner.version().stats().timeouts, 1);
 }
 
 #[tokio::test]
@@ -87,10 +87,10 @@ async fn a_memory_bomb_is_contained_and_named() {
     assert_eq!(limit, 64 << 20);
     assert!(wanted > limit && wanted <= limit + (1 << 20), "{wanted}");
     assert!(stopped.to_string().contains("handler.limits.memory allows 64 MiB"), "{stopped}");
-    assert_eq!(plugin.stats().instances, 1);
-    assert!(plugin.stats().memory_bytes <= limit);
+    assert_eq!(plugin.version().stats().instances, 1);
+    assert!(plugin.version().stats().memory_bytes <= limit);
     drop(instance);
-    assert_eq!(plugin.stats(), PluginStats { over_limit: 1, ..PluginStats::default() });
+    assert_eq!(plugin.version().stats(), PluginStats { over_limit: 1, ..PluginStats::default() });
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn a_trap_poisons_its_instance_and_no_other() {
     assert!(matches!(first.snapshot().await, Err(CallError::Poisoned { .. })));
     assert!(matches!(first.close(CloseReason::Revoked).await, Err(CallError::Poisoned { .. })));
     second.handle(&messages(1)).await.unwrap();
-    assert_eq!(plugin.stats().traps, 1);
+    assert_eq!(plugin.version().stats().traps, 1);
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn wrong_answers_are_refused_and_the_instance_with_its_state_is_gone() {
         let refused = instance.handle(&messages(3)).await.unwrap_err();
         assert!(matches!(refused, CallError::WrongAnswer { ref detail, .. } if detail.contains(part)), "{refused:?}");
         assert!(matches!(instance.snapshot().await, Err(CallError::Poisoned { .. })));
-        assert_eq!(plugin.stats().wrong_answers, 1);
+        assert_eq!(plugin.version().stats().wrong_answers, 1);
     }
 }
 
@@ -241,7 +241,7 @@ async fn a_flood_of_log_lines_is_dropped_and_counted() {
     let subscriber = tracing_subscriber::fmt().with_writer(std::io::sink).finish();
     let _default = tracing::subscriber::set_default(subscriber);
     handle(&plugin).await.unwrap();
-    assert_eq!(plugin.stats().log_lines_dropped, 1_000);
+    assert_eq!(plugin.version().stats().log_lines_dropped, 1_000);
 }
 
 #[test]
@@ -249,8 +249,7 @@ fn a_component_of_another_draft_is_refused_with_the_reason() {
     let engine = PluginEngine::new().unwrap();
     let text = r#"(component (instance $h) (export "parti:plugin/handler@0.1.0" (instance $h)))"#;
     let load = |limits: Limits| {
-        let settings = PluginSettings { limits, ..PluginSettings::default() };
-        HandlerPlugin::load(&engine, "p", &wat::parse_str(text).unwrap(), settings).unwrap_err()
+        HandlerPlugin::load(&engine, "p", &wat::parse_str(text).unwrap(), settings(limits, Map::new())).unwrap_err()
     };
     let refused = load(Limits::default());
     assert!(matches!(refused, LoadError::Mismatch { .. }), "{refused:?}");
@@ -263,7 +262,7 @@ fn bytes_that_only_begin_like_a_component_are_refused() {
     let engine = PluginEngine::new().unwrap();
     let whole = handler(&[("handle", UNREACHABLE)]);
     for length in (0..whole.len()).step_by(97) {
-        let refused = HandlerPlugin::load(&engine, "p", &whole[..length], PluginSettings::default());
+        let refused = HandlerPlugin::load(&engine, "p", &whole[..length], settings(Limits::default(), Map::new()));
         assert!(refused.is_err(), "{length}");
     }
 }

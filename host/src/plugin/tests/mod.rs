@@ -1,10 +1,12 @@
 //! Promises of this folder, kept by real components: hostile ones in WebAssembly text, and the example plugins.
 
 mod examples;
+mod hooks;
 mod hostile;
 
 use super::*;
 use parti_coordination::{OpenReason, Partition, Sequence};
+use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,8 +22,16 @@ fn handler(places: &[(&str, &str)]) -> Vec<u8> {
 }
 
 fn load(engine: &PluginEngine, limits: Limits, places: &[(&str, &str)]) -> Arc<HandlerPlugin> {
-    let settings = PluginSettings { limits, ..PluginSettings::default() };
-    HandlerPlugin::load(engine, "hostile", &handler(places), settings).unwrap()
+    HandlerPlugin::load(engine, "hostile", &handler(places), settings(limits, Map::new())).unwrap()
+}
+
+fn settings(limits: Limits, config: Map<String, Value>) -> PluginSettings {
+    PluginSettings { section: "handler".into(), config, limits }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    let Value::Object(map) = value else { panic!("{value}") };
+    map
 }
 
 /// The folder of built components that the environment variable names, or `default` in the workspace's `target`.
@@ -34,6 +44,12 @@ fn components(variable: &str, default: &str) -> PathBuf {
 fn example(name: &str) -> Vec<u8> {
     let path = components("PARTI_PLUGINS", "plugins").join(format!("{name}.wasm"));
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `make plugins`", path.display()))
+}
+
+/// A component that misbehaves, as `make test-components` builds it.
+fn component(name: &str) -> Vec<u8> {
+    let path = components("PARTI_TEST_COMPONENTS", "test-components").join(format!("{name}.wasm"));
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `make test-components`", path.display()))
 }
 
 fn partition(key: &str) -> Partition {
