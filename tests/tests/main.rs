@@ -26,4 +26,5 @@ mod restarting;
 mod sharing;
 mod snapshots;
 mod soak;
+mod sources;
 mod start_from;

@@ -31,4 +31,18 @@ pub mod hooks {
     });
 }
 
+pub mod source {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "partition-source",
+        with: {
+            "parti:plugin/log@0.1.0": super::handler::parti::plugin::log,
+            "parti:plugin/config@0.1.0": super::handler::parti::plugin::config,
+        },
+        additional_derives: [PartialEq, Eq],
+        pub_export_macro: true,
+        export_macro_name: "export_source",
+    });
+}
+
 pub use handler::parti;

@@ -44,6 +44,7 @@ mod host;
 pub mod log;
 mod message;
 mod snapshot;
+mod source;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 
@@ -51,10 +52,12 @@ pub use bindings::hooks::exports::parti::plugin::hooks::{AlertLevel, Failure as 
 pub use bindings::parti::plugin::types::{
     CloseReason, Completed, Header, Message, OpenReason, Outcome, Partition, Snapshot,
 };
+pub use bindings::source::exports::parti::plugin::source::Listed;
 pub use handler::{Failure, Handler, OrFail, Verdict};
 pub use hooks::Hooks;
 pub use message::{PublishError, Unreadable};
 pub use snapshot::SnapshotError;
+pub use source::Source;
 
 /// The JSON library behind the helpers of this crate, so that an author's plugin uses the same one.
 pub use serde_json;

@@ -33,7 +33,9 @@
 use serde_json::Value;
 
 pub use crate::log::Level;
-use crate::{CloseReason, Error, Handler, Header, Hooks, Message, OpenReason, Outcome, Partition, Snapshot};
+use crate::{
+    CloseReason, Error, Handler, Header, Hooks, Listed, Message, OpenReason, Outcome, Partition, Snapshot, Source,
+};
 
 pub(crate) mod stand_in;
 
@@ -137,6 +139,29 @@ impl<H: Handler> Bench<H> {
     /// Every line that was logged, in order.
     pub fn logged(&self) -> &[(Level, String)] {
         &self.host.logged
+    }
+}
+
+/// A source to ask, without configuration. Call [`list`](SourceSetup::list) on it.
+pub fn source() -> SourceSetup {
+    SourceSetup { config: Value::Object(serde_json::Map::new()) }
+}
+
+/// What a source is asked with. Begin with [`source`].
+#[derive(Debug, Clone)]
+pub struct SourceSetup {
+    config: Value,
+}
+
+impl SourceSetup {
+    /// `source.plugin.config`: an object, for example from `serde_json::json!`.
+    pub fn config(self, config: Value) -> Self {
+        Self { config }
+    }
+
+    /// Asks the source, as the host would. The host then checks the list; this does not.
+    pub fn list<S: Source>(self) -> Result<Vec<Listed>, Error> {
+        stand_in::Host::new(self.config).call(&[], S::list_partitions)
     }
 }
 

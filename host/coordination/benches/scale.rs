@@ -118,6 +118,7 @@ impl World {
                 critical_threshold: secs(1800),
                 alert_interval: secs(30),
             },
+            allow_empty: false,
             refresh_interval: Duration::ZERO,
             assignment_ttl: Duration::ZERO,
             capacity: 1,

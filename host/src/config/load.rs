@@ -180,6 +180,9 @@ fn inherit_limits(mut config: Config, tree: &Node) -> Config {
     if let Some(handler) = &mut config.handler {
         handler.limits = inherit("handler.limits");
     }
+    if let Some(source) = config.source.as_mut().and_then(|source| source.plugin.as_mut()) {
+        source.limits = inherit("source.plugin.limits");
+    }
     if let Some(hooks) = &mut config.hooks {
         hooks.limits = inherit("hooks.limits");
     }

@@ -33,7 +33,7 @@ pub(crate) fn merge(base: Option<Node>, over: Node, shape: Option<&Shape>) -> No
 fn expand(node: Node, shorthand: Shorthand) -> Node {
     let origin = node.origin.clone();
     let content = match (shorthand, node.content) {
-        (Shorthand::Key(key), content @ Content::Text(_)) => {
+        (Shorthand::Key(key) | Shorthand::Name(key), content @ Content::Text(_)) => {
             Content::Map(BTreeMap::from([(key.to_owned(), Node { content, origin: origin.clone() })]))
         }
         (Shorthand::Key(_), Content::Map(mut fields)) => {

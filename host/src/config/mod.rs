@@ -34,8 +34,8 @@ pub use load::{LoadRequest, Loaded, Missing, process_environment};
 pub use problem::Problem;
 pub use schema::{
     Assignment, Backoff, Config, ConsistentHash, DeadLetter, Handler, Hooks, Http, KvBucket, Limits, Log, LogFormat,
-    LogLevel, MaxUncommitted, Nats, OnExhausted, Plugins, Source, StaticSource, Storage, Stream, StreamCreate,
-    StreamMode, Tls,
+    LogLevel, MaxUncommitted, Nats, OnExhausted, PluginSource, Plugins, Source, StaticSource, Storage, Stream,
+    StreamCreate, StreamMode, Tls,
 };
 pub use types::{PluginConfig, Secret, ServerUrls, StartFrom, Strategy, SubjectTemplate};
 pub use value::ByteSize;

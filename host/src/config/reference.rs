@@ -119,6 +119,7 @@ fn shorthand_note(shorthand: Shorthand) -> &'static str {
         Shorthand::Key(_) => {
             "Takes a preset's name, the fields, or both: the fields beside `preset`, or in a map `overrides` beside it."
         }
+        Shorthand::Name(_) => "Takes a name, or a map.",
         Shorthand::Variant => "Takes a name, or a map of the name to its options.",
         Shorthand::Switch => "Takes `true`, `false`, or a map.",
     }

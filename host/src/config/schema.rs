@@ -250,12 +250,42 @@ section! {
     /// Which partitions exist.
     pub struct Source {
         /// A fixed list.
-        r#static: StaticSource = StaticSource::default(), required;
-        /// Time between two listings. Without it, partitions are listed at the start and on `parti refresh`.
+        r#static: Option<StaticSource> = None;
+        /// A plugin of the kind source that the leader asks.
+        plugin: Option<PluginSource> = None;
+        /// Time between two listings. Without it, partitions are listed by each new leader when it begins.
         refresh_interval: Option<Duration> = None => "none";
     }
     with {
-        const LATER: &'static [&'static str] = &["file", "kv", "sql", "plugin"];
+        const LATER: &'static [&'static str] = &["file", "kv", "sql"];
+    }
+}
+
+impl Source {
+    /// The partitions that the configuration itself lists; none if another is asked for them.
+    #[must_use]
+    pub fn fixed(&self) -> &[Partition] {
+        self.r#static.as_ref().map_or(&[], |fixed| &fixed.partitions)
+    }
+}
+
+section! {
+    /// A plugin of the kind source. A listing that fails, or that has a partition twice or one that cannot be, leaves the last one
+    /// in force. `plugin: NAME` is short for `plugin: {name: NAME}`.
+    pub struct PluginSource {
+        /// Name of the plugin: its file in `plugins.directory` without `.wasm`.
+        name: String = String::new(), required;
+        /// What the plugin gets as its configuration. Any map.
+        config: PluginConfig = PluginConfig::default() => "empty";
+        /// Longest time of one listing.
+        call_timeout: Duration = secs(10);
+        /// Whether an empty list is believed where there were partitions. If not, the last list stays in force.
+        allow_empty: bool = false;
+        /// What an instance may use. Keys that are not set here come from `plugins.defaults`.
+        limits: Limits = Limits::default();
+    }
+    with {
+        const SHORTHAND: Option<Shorthand> = Some(Shorthand::Name("name"));
     }
 }
 

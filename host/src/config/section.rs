@@ -49,6 +49,8 @@ pub(crate) enum Shape {
 pub(crate) enum Shorthand {
     /// Text is the value of this key: `balanced` means `{preset: balanced}`.
     Key(&'static str),
+    /// Text is the value of this key: `http-source` means `{name: http-source}`.
+    Name(&'static str),
     /// Text names the one key of the map: `consistentHash` means `{consistentHash: {}}`.
     Variant,
     /// `true` means `{}`, `false` means that the section is absent.

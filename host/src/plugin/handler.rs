@@ -48,7 +48,7 @@ impl Plugin<handler::GuestIndices> {
     /// blocking is allowed, never on the data path.
     ///
     /// # Errors
-    /// A component that is too large, not valid, of another world, or in need of what this host does not offer.
+    /// A component that is too large, not valid, of another kind, or in need of what this host does not offer.
     pub fn load(
         engine: &PluginEngine,
         name: &str,

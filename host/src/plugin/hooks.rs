@@ -57,7 +57,7 @@ impl Plugin<hooks::GuestIndices> {
     /// blocking is allowed.
     ///
     /// # Errors
-    /// A component that is too large, not valid, of another world, or in need of what this host does not offer.
+    /// A component that is too large, not valid, of another kind, or in need of what this host does not offer.
     pub fn load(
         engine: &PluginEngine,
         name: &str,

@@ -13,17 +13,20 @@ use wasmparser::{Parser, Payload};
 pub enum PluginKind {
     /// Processes the messages of partitions.
     Handler,
+    /// Lists the partitions that exist.
+    Source,
     /// Is told what happens to a worker.
     Hooks,
 }
 
 impl PluginKind {
-    const ALL: [Self; 2] = [Self::Handler, Self::Hooks];
+    const ALL: [Self; 3] = [Self::Handler, Self::Source, Self::Hooks];
 
     /// The world in `wit/`.
     fn world(self) -> &'static str {
         match self {
             Self::Handler => "message-handler",
+            Self::Source => "partition-source",
             Self::Hooks => "lifecycle-hooks",
         }
     }
@@ -32,6 +35,7 @@ impl PluginKind {
     fn interface(self) -> Interface<'static> {
         let name = match self {
             Self::Handler => "parti:plugin/handler",
+            Self::Source => "parti:plugin/source",
             Self::Hooks => "parti:plugin/hooks",
         };
         Interface { name, track: CONTRACT }
@@ -47,6 +51,7 @@ impl fmt::Display for PluginKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Handler => "handler",
+            Self::Source => "source",
             Self::Hooks => "hooks",
         })
     }

@@ -21,6 +21,7 @@ mod host;
 mod inspect;
 mod limits;
 mod sidecar;
+mod source;
 mod version;
 
 #[cfg(test)]
@@ -35,4 +36,5 @@ pub use hooks::{Happening, HooksInstance, HooksPlugin};
 pub use host::{PluginStats, Publish};
 pub use inspect::{Inspection, PluginKind, inspect};
 pub use limits::{Limits, LimitsOverride, Size, Time};
+pub use source::{ListedPartition, SourcePlugin};
 pub use version::{Plugin, PluginSettings, PluginVersion};

@@ -1,5 +1,9 @@
 //! Where partitions come from. The leader lists them; what they mean is decided in the core.
 
+mod plugin;
+
+pub use plugin::PluginSource;
+
 use parti_coordination::{Partition, PartitionList};
 use std::future::Future;
 use std::pin::Pin;

@@ -102,7 +102,7 @@ async fn run(config: &Config, board: Arc<Mutex<Board>>, stop: watch::Receiver<bo
     let label = WorkerLabel::default();
     let metrics = Arc::new(Metrics::new(label.clone()).map_err(super::metrics_error)?);
     let label = Identification { metrics, label, board, origin };
-    let (control, inbox) = coordinate(config, nats, buckets, &[], None, Hooks::default(), label);
+    let (control, inbox) = coordinate(config, nats, buckets, &[], super::fixed(config), None, Hooks::default(), label);
     match control.run(inbox, silent(), stop).await {
         End::Finished => Ok(()),
         End::Failed(failure) => Err(start_failure(config, failure)),

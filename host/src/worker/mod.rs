@@ -17,7 +17,7 @@ use crate::http::{self, Backend};
 use crate::intake::{Intake, IntakeEvent, IntakeOptions};
 use crate::nats::{ConnectError, KeyLifetime, Nats, Objects, Peers, Store};
 use crate::plugin::{EngineError, MapBudget, PluginEngine, PluginVersion};
-use crate::source::StaticSource;
+use crate::source::{PluginSource, Source, StaticSource};
 use crate::telemetry::{Metrics, WorkerLabel};
 use control::{Control, ControlBuckets, End, Lifetimes};
 use parti_coordination::record::StreamIdentity;
@@ -117,9 +117,9 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         }
         _ => (Hooks::default(), None),
     };
-    let partitions = config.source.as_ref().map(|s| s.r#static.partitions.clone()).unwrap_or_default();
+    let partitions = settings::partitions(&config);
     if plugins.handler.is_some()
-        && let Some(warning) = MapBudget::read().and_then(|budget| budget.warning(partitions.len() as u64))
+        && let Some(warning) = MapBudget::read().and_then(|budget| budget.warning(partitions as u64))
     {
         tracing::warn!("{warning}");
     }
@@ -131,7 +131,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     let mut told = None;
     if let (Some(plugin), Some(handler), Some(stream)) = (&plugins.handler, &config.handler, &config.stream) {
         let info = settings::open_stream(&nats, stream).await?;
-        let queue = settings::queue(&config, stream, &info, partitions.len())?;
+        let queue = settings::queue(&config, stream, &info, partitions)?;
         let (start, options) = (start::start_position(&nats, &stream.start_from, &info).await?, &config);
         if let Some(letter) = &handler.dead_letter {
             settings::check_dead_letter(&nats, &letter.subject).await?;
@@ -144,7 +144,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
             records: buckets.1.clone(),
             group: options.group.clone(),
             stream: StreamIdentity { name: info.name.clone(), created: info.created.clone() },
-            limits: settings::limits(handler, nats.max_payload(), partitions.len(), queue.is_some()),
+            limits: settings::limits(handler, nats.max_payload(), partitions, queue.is_some()),
             queue,
             create: settings::new_stream(stream),
             template: stream.subject_template.clone(),
@@ -180,9 +180,13 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     tracing::info!(listen = %config.http.listen, "HTTP listens");
     let server = tokio::spawn(http::serve(listener, backend, ended(http_stopped)));
 
+    let source: Arc<dyn Source> = match plugins.source {
+        Some(plugin) => Arc::new(PluginSource::new(plugin, work.handle().clone(), Arc::clone(&metrics))),
+        None => fixed(&config),
+    };
     let told = told.unwrap_or_else(silent);
     let label = Identification { metrics, label, board, origin };
-    let (control, inbox) = coordinate(&config, nats.clone(), buckets.0, &versions, intake, hooks, label);
+    let (control, inbox) = coordinate(&config, nats.clone(), buckets.0, &versions, source, intake, hooks, label);
     let end = control.run(inbox, told, stop).await;
     if let Some(task) = hooks_task {
         task.finish().await;
@@ -224,18 +228,23 @@ struct Identification {
     origin: Instant,
 }
 
+/// The partitions that the configuration lists.
+fn fixed(config: &Config) -> Arc<dyn Source> {
+    Arc::new(StaticSource::new(config.source.as_ref().map(|source| source.fixed().to_vec()).unwrap_or_default()))
+}
+
 /// The control side of a worker, and where it gets its events.
 fn coordinate(
     config: &Config,
     nats: Nats,
     buckets: ControlBuckets,
     plugins: &[Arc<PluginVersion>],
+    source: Arc<dyn Source>,
     intake: Option<Intake>,
     hooks: Hooks,
     Identification { metrics, label, board, origin }: Identification,
 ) -> (Control, mpsc::UnboundedReceiver<Event>) {
     let (events, inbox) = mpsc::unbounded_channel();
-    let partitions = config.source.as_ref().map(|s| s.r#static.partitions.clone()).unwrap_or_default();
     let control = Control {
         coordinator: Coordinator::new(settings::coordinator(config, plugins, Arc::clone(&metrics))),
         peers: Peers::new(&nats, &config.group),
@@ -249,7 +258,7 @@ fn coordinate(
             assignment: config.kv_bucket.assignment_ttl,
         },
         probe_timeout: config.probe_interval * PROBE_INTERVALS,
-        source: Arc::new(StaticSource::new(partitions)),
+        source,
         intake,
         hooks,
         board,

@@ -4,7 +4,7 @@ use super::settings::from_sentence;
 use crate::config::{Config, Limits as Set};
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
-    Catalog, CatalogError, HandlerPlugin, HooksPlugin, Limits, Load, PluginEngine, PluginVersion, Wanted,
+    Catalog, CatalogError, HandlerPlugin, HooksPlugin, Limits, Load, PluginEngine, PluginVersion, SourcePlugin, Wanted,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,8 @@ use std::time::Duration;
 pub struct Plugins {
     /// What processes the messages; nothing on an assignment-only worker.
     pub handler: Option<Arc<HandlerPlugin>>,
+    /// What lists the partitions, if a plugin does.
+    pub source: Option<Arc<SourcePlugin>>,
     /// What is told what happens.
     pub hooks: Option<Arc<HooksPlugin>>,
 }
@@ -31,12 +33,17 @@ impl Plugins {
             let wanted = Wanted { name: &set.plugin, section: "handler", config, limits };
             loading.load(wanted, HandlerPlugin::load)
         });
+        let source = config.source.as_ref().and_then(|source| source.plugin.as_ref()).and_then(|set| {
+            let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
+            let wanted = Wanted { name: &set.name, section: "source.plugin", config, limits };
+            loading.load(wanted, SourcePlugin::load)
+        });
         let hooks = config.hooks.as_ref().and_then(|set| {
             let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
             let wanted = Wanted { name: &set.plugin, section: "hooks", config, limits };
             loading.load(wanted, HooksPlugin::load)
         });
-        (Self { handler, hooks }, loading.errors)
+        (Self { handler, source, hooks }, loading.errors)
     }
 
     /// What each of them is.
@@ -44,7 +51,8 @@ impl Plugins {
     pub fn versions(&self) -> Vec<Arc<PluginVersion>> {
         let handler = self.handler.iter().map(|plugin| plugin.version());
         let hooks = self.hooks.iter().map(|plugin| plugin.version());
-        handler.chain(hooks).cloned().collect()
+        let source = self.source.iter().map(|plugin| plugin.version());
+        handler.chain(source).chain(hooks).cloned().collect()
     }
 }
 

@@ -77,6 +77,7 @@ pub(super) fn coordinator(config: &Config, plugins: &[Arc<PluginVersion>], metri
             critical_threshold: alert.critical_threshold,
             alert_interval: alert.alert_interval,
         },
+        allow_empty: config.source.as_ref().and_then(|s| s.plugin.as_ref()).is_some_and(|plugin| plugin.allow_empty),
         refresh_interval: config.source.as_ref().and_then(|s| s.refresh_interval).unwrap_or_default(),
         assignment_ttl: config.kv_bucket.assignment_ttl,
         capacity: config.capacity,
@@ -93,6 +94,18 @@ pub(super) fn coordinator(config: &Config, plugins: &[Arc<PluginVersion>], metri
             },
             metrics,
         }),
+    }
+}
+
+/// Partitions of a group whose source tells only when it is asked.
+const EXPECTED_PARTITIONS: usize = 1_000;
+
+/// How many partitions there will be, as far as the configuration says.
+pub(super) fn partitions(config: &Config) -> usize {
+    match &config.source {
+        Some(source) if source.r#static.is_none() => EXPECTED_PARTITIONS,
+        Some(source) => source.fixed().len(),
+        None => 0,
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Settings {
     pub shutdown_hold: Duration,
     pub degraded_behavior: DegradedBehavior,
     pub degraded_alert: DegradedAlert,
+    /// An empty list is believed where there were partitions.
+    pub allow_empty: bool,
     /// How often the source is asked again; zero = only when told to.
     pub refresh_interval: Duration,
     /// How long an assignment lives without being written again; zero = for ever (`kvBucket.assignmentTtl`).

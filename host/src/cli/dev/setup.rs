@@ -143,7 +143,7 @@ mod tests {
         let plugin = Plugin { name: CONTROL_CHART.into(), directory: "/a b/'c'".into() };
         let setup = Setup::new("nats://127.0.0.1:1", &partitions, &plugin, Some("a: b")).unwrap();
 
-        assert_eq!(setup.config.source.as_ref().unwrap().r#static.partitions, partitions);
+        assert_eq!(setup.config.source.as_ref().unwrap().fixed(), partitions);
         assert_eq!(setup.config.plugins.directory, plugin.directory);
         assert_eq!(setup.config.buckets().ownership, "parti-demo-ownership");
         assert_eq!(setup.config.handler.as_ref().unwrap().config.as_map().get("field"), Some(&json!("a: b")));

@@ -1,6 +1,6 @@
 //! The rules of the connection, the stream, the source and the handler.
 
-use super::super::schema::{Config, OnExhausted, StreamMode};
+use super::super::schema::{Config, OnExhausted, Source, StreamMode};
 use super::super::types::{StartFrom, bad_subject};
 use super::super::value::show_duration;
 use super::{Rule, Severity, breach, when};
@@ -16,7 +16,8 @@ fn plugin_name_is_bad(name: &str) -> bool {
 fn plugin_names(c: &Config) -> Vec<(&'static str, &str)> {
     let handler = c.handler.iter().map(|handler| ("handler.plugin", handler.plugin.as_str()));
     let hooks = c.hooks.iter().map(|hooks| ("hooks.plugin", hooks.plugin.as_str()));
-    handler.chain(hooks).collect()
+    let source = c.source.iter().filter_map(|source| source.plugin.as_ref());
+    handler.chain(source.map(|source| ("source.plugin.name", source.name.as_str()))).chain(hooks).collect()
 }
 
 /// The ways to log in that are configured.
@@ -127,7 +128,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         severity: Severity::Error,
-        needs: &["handler.plugin", "hooks.plugin"],
+        needs: &["handler.plugin", "source.plugin.name", "hooks.plugin"],
         says: "a plugin's name is that of its file: no path, no spaces, no .wasm",
         broken: |c| {
             let bad = plugin_names(c).into_iter().filter(|(_, name)| plugin_name_is_bad(name));
@@ -171,10 +172,7 @@ pub(super) const RULES: &[Rule] = &[
             }
             let own = c.stream.as_ref().and_then(|stream| stream.subject_template.partition_id(subject));
             let comes_back = own.is_some_and(|id| {
-                c.source
-                    .iter()
-                    .flat_map(|source| &source.r#static.partitions)
-                    .any(|partition| partition.id().as_str() == id)
+                c.source.iter().flat_map(Source::fixed).any(|partition| partition.id().as_str() == id)
             });
             when(
                 comes_back,
@@ -185,12 +183,38 @@ pub(super) const RULES: &[Rule] = &[
         },
     },
     Rule {
+        severity: Severity::Error,
+        needs: &["source"],
+        says: "a source is one of: static, plugin",
+        broken: |c| match &c.source {
+            Some(source) => match (&source.r#static, &source.plugin) {
+                (None, None) => {
+                    vec![breach("source", "none", "write source: {static: {partitions: [...]}} or {plugin: NAME}")]
+                }
+                (Some(_), Some(_)) => vec![breach("source", "both static and plugin", "keep one of the two")],
+                _ => Vec::new(),
+            },
+            None => Vec::new(),
+        },
+    },
+    Rule {
+        severity: Severity::Warning,
+        needs: &["source.plugin", "source.refreshInterval"],
+        says: "a plugin source without source.refreshInterval is asked only when a leader begins",
+        broken: |c| match &c.source {
+            Some(source) if source.plugin.is_some() && source.refresh_interval.is_none() => {
+                vec![breach("source.refreshInterval", "not set", "set how often partitions may change, such as 30s")]
+            }
+            _ => Vec::new(),
+        },
+    },
+    Rule {
         severity: Severity::Warning,
         needs: &["source.static.partitions"],
         says: "source.static.partitions without an entry leaves every worker without work",
         broken: |c| match &c.source {
             Some(source) => {
-                let empty = source.r#static.partitions.is_empty();
+                let empty = source.r#static.as_ref().is_some_and(|fixed| fixed.partitions.is_empty());
                 when(empty, "source.static.partitions", "empty", "add partitions such as {keys: [\"orders\", \"0\"]}")
             }
             None => Vec::new(),

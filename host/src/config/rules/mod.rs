@@ -100,6 +100,9 @@ fn positive_durations(c: &Config) -> Vec<(&'static str, Duration)> {
     if let Some(hooks) = &c.hooks {
         durations.push(("hooks.callTimeout", hooks.call_timeout));
     }
+    if let Some(source) = c.source.as_ref().and_then(|source| source.plugin.as_ref()) {
+        durations.push(("source.plugin.callTimeout", source.call_timeout));
+    }
     if let Some(interval) = c.source.as_ref().and_then(|source| source.refresh_interval) {
         durations.push(("source.refreshInterval", interval));
     }
@@ -145,6 +148,14 @@ fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
             ("handler.limits.memory", limits.memory.0),
             ("handler.limits.batchBytes", limits.batch_bytes.0),
             ("handler.limits.componentBytes", limits.component_bytes.0),
+        ]);
+    }
+    if let Some(source) = c.source.as_ref().and_then(|source| source.plugin.as_ref())
+        && source.limits != *defaults
+    {
+        counts.extend([
+            ("source.plugin.limits.memory", source.limits.memory.0),
+            ("source.plugin.limits.componentBytes", source.limits.component_bytes.0),
         ]);
     }
     if let Some(hooks) = &c.hooks {

@@ -100,7 +100,7 @@ fn a_hundred_thousand_partitions_are_no_problem() {
         writeln!(yaml, "      - {{keys: [\"orders\", \"{n}\"], weight: 100}}").unwrap();
     }
     let config = Config::parse_str(&yaml).config.unwrap();
-    assert_eq!(config.source.unwrap().r#static.partitions.len(), 100_000);
+    assert_eq!(config.source.unwrap().fixed().len(), 100_000);
 }
 
 #[test]

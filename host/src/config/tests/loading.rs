@@ -29,7 +29,7 @@ http: { listen: "127.0.0.1:8080" }
     let id = PartitionId::from_keys(&["tool-07", "chamber-2"]).unwrap();
     assert_eq!(config.subject(&id).unwrap(), "work.tool-07.chamber-2");
     assert_eq!(config.handler.unwrap().config.as_map().get("prefix"), Some(&json!("out")));
-    assert_eq!(config.source.unwrap().r#static.partitions[0].id(), &id);
+    assert_eq!(config.source.unwrap().fixed()[0].id(), &id);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn maps_merge_deep_and_lists_are_replaced() {
     .config
     .unwrap();
     assert_eq!(config.labels, BTreeMap::from([("zone".into(), "b".into()), ("rack".into(), "r1".into())]));
-    assert_eq!(config.source.unwrap().r#static.partitions.len(), 1);
+    assert_eq!(config.source.unwrap().fixed().len(), 1);
     let handler = config.handler.unwrap();
     assert_eq!(handler.plugin, "p");
     assert_eq!(json!(handler.config.as_map()), json!({"x": {"y": 3, "z": 2}, "list": [4]}));
@@ -155,7 +155,7 @@ fn every_key_can_be_set_by_its_own_variable() {
     assert_eq!(config.degraded_alert, DegradedAlert::preset(Preset::Aggressive));
     assert_eq!(config.labels["zone"], "eu");
     let source = config.source.as_ref().unwrap();
-    assert_eq!(source.r#static.partitions[0].id().as_str(), "a.1");
+    assert_eq!(source.fixed()[0].id().as_str(), "a.1");
     assert_eq!(source.refresh_interval, Some(Duration::from_secs(300)));
     let stream = config.stream.as_ref().unwrap();
     assert_eq!(stream.name, "123", "text keys take the variable as it is");

@@ -6,7 +6,11 @@ use serde_json::json;
 use std::time::Duration;
 
 fn load(engine: &PluginEngine, config: Value) -> Arc<HooksPlugin> {
-    let limits = Limits { call_timeout: Duration::from_millis(150), ..Limits::default() };
+    // What is to be stopped for its time is stopped soon; everything else has time enough.
+    let limits = match config["how"].as_str() {
+        Some("hang") => Limits { call_timeout: Duration::from_millis(150), ..Limits::default() },
+        _ => Limits::default(),
+    };
     let settings = PluginSettings { section: "hooks".into(), config: object(config), limits };
     HooksPlugin::load(engine, "telltale", &component("telltale"), settings).unwrap()
 }

@@ -3,6 +3,7 @@
 mod examples;
 mod hooks;
 mod hostile;
+mod sources;
 
 use super::*;
 use parti_coordination::{OpenReason, Partition, Sequence};

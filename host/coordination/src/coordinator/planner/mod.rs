@@ -376,6 +376,7 @@ impl Planner {
         match result {
             Ok(list)
                 if list.is_empty()
+                    && !ctx.settings.allow_empty
                     && (self.partitions.as_ref().is_some_and(|old| !old.is_empty())
                         || self.assigned_partitions().is_some()) =>
             {

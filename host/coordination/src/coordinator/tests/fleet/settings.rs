@@ -45,6 +45,7 @@ impl Fleet {
                 critical_threshold: secs(30 * 60),
                 alert_interval: secs(30),
             },
+            allow_empty: false,
             refresh_interval: Duration::ZERO,
             assignment_ttl: self.assignment_lives,
             capacity: 1,
