@@ -118,6 +118,10 @@ catalogue! {
     /// The stream has no durable consumer of the name in `stream.startFrom`. Correct it; nothing was started.
     StartConsumerNotFound = 1116, "ErrStartConsumerNotFound", Usage;
 
+    /// The ownership record of a partition was lost with its bucket, and no worker has it in memory. The partition is handled from the
+    /// start of the stream, without its state. Restore a backup of the bucket while no worker runs, or use `parti seek`.
+    RecordLost = 1117, "ErrRecordLost", Failed;
+
     /// Every worker ID in the range is held. Raise `workerIdMax`, or stop a worker.
     StableIdExhausted = 1201, "ErrStableIDExhausted", IdsExhausted;
     /// Another process holds this worker's ID now. The worker stops what it did under the ID and claims one afresh.

@@ -124,6 +124,12 @@ impl Records {
         bytes
     }
 
+    /// The head of a worker's assignment.
+    pub async fn assignment(&self, worker: &str) -> AssignmentRecord {
+        let value = value(&self.assignments, &format!("assignment.{worker}")).await.expect("an assignment");
+        decode(&value).unwrap_or_else(|error| panic!("the assignment: {error}"))
+    }
+
     /// The plan's head.
     pub async fn head(&self) -> PlanRecord {
         let value = value(&self.assignments, "plan").await.expect("a plan");

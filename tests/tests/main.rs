@@ -16,6 +16,7 @@ mod handlers;
 mod leadership;
 mod leaving;
 mod lifecycle_hooks;
+mod lost_records;
 mod misuse;
 mod nats_cluster;
 mod nats_restart;

@@ -252,7 +252,7 @@ impl World {
                     worker.assigned = owned;
                 }
                 let settled = Some((assigned.term, assigned.version));
-                self.after(at, Event::DataPath { owned, lag: 0, settled });
+                self.after(at, Event::DataPath { owned, lag: 0, settled, begun: settled });
                 return;
             }
             Action::Drain => return self.after(at, Event::Drained),

@@ -119,6 +119,9 @@ pub struct HeartbeatRecord {
     /// Partitions whose state its handler cannot open, by the digest of the handler that wrote it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cannot_open: BTreeMap<String, BTreeSet<String>>,
+    /// The plan of whose partitions, as far as they are this worker's, it knows that each has a record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<(Term, Version)>,
     /// Highest term seen.
     pub term: Term,
     /// Highest plan version seen.
@@ -213,6 +216,10 @@ pub struct AssignmentRecord {
     pub lifecycle: Lifecycle,
     /// The partitions, sorted by id. Empty if they are in chunks.
     pub partitions: Vec<Partition>,
+    /// The places in the list of those of which nobody is known to have written a record yet. All others have one: if it is not
+    /// there, it was lost. Older builds do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fresh: Option<BTreeSet<usize>>,
     /// A list that is too long for one value is in this many values under `assignment.<worker>.<k>`, k from 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub chunks: usize,
@@ -234,6 +241,9 @@ pub struct ChunkRecord {
     pub version: Version,
     /// The partitions, sorted by id.
     pub partitions: Vec<Partition>,
+    /// As in [`AssignmentRecord::fresh`], of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fresh: Option<BTreeSet<usize>>,
 }
 
 impl Grouped for ClaimRecord {
@@ -265,15 +275,18 @@ impl Grouped for AssignmentRecord {}
 impl Grouped for ChunkRecord {}
 impl Grouped for PauseRecord {}
 
-/// Puts the chunks of a long assignment together, chunk by number. `None` if one is missing or of another plan.
+/// Puts a long assignment together, chunk by number, as if it were in one value. `None` if a chunk is missing or of another plan.
 #[must_use]
-pub fn assemble(header: &AssignmentRecord, chunks: &BTreeMap<usize, ChunkRecord>) -> Option<Vec<Partition>> {
-    let mut partitions = header.partitions.clone();
+pub fn assemble(header: &AssignmentRecord, chunks: &BTreeMap<usize, ChunkRecord>) -> Option<AssignmentRecord> {
+    let mut whole = AssignmentRecord { chunks: 0, ..header.clone() };
     for k in 0..header.chunks {
         let chunk = chunks.get(&k).filter(|c| (c.term, c.version) == (header.term, header.version))?;
-        partitions.extend(chunk.partitions.iter().cloned());
+        let before = whole.partitions.len();
+        whole.partitions.extend(chunk.partitions.iter().cloned());
+        let more = chunk.fresh.as_ref().map(|fresh| fresh.iter().map(|place| before + place));
+        whole.fresh = whole.fresh.zip(more).map(|(all, more)| all.into_iter().chain(more).collect());
     }
-    Some(partitions)
+    Some(whole)
 }
 
 /// The key of a worker's assignment, or of one of its chunks: the worker and the chunk's number.

@@ -8,7 +8,7 @@ use super::queue::{self, Keeper, Membership, Queue, QueueOptions};
 use crate::config::SubjectTemplate;
 use crate::error::ErrorCode;
 use crate::hooks::Hooks;
-use crate::nats::{Nats, NewStream, Objects, Peers, Publisher, Store};
+use crate::nats::{Loss, Nats, NewStream, Objects, Peers, Publisher, Store};
 use crate::plugin::HandlerPlugin;
 use crate::telemetry::{Counter, Metrics};
 use parti_coordination::record::{Owner, PauseRecord, StreamIdentity};
@@ -27,6 +27,9 @@ const REQUESTS: usize = 256;
 
 /// Publishes under way at once.
 const PUBLISHES: usize = 4096;
+
+/// How often the ownership bucket is looked at.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// How often the figures of the data path are told although nothing has changed.
 const TELL: Duration = Duration::from_secs(1);
@@ -125,6 +128,8 @@ pub enum IntakeEvent {
         lag: u64,
         /// The assignment that what is owned equals, if it equals one.
         settled: Option<(Term, Version)>,
+        /// The assignment of whose partitions each is known to have a record, if there is one.
+        begun: Option<(Term, Version)>,
     },
     /// The partitions whose state the handler cannot open, as far as it has tried, by the digest of the handler that wrote it.
     CannotOpen(BTreeMap<String, BTreeSet<String>>),
@@ -320,6 +325,7 @@ struct Manager {
 impl Manager {
     async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, mut events: mpsc::UnboundedReceiver<TaskEvent>) {
         let mut releases = self.shared.peers.releases();
+        let mut losses = self.watch_records();
         let mut tick = tokio::time::interval(TELL);
         loop {
             tokio::select! {
@@ -340,10 +346,41 @@ impl Manager {
                         let _ = task.inbox.send(Input::Hint);
                     }
                 }
+                Some(()) = losses.recv() => {
+                    // What was lost is written back by its owner, before anybody misses it.
+                    for task in self.tasks.values() {
+                        let _ = task.inbox.send(Input::Hint);
+                    }
+                }
                 _ = tick.tick() => {}
             }
             self.figures();
         }
+    }
+
+    /// Tells whenever the ownership bucket has lost something: owners with nothing to commit would not notice for long. Ends with
+    /// the manager.
+    fn watch_records(&self) -> mpsc::Receiver<()> {
+        let (found, losses) = mpsc::channel(1);
+        let records = self.shared.records.clone();
+        tokio::spawn(async move {
+            let mut loss = Loss::default();
+            while !found.is_closed() {
+                tokio::time::sleep(LOOK).await;
+                match records.has_lost(&mut loss).await {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        tracing::warn!(
+                            bucket = records.name(),
+                            "The ownership bucket was made anew or set back; every owner looks at its records"
+                        );
+                        let _ = found.send(()).await;
+                    }
+                    Err(error) => tracing::debug!(%error, "The ownership bucket cannot be looked at"),
+                }
+            }
+        });
+        losses
     }
 
     fn obey(&mut self, order: Order) {
@@ -454,12 +491,14 @@ impl Manager {
             return;
         }
         let (mut owned, mut queued, mut settled) = (0, 0, self.tasks.len() == self.assigned.len());
+        let mut begun = settled;
         let (mut longest, mut oldest, mut paused) = (0, None, 0);
         for (id, task) in &self.tasks {
             let view = task.view.lock().unwrap_or_else(PoisonError::into_inner);
             let holds = matches!(view.phase, Phase::Opening | Phase::Running);
             owned += usize::from(holds || view.phase == Phase::Releasing);
             // What cannot be opened is carried out as far as it can be.
+            begun &= view.begun;
             settled &= (holds || view.cannot_open.is_some()) && !task.ending;
             match &view.cannot_open {
                 Some(writer) => drop(self.refused.insert(id.clone(), writer.clone())),
@@ -479,7 +518,8 @@ impl Manager {
         self.shared.metrics.queue_depth.set(queued);
         self.shared.metrics.owned_partitions.set(owned as u64);
         self.shared.metrics.paused_partitions.set(paused);
-        let figures = IntakeEvent::Figures { owned, lag: queued + pending, settled: self.rank.filter(|_| settled) };
+        let (settled, begun) = (self.rank.filter(|_| settled), self.rank.filter(|_| begun));
+        let figures = IntakeEvent::Figures { owned, lag: queued + pending, settled, begun };
         if self.told.as_ref() != Some(&figures) {
             self.told = Some(figures.clone());
             let _ = self.tell.send(figures);

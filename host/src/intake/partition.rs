@@ -258,7 +258,7 @@ impl PartitionTask {
                 let (subject, inbox) = (self.subject.clone(), self.sender.clone());
                 let _ = self.shared.wishes.send(Wish::Detach { subject, inbox });
             }
-            Command::Released => {
+            Command::Released | Command::AskOwner => {
                 let (shared, id) = (Arc::clone(&self.shared), self.partition.id().clone());
                 tokio::spawn(async move { shared.hint(&id).await });
             }
@@ -390,6 +390,15 @@ impl PartitionTask {
             }
             Report::WrittenBack { epoch, position } => {
                 tracing::warn!(%epoch, %position, "The ownership bucket has lost this partition's record; written back from memory");
+            }
+            Report::RecordLost => {
+                metrics.records_lost.inc();
+                let error = ErrorCode::RecordLost.error(
+                    "the ownership record of this partition is gone, and nobody has it in memory",
+                    "its bucket was deleted or set back, and the partition's owner has died; position and state are lost",
+                    "the stream is handled from its start, so that nothing is passed over; move the partition with parti seek",
+                );
+                tracing::error!(code = %error.code, "{error}");
             }
             Report::Moved { position, generation } => {
                 tracing::warn!(%epoch, %position, %generation, "The partition was moved by hand; beginning again from there");

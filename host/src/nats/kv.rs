@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -44,6 +45,26 @@ struct Inner {
     prefix: String,
     single_keys_expire: bool,
     seeker: Seeker,
+    /// The highest revision that was written or read.
+    highest: AtomicU64,
+}
+
+/// What is remembered of a bucket, to tell whether it has lost something since.
+#[derive(Debug, Default)]
+pub struct Loss {
+    created: Option<String>,
+}
+
+/// What is asked of a stream.
+#[derive(Deserialize)]
+struct Created {
+    created: String,
+    state: LastSequence,
+}
+
+#[derive(Deserialize)]
+struct LastSequence {
+    last_seq: u64,
 }
 
 #[derive(Deserialize)]
@@ -66,6 +87,7 @@ impl Store {
             single_keys_expire: checked.single_keys_expire,
             spec,
             seeker: Seeker::default(),
+            highest: AtomicU64::new(0),
         };
         Ok((Self { inner: Arc::new(inner) }, checked.warnings))
     }
@@ -87,6 +109,7 @@ impl Store {
             single_keys_expire: info.config.allow_message_ttl,
             spec,
             seeker: Seeker::default(),
+            highest: AtomicU64::new(0),
         };
         Ok(Some(Self { inner: Arc::new(inner) }))
     }
@@ -138,7 +161,10 @@ impl Store {
             Err(ApiError::TimedOut)
         });
         match outcome.await.unwrap_or(Err(ApiError::TimedOut)) {
-            Ok(stored) => WriteOutcome::Written(stored.sequence),
+            Ok(stored) => {
+                self.inner.highest.fetch_max(stored.sequence, Ordering::Relaxed);
+                WriteOutcome::Written(stored.sequence)
+            }
             Err(ApiError::Refused { code, .. }) if code == ErrorCode::STREAM_WRONG_LAST_SEQUENCE.0 => {
                 WriteOutcome::Lost
             }
@@ -166,6 +192,7 @@ impl Store {
             Ok(found) => {
                 let message =
                     RawMessage::try_from(found.message).map_err(|error| ApiError::Failed(error.to_string()))?;
+                self.inner.highest.fetch_max(message.sequence, Ordering::Relaxed);
                 let header = |name: &str| message.headers.get(name).map(async_nats::HeaderValue::as_str);
                 Ok(Some(entry(&message.payload, message.sequence, is_marker(header))))
             }
@@ -230,6 +257,25 @@ impl Store {
     pub async fn last_revision(&self) -> Result<u64, ApiError> {
         let info: Info = self.inner.nats.api(&format!("STREAM.INFO.{}", self.inner.stream), &NoArguments {}).await?;
         Ok(info.state.last_sequence)
+    }
+
+    /// Whether the bucket was made anew since the last call, or holds less than it did. A server that was cut off from its cluster may
+    /// seem to hold less.
+    ///
+    /// # Errors
+    /// No answer within the operation timeout.
+    pub async fn has_lost(&self, loss: &mut Loss) -> Result<bool, ApiError> {
+        let Inner { nats, stream, highest, .. } = &*self.inner;
+        let known = highest.load(Ordering::Relaxed);
+        let info: Created = nats.api(&format!("STREAM.INFO.{stream}"), &NoArguments {}).await?;
+        let before = loss.created.replace(info.created.clone());
+        let is_new = before.is_some_and(|before| before != info.created);
+        let is_less = info.state.last_seq < known;
+        if is_new || is_less {
+            // Told once. What is written meanwhile may be higher again, and is no loss.
+            let _ = highest.compare_exchange(known, info.state.last_seq, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        Ok(is_new || is_less)
     }
 
     pub(super) fn nats(&self) -> &Nats {

@@ -51,7 +51,7 @@ pub use connection::{ClientCertificate, ConnectOptions, Link, Login, Nats, Tls};
 pub use figures::PartitionFigures;
 pub use greeting::ServerVersion;
 pub use headers::{Headers, pairs as header_pairs};
-pub use kv::Store;
+pub use kv::{Loss, Store};
 pub use objects::{ObjectError, Objects};
 pub use probe::{Peers, ProbeSetupError, Releases, Responder};
 pub use publisher::{OutgoingMessage, Published, Publisher, Receipt, sendable_headers};

@@ -144,6 +144,8 @@ catalogue! {
             "Queue mode: messages that were delivered after they had taken effect, and were acknowledged without a call of the handler.";
         streams_replaced: Counter = "parti_stream_replaced_total" [] =>
             "Times that the stream was found made anew or set back: its messages are not those that positions meant.";
+        records_lost: Counter = "parti_records_lost_total" [] =>
+            "Ownership records that were gone and that nobody has written back: their partitions were begun again.";
         messages_expired: Counter = "parti_messages_expired_total" [] =>
             "Messages, at most, that the stream removed before this worker read them.";
         publishes_confirmed: Counter = "parti_publishes_confirmed_total" [] =>

@@ -177,13 +177,13 @@ impl Control {
 
     fn data_path(&mut self, event: IntakeEvent) {
         let event = match event {
-            IntakeEvent::Figures { owned, lag, settled } => {
+            IntakeEvent::Figures { owned, lag, settled, begun } => {
                 let mut board = self.board();
                 board.owned = owned;
                 board.lag = lag;
                 drop(board);
                 self.metrics.lag.set(lag);
-                Event::DataPath { owned, lag, settled }
+                Event::DataPath { owned, lag, settled, begun }
             }
             IntakeEvent::CannotOpen(refused) => Event::CannotOpen(refused),
             IntakeEvent::Superseded(by) => Event::Superseded(by),
@@ -393,7 +393,7 @@ impl Control {
             Some(intake) => intake.assign(assigned),
             None => {
                 let settled = Some((assigned.term, assigned.version));
-                self.handle(Event::DataPath { owned: 0, lag: 0, settled });
+                self.handle(Event::DataPath { owned: 0, lag: 0, settled, begun: settled });
             }
         }
     }

@@ -130,7 +130,13 @@ impl<S: Assigns> Assigns for Timed<S> {
 }
 
 /// Bounds and policies of a partition. A record, with its snapshot, must fit into one message of the server.
-pub(super) fn limits(handler: &Handler, max_payload: usize, partitions: usize, acknowledges: bool) -> Limits {
+pub(super) fn limits(
+    config: &Config,
+    handler: &Handler,
+    max_payload: usize,
+    partitions: usize,
+    acknowledges: bool,
+) -> Limits {
     let uncommitted = &handler.max_uncommitted;
     let messages = usize::try_from(uncommitted.messages).unwrap_or(usize::MAX);
     Limits {
@@ -152,6 +158,7 @@ pub(super) fn limits(handler: &Handler, max_payload: usize, partitions: usize, a
             (None, ConfigOnExhausted::Drop) => OnExhausted::Drop,
         },
         handover_timeout: HANDOVER_TIMEOUT.max(handler.call_timeout * 2),
+        recovery_grace: config.degraded_behavior.recovery_grace_period,
         poll_interval: POLL_INTERVAL,
         inline_snapshot_bytes: INLINE_SNAPSHOT.min(max_payload.saturating_sub(RECORD_OVERHEAD) / 4 * 3),
         max_snapshot_bytes: usize::try_from(handler.max_snapshot_bytes.0).unwrap_or(usize::MAX),

@@ -132,10 +132,14 @@ impl Acceptance {
         if ctx.state == WorkerState::Shutdown || (self.accepted() == Some(rank) && known) {
             return;
         }
-        let Some(partitions) = assemble(assignment, &self.chunks) else { return };
+        let Some(AssignmentRecord { partitions, fresh, .. }) = assemble(assignment, &self.chunks) else { return };
         let accepted = Accepted { plan: plan.clone(), assignment: assignment.version, partitions: partitions.clone() };
         let before = self.accepted.replace(accepted);
         // A new leader says under its term what is in force already.
+        let fresh = fresh.map(|fresh| {
+            let named = fresh.into_iter().filter_map(|place| partitions.get(place));
+            named.map(|partition| partition.id().as_str().to_owned()).collect()
+        });
         let changes_nothing =
             before.is_some_and(|before| plan.restates(&before.plan) && partitions == before.partitions);
         ctx.emit(Action::Assigned(Assigned {
@@ -143,7 +147,7 @@ impl Acceptance {
             version: plan.version,
             lifecycle: plan.lifecycle,
             partitions,
-            fleet: Fleet { version: plan.version, live: plan.live.clone(), dead: plan.dead.clone() },
+            fleet: Fleet { version: plan.version, live: plan.live.clone(), dead: plan.dead.clone(), fresh },
         }));
         if changes_nothing {
             return;

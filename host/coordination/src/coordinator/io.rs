@@ -135,6 +135,8 @@ pub enum Event {
         lag: u64,
         /// The assignment that what is owned equals, if it equals one.
         settled: Option<(Term, Version)>,
+        /// The assignment of whose partitions each is known to have a record, if there is one.
+        begun: Option<(Term, Version)>,
     },
     /// The partitions whose state this worker's handler cannot open, as far as it has tried, by the digest of the handler that wrote
     /// it; sent on change.
@@ -325,9 +327,18 @@ pub struct Fleet {
     pub live: std::collections::BTreeMap<WorkerId, Incarnation>,
     /// Of each worker ID, the highest claim known to be dead; lower ones are dead too.
     pub dead: std::collections::BTreeMap<WorkerId, u64>,
+    /// Of the partitions that are this worker's, the ids of those that no owner is known to have begun. `None` if the leader does not
+    /// say.
+    pub fresh: Option<std::collections::BTreeSet<String>>,
 }
 
 impl Fleet {
+    /// Whether somebody has owned this partition, which is ours by the plan, under an earlier one: it had a record then.
+    #[must_use]
+    pub fn has_begun(&self, partition: &crate::PartitionId) -> bool {
+        self.fresh.as_ref().is_some_and(|fresh| !fresh.contains(partition.as_str()))
+    }
+
     /// Whether the plan says that this incarnation is dead: by name, or because a higher claim of its ID lives.
     #[must_use]
     pub fn is_dead(&self, worker: &WorkerId, incarnation: &Incarnation) -> bool {

@@ -71,6 +71,8 @@ pub struct Coordinator {
     /// Partitions whose state our handler cannot open, by the digest of the handler that wrote it.
     cannot_open: Refused,
     settled: Option<(Term, Version)>,
+    /// The assignment of whose partitions each is known to have a record.
+    begun: Option<(Term, Version)>,
     leaving: Leaving,
     /// Why the start has failed, and until when to give back what is held.
     failure: Option<(StartFailure, Now)>,
@@ -113,6 +115,7 @@ impl Coordinator {
             data_path: (0, 0),
             cannot_open: Refused::default(),
             settled: None,
+            begun: None,
             leaving: Leaving::No,
             failure: None,
         }
@@ -196,9 +199,10 @@ impl Coordinator {
                 }
                 Bucket::StableIds => {}
             },
-            Event::DataPath { owned, lag, settled } => {
+            Event::DataPath { owned, lag, settled, begun } => {
                 self.data_path = (owned, lag);
                 self.settled = settled;
+                self.begun = begun;
             }
             Event::CannotOpen(refused) => {
                 self.cannot_open = refused;
@@ -427,7 +431,7 @@ impl Coordinator {
                 self.watch_leader(&worker);
                 if self.planner.plan().is_some() {
                     let leaving = self.leaving != Leaving::No;
-                    self.roster.include(&self.ctx, &worker, incarnation, leaving, &self.cannot_open);
+                    self.roster.include(&self.ctx, &worker, incarnation, leaving, &self.cannot_open, self.begun);
                     if self.roster.tick(&mut self.ctx, &worker) == Sight::Blind {
                         self.step_aside();
                     }
@@ -570,6 +574,7 @@ impl Coordinator {
             owned: self.data_path.0,
             lag: self.data_path.1,
             cannot_open: self.cannot_open.clone(),
+            begun: self.begun,
             term: term.max(self.election.highest),
             version,
         };

@@ -9,7 +9,7 @@ use super::watchdog::Finding;
 use crate::record::{HeartbeatRecord, PlanRecord};
 #[cfg(test)]
 use crate::testing::Mutant;
-use crate::{Incarnation, Now, WorkerId, WorkerState};
+use crate::{Incarnation, Now, Term, Version, WorkerId, WorkerState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ pub(super) struct Member {
     /// Digests of its plugins.
     pub(super) digests: BTreeSet<String>,
     pub(super) cannot_open: Refused,
+    /// The plan of whose partitions, as far as they are its own, it knows that each has a record.
+    pub(super) begun: Option<(Term, Version)>,
     pub(super) leaving: bool,
     revision: u64,
     heartbeat_at: Now,
@@ -123,6 +125,7 @@ impl Roster {
             capacity: 1,
             digests: BTreeSet::new(),
             cannot_open: Refused::new(),
+            begun: None,
             leaving: false,
             revision: 0,
             heartbeat_at: ctx.now,
@@ -157,6 +160,7 @@ impl Roster {
         incarnation: Incarnation,
         leaving: bool,
         cannot_open: &Refused,
+        begun: Option<(Term, Version)>,
     ) {
         let known = self.members.get(worker).is_some_and(|m| m.incarnation == incarnation && !m.presumed);
         if !known {
@@ -176,6 +180,7 @@ impl Roster {
                 self.revision += 1;
             }
             member.cannot_open.clone_from(cannot_open);
+            member.begun = begun;
         }
     }
 
@@ -243,6 +248,7 @@ impl Roster {
                 let digests = beat.plugins.values().cloned().collect();
                 let says_more = member.digests != digests || member.cannot_open != beat.cannot_open;
                 (member.digests, member.cannot_open) = (digests, beat.cannot_open.clone());
+                member.begun = beat.begun;
                 let before = (member.capacity, member.presumed);
                 (member.capacity, member.presumed) = (beat.capacity, false);
                 member.returns_by = returns_by;
@@ -262,6 +268,7 @@ impl Roster {
                 member.capacity = beat.capacity;
                 member.digests = beat.plugins.values().cloned().collect();
                 member.cannot_open.clone_from(&beat.cannot_open);
+                member.begun = beat.begun;
                 member.leaving = leaving;
                 member.returns_by = returns_by;
                 self.members.insert(worker.clone(), member);

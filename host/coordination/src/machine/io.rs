@@ -33,6 +33,8 @@ pub struct Limits {
     pub on_exhausted: OnExhausted,
     /// How long a live owner may take to release a partition.
     pub handover_timeout: Duration,
+    /// How long a record that is gone is waited for, so that its owner can write it back.
+    pub recovery_grace: Duration,
     /// How often a record that is not free yet is read again.
     pub poll_interval: Duration,
     /// Bytes of the largest snapshot that is kept in the record. A larger one goes to the object store.
@@ -145,7 +147,7 @@ pub enum Input<M, O> {
     Revoked(CloseReason),
     /// This process is fenced: nothing it holds counts any more.
     Fenced,
-    /// Somebody says that another hand has written the record: its owner has released it, or an operator has moved it.
+    /// The record is to be looked at: its owner has released it, an operator has moved it, or somebody finds it gone.
     Hint,
     /// The stream was made anew: this is the one that there is now.
     Stream(StreamIdentity),
@@ -261,6 +263,8 @@ pub enum Command<M, O> {
     Detach,
     /// The record is released: tell the next owner.
     Released,
+    /// The record is gone: ask everybody whether it is theirs, with a hint.
+    AskOwner,
     /// The machine has ended; it may be dropped.
     Gone,
     /// Something that an operator should read or a metric should count.
@@ -302,6 +306,8 @@ pub enum Report {
         /// What is in force.
         position: Position,
     },
+    /// The record is lost, nobody has written it back, and with it position and state: the partition begins at the start of the stream.
+    RecordLost,
     /// A later run of this worker's ID owns the partition: this process is the zombie.
     Superseded(Incarnation),
     /// A record that this build cannot read, or of another group. It is left alone.
@@ -421,6 +427,8 @@ pub struct PartitionView {
     pub record: Option<RecordPhase>,
     /// Since when there is handled work that is not committed.
     pub uncommitted_since: Option<Now>,
+    /// Whether the record has ever been there, as far as this worker knows.
+    pub begun: bool,
     /// Whether the operator has paused it.
     pub paused: bool,
     /// Digest of the handler that wrote a state which this worker's cannot open.

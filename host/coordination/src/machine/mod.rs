@@ -71,6 +71,10 @@ pub struct PartitionMachine<M, O> {
     record: Option<(OwnershipRecord, u64)>,
     writing: Option<(OwnershipRecord, String, Purpose)>,
     objects: Objects,
+    /// It was there: ours, or somebody else's.
+    begun: bool,
+    /// When its owner was last asked to write it back.
+    asked_at: Option<Now>,
     reading: bool,
     /// The record is to be read as soon as what is being written has landed.
     looks_after_write: bool,
@@ -159,6 +163,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             record: None,
             writing: None,
             objects: Objects::default(),
+            begun: false,
+            asked_at: None,
             reading: false,
             looks_after_write: false,
             outdated: false,
@@ -267,6 +273,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             attempts: self.attempts.map_or(0, |a| a.count),
             record: record.map(|r| r.phase),
             uncommitted_since: self.handled_since,
+            begun: self.begun,
             paused: self.paused,
             cannot_open: self.refused.clone(),
             trouble: self.trouble.clone(),

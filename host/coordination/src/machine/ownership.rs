@@ -5,7 +5,9 @@ use super::{Command, PartitionMachine, Phase, Report};
 use crate::record::{self, FORMAT, OwnershipRecord, Phase as RecordPhase};
 #[cfg(test)]
 use crate::testing::{Mutant, share};
-use crate::{CloseReason, Epoch, Expect, Generation, OpenReason, Sequence, Snapshot, StoredEntry, WriteOutcome};
+use crate::{
+    CloseReason, Epoch, Expect, Generation, OpenReason, Position, Sequence, Snapshot, StoredEntry, WriteOutcome,
+};
 use std::time::Duration;
 
 /// How long to wait before a record is read again after NATS did not answer.
@@ -30,6 +32,9 @@ fn is_lost(found: Option<&OwnershipRecord>, revision: u64, ours: &OwnershipRecor
         found.owner == ours.owner && (found.epoch < ours.epoch || (found.epoch == ours.epoch && revision < known))
     })
 }
+
+/// Whoever may have a record in memory that is gone is asked for it this often.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// A state that our handler has refused is tried again after so long.
 const REOPEN: Duration = Duration::from_secs(60);
@@ -89,6 +94,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     /// Reads a record; what is not ours to understand is reported and left alone.
     fn understand(&mut self, entry: Option<&StoredEntry>) -> Result<Option<OwnershipRecord>, ()> {
         let Some(value) = entry.and_then(|e| e.value.as_deref()) else { return Ok(None) };
+        self.begun = true;
         let why = match record::decode::<OwnershipRecord>(value) {
             Ok(record) if record.group != self.group => {
                 format!("the record belongs to group {:?}", record.group)
@@ -124,16 +130,15 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return;
         }
         let expect = entry.map_or(Expect::Nothing, |e| Expect::Revision(e.revision));
-        let decision = decide_take(found.as_ref(), (&self.me.worker, self.me.incarnation), &self.fleet);
-        match decision {
-            TakeDecision::Create | TakeDecision::Take => self.take(found, expect, false),
-            TakeDecision::Seize => self.take(found, expect, true),
-            TakeDecision::Wait => {
-                // Another owner than before gets the full time again.
-                let epoch = found.as_ref().map(|record| record.epoch);
-                let since = self.waiting.filter(|(of, _)| *of == epoch).map_or(self.now, |(_, since)| since);
-                self.waiting = Some((epoch, since));
-                let is_over = self.now.since(since) >= self.limits.handover_timeout;
+        let me = (&self.me.worker, self.me.incarnation);
+        let decision = decide_take(found.as_ref(), self.has_begun(), me, &self.fleet);
+        match (decision, found) {
+            (TakeDecision::Missing, _) => self.miss(expect),
+            (TakeDecision::Create, _) | (_, None) => self.begin(expect),
+            (TakeDecision::Take, Some(found)) => self.take(found, expect, false),
+            (TakeDecision::Seize, Some(found)) => self.take(found, expect, true),
+            (TakeDecision::Wait, Some(found)) => {
+                let is_over = self.waited_for(Some(&found)) >= self.limits.handover_timeout;
                 #[cfg(test)]
                 let is_over = Mutant::LiveOwnerOverruled.or(is_over, true);
                 if is_over {
@@ -142,14 +147,36 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                     self.read_at = Some(self.now + self.limits.poll_interval);
                 }
             }
-            TakeDecision::Superseded => {
-                if let Some(record) = found {
-                    self.report(Report::Superseded(record.owner.incarnation));
-                }
+            (TakeDecision::Superseded, Some(found)) => {
+                self.report(Report::Superseded(found.owner.incarnation));
                 self.trouble = Some("a later run of this worker's ID owns the partition".into());
                 self.read_at = Some(self.now + self.limits.handover_timeout);
             }
         }
+    }
+
+    /// How long a record's owner has been waited for, or, if there is none, the record. Another owner than before gets the full time
+    /// again.
+    fn waited_for(&mut self, found: Option<&OwnershipRecord>) -> Duration {
+        let epoch = found.map(|record| record.epoch);
+        let since = self.waiting.filter(|(of, _)| *of == epoch).map_or(self.now, |(_, since)| since);
+        self.waiting = Some((epoch, since));
+        self.now.since(since)
+    }
+
+    /// The record is lost. Who owned the partition has position and state in memory, if he lives; what is left without him is the
+    /// stream from its start.
+    fn miss(&mut self, expect: Expect) {
+        if self.waited_for(None) >= self.limits.recovery_grace {
+            self.report(Report::RecordLost);
+            return self.begin(expect);
+        }
+        self.trouble = Some("the record is gone, and its owner is asked to write it back".into());
+        if self.asked_at.is_none_or(|at| self.now.since(at) >= ASK_AGAIN) {
+            self.asked_at = Some(self.now);
+            self.command(Command::AskOwner);
+        }
+        self.read_at = Some(self.now + self.limits.poll_interval);
     }
 
     /// Digest of the handler that wrote a record's state, if it is not ours.
@@ -172,21 +199,36 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         true
     }
 
-    fn take(&mut self, found: Option<OwnershipRecord>, expect: Expect, seize: bool) {
-        let mut record = found.unwrap_or_else(|| OwnershipRecord {
+    /// Takes a partition that has no record. If it had one, its epoch was below the plan's version, unless owners have changed
+    /// without a plan: so what is still on its way from then, above all deletions of objects, meets nothing of today.
+    fn begin(&mut self, expect: Expect) {
+        let is_first = !self.has_begun();
+        let record = OwnershipRecord {
             v: FORMAT,
             group: self.group.clone(),
             stream: self.stream.clone(),
-            epoch: Epoch(0),
+            epoch: if is_first { Epoch(0) } else { Epoch(self.fleet.version.0) },
             generation: Generation(1),
             owner: self.me.clone(),
             phase: RecordPhase::Released,
-            position: self.start,
+            position: if is_first { self.start } else { Position(0) },
             seen: None,
             attempts: None,
             handler: None,
             snapshot: None,
-        });
+        };
+        self.take(record, expect, false);
+    }
+
+    /// Whether the partition ever had a record.
+    fn has_begun(&self) -> bool {
+        let has_begun = self.begun || self.fleet.has_begun(&self.id);
+        #[cfg(test)]
+        let has_begun = Mutant::LostRecordBeginsAnew.or(has_begun, false);
+        has_begun
+    }
+
+    fn take(&mut self, mut record: OwnershipRecord, expect: Expect, seize: bool) {
         self.start_history(&mut record);
         record.epoch = record.epoch.next();
         record.owner = self.me.clone();
@@ -264,6 +306,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
 
     fn landed(&mut self, revision: u64) {
         let Some((record, _, purpose)) = self.writing.take() else { return };
+        self.begun = true;
         let position = record.position;
         let before = self.record.take().map(|(record, _)| record);
         if !matches!(purpose, Purpose::Take { .. }) {

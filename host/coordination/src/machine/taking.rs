@@ -8,6 +8,8 @@ use crate::{Fleet, Incarnation, WorkerId};
 pub enum TakeDecision {
     /// Nobody has ever owned it: create the record, epoch 1.
     Create,
+    /// Somebody has owned it, and its record is gone: its owner is to write it back.
+    Missing,
     /// It is free, or ours: take it, epoch + 1.
     Take,
     /// Its owner is dead, or an older run of ourselves: seize it, epoch + 1.
@@ -18,10 +20,17 @@ pub enum TakeDecision {
     Superseded,
 }
 
-/// Decides what to do about a partition that this worker is assigned.
+/// Decides what to do about a partition that this worker is assigned, and of which it is known whether it ever had a record.
 #[must_use]
-pub fn decide_take(record: Option<&OwnershipRecord>, me: (&WorkerId, Incarnation), fleet: &Fleet) -> TakeDecision {
-    let Some(record) = record else { return TakeDecision::Create };
+pub fn decide_take(
+    record: Option<&OwnershipRecord>,
+    has_begun: bool,
+    me: (&WorkerId, Incarnation),
+    fleet: &Fleet,
+) -> TakeDecision {
+    let Some(record) = record else {
+        return if has_begun { TakeDecision::Missing } else { TakeDecision::Create };
+    };
     let owner = &record.owner;
     if owner.worker == *me.0 && owner.incarnation.claim > me.1.claim {
         return TakeDecision::Superseded;

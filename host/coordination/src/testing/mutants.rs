@@ -48,6 +48,8 @@ pub(crate) enum Mutant {
     SnapshotShared,
     /// An owner who lives is overruled at once.
     LiveOwnerOverruled,
+    /// A partition whose record is lost begins like one that nobody has ever owned.
+    LostRecordBeginsAnew,
     /// A partition is released before it has left its consumer.
     ReleasedInConsumer,
     /// An object's name says nothing of the partition whose state it holds.

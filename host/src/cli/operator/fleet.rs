@@ -168,7 +168,8 @@ impl Fleet {
         plan.workers = head.live.into_iter().chain(head.leaving).collect();
         let none = BTreeMap::new();
         for (worker, header) in headers.iter().filter(|(worker, _)| plan.workers.contains_key(*worker)) {
-            let list = record::assemble(header, chunks.get(worker).unwrap_or(&none)).unwrap_or_default();
+            let whole = record::assemble(header, chunks.get(worker).unwrap_or(&none));
+            let list = whole.map(|whole| whole.partitions).unwrap_or_default();
             plan.owners.extend(list.into_iter().map(|partition| (partition.id().clone(), worker.clone())));
         }
         let is_whole = plan.owners.len() == partitions;

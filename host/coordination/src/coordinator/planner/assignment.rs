@@ -9,6 +9,7 @@ use super::super::write::{FencedWrite, Progress};
 use crate::record::{AssignmentRecord, ChunkRecord, FORMAT, Grouped};
 use crate::{Partition, Term, WorkerId};
 use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
 
 /// Most bytes of one value. Half of what a server takes by default, so that a list in chunks fits everywhere.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -84,7 +85,12 @@ impl AssignmentWrite {
     fn chunk(&self, ctx: &mut Context, k: usize, expect: Expect) -> FencedWrite {
         let AssignmentRecord { term, version, .. } = self.record;
         let partitions = self.lists.get(k).cloned().unwrap_or_default();
-        let value = Context::encode(&ChunkRecord { v: FORMAT, term, version, partitions });
+        let before: usize = self.lists.iter().take(k).map(Vec::len).sum();
+        let of_these = |fresh: &BTreeSet<usize>| {
+            fresh.range(before..before + partitions.len()).map(|place| place - before).collect()
+        };
+        let fresh = self.record.fresh.as_ref().map(of_these);
+        let value = Context::encode(&ChunkRecord { v: FORMAT, term, version, partitions, fresh });
         Self::write(ctx, &format!("{}.{k}", self.key), value, expect)
     }
 
@@ -101,7 +107,8 @@ impl AssignmentWrite {
             Context::encode(&self.record)
         } else {
             let (chunks, partitions) = (self.lists.len(), Vec::new());
-            Context::encode(&AssignmentRecord { chunks, partitions, ..self.record })
+            let fresh = self.record.fresh.as_ref().map(|_| BTreeSet::new());
+            Context::encode(&AssignmentRecord { chunks, partitions, fresh, ..self.record })
         };
         self.header = Some(Self::write(ctx, &self.key, value, self.expect));
     }
@@ -187,7 +194,7 @@ fn split(partitions: &[Partition]) -> Vec<Vec<Partition>> {
     for partition in partitions {
         // What JSON adds: quotes and commas, escapes at worst six bytes for one, the weight.
         let keys: usize = partition.keys().iter().map(|key| key.chars().map(json_bytes).sum::<usize>() + 3).sum();
-        let size = keys + r#"{"keys":[],"weight":18446744073709551615},"#.len();
+        let size = keys + r#"{"keys":[],"weight":18446744073709551615},0000000,"#.len();
         if bytes + size > CHUNK_BYTES {
             chunks.push(Vec::new());
             bytes = 0;

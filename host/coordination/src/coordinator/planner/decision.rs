@@ -236,6 +236,7 @@ impl Planner {
                     version,
                     lifecycle,
                     partitions: list.clone(),
+                    fresh: Some(self.fresh(list)),
                     chunks: 0,
                 };
                 waiting.insert(worker.clone(), record);

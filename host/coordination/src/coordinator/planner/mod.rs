@@ -5,6 +5,7 @@
 //! to the plan; the next one rewrites every assignment under its own term and plans again for whatever is in none.
 
 mod assignment;
+mod begun;
 mod decision;
 mod openable;
 mod placement;
@@ -43,6 +44,8 @@ pub(super) struct Planner {
     /// The bucket was told anew: what is in force may have been lost, even if the plan is still there.
     retold: bool,
     current: BTreeMap<WorkerId, Published>,
+    /// The ids of partitions that are known to have a record.
+    begun: BTreeSet<String>,
     partitions: Option<Vec<Partition>>,
     listing: Option<OpId>,
     list_at: Option<Now>,
@@ -275,7 +278,7 @@ impl Planner {
         }
         for (key, entry) in list {
             let Some((worker, None)) = assignment_key(key) else { continue };
-            let mut record = entry
+            let record = entry
                 .value
                 .as_deref()
                 .and_then(|value| ctx.decode::<AssignmentRecord>(Bucket::Assignments, key, value))
@@ -285,6 +288,7 @@ impl Planner {
                     version: Version(0),
                     lifecycle: Lifecycle::ColdStart,
                     partitions: Vec::new(),
+                    fresh: None,
                     chunks: 0,
                 });
             if record.term > self.term {
@@ -300,8 +304,12 @@ impl Planner {
             let parts = parts.into_iter().map(|(k, (chunk, _))| (k, chunk)).collect();
             // Chunks that do not belong together are a write that never ended. Its worker still obeys the one before it, of which they
             // hold most; what another has been given since is found below, and what is in none is placed again.
-            record.partitions = assemble(&record, &parts).unwrap_or_else(|| union(&parts));
-            record.chunks = 0;
+            let record = assemble(&record, &parts).unwrap_or_else(|| AssignmentRecord {
+                partitions: union(&parts),
+                fresh: None,
+                chunks: 0,
+                ..record
+            });
             // What we have written ourselves may have been lost since: an older value is no news.
             let known = self.current.remove(&worker).map(|known| known.record);
             let is_awaited =
@@ -328,11 +336,13 @@ impl Planner {
         if Mutant::LeaderPlansFromScratch.is_on() {
             self.current.values_mut().for_each(|published| published.record.partitions.clear());
         }
+        self.collect_begun();
         let version = self.plan.as_ref().map_or(Version(1), |(plan, _)| plan.version);
         let mut waiting = BTreeMap::new();
         for (worker, Published { record, .. }) in self.current.iter().filter(|(worker, _)| !stands.contains(*worker)) {
             let mut record = AssignmentRecord { term: self.term, version, ..record.clone() };
             record.partitions.retain(|p| holders.get(p.id()).is_none_or(|(_, holder)| holder == worker));
+            record.fresh = record.fresh.map(|_| self.fresh(&record.partitions));
             waiting.insert(worker.clone(), record);
         }
         self.phase = Phase::Ready;
@@ -450,6 +460,9 @@ impl Planner {
             self.listing = Some(ctx.list_partitions(Part::Planner));
         }
         if self.is_busy() {
+            return;
+        }
+        if self.hear_begun(ctx, roster) {
             return;
         }
         if let Some(lifecycle) = self.look(ctx, roster) {

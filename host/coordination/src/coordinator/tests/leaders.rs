@@ -60,7 +60,9 @@ fn what_a_new_leader_must_plan_every_worker_shows() {
         for at in fleet.live() {
             let states = entered(&fleet, at, &since);
             assert!(states.contains(&WorkerState::Emergency), "seed {seed}: #{at} {states:?}");
-            assert!(!states.contains(&WorkerState::Scaling), "seed {seed}: #{at} {states:?}");
+            // Of a plan that has half landed, partitions may be in no assignment: they are placed first.
+            let placed = fleet.plans.iter().any(|plan| plan.lifecycle == Lifecycle::Refresh);
+            assert!(placed || !states.contains(&WorkerState::Scaling), "seed {seed}: #{at} {states:?}");
         }
     }
 }

@@ -88,7 +88,7 @@ fn a_state_that_is_written_apart_from_its_position_is_noticed() {
 
 #[test]
 fn a_commit_without_a_compare_is_noticed() {
-    caught_at_work(Mutant::CommitsBlindly, &["epoch", "position"]);
+    caught_at_work(Mutant::CommitsBlindly, &["epoch", "position", "who lives"]);
 }
 
 #[test]
@@ -134,4 +134,9 @@ fn an_object_that_partitions_share_is_noticed() {
 #[test]
 fn an_object_deleted_before_its_successor_is_committed_is_noticed() {
     caught_at_work(Mutant::DeletedBeforeCommit, &["is not there"]);
+}
+
+#[test]
+fn a_lost_record_taken_for_that_of_a_new_partition_is_noticed() {
+    caught_at_work(Mutant::LostRecordBeginsAnew, &["is lost at position"]);
 }

@@ -49,12 +49,14 @@ enum Fault {
     /// The servers restart and have lost the last writes of a bucket.
     Rewind,
     LostBucket,
+    /// The ownership bucket is deleted, or its servers restart and have lost its last writes.
+    LostRecords,
     Source,
     SourceFails,
     Clock,
 }
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 13] = [
     Fault::Kill,
     Fault::Pause,
     Fault::Leave,
@@ -64,6 +66,7 @@ const FAULTS: [Fault; 12] = [
     Fault::ServerRestart,
     Fault::Rewind,
     Fault::LostBucket,
+    Fault::LostRecords,
     Fault::Source,
     Fault::SourceFails,
     Fault::Clock,
@@ -251,6 +254,7 @@ impl Simulation {
                 let bucket = fleet.random.pick(&BUCKETS);
                 fleet.lose_bucket(bucket);
             }
+            Fault::LostRecords => fleet.lose_records(),
             Fault::Source => {
                 let name = format!("n{}", fleet.random.below(10));
                 fleet.partitions.retain(|p| p.id().as_str() != name);

@@ -17,7 +17,7 @@ use crate::{Completed, Epoch, Expect, Generation, Outcome, StoredEntry, WriteOut
 use std::time::Duration;
 
 fn machine(me: Owner, limits: Limits) -> Machine {
-    data_path::machine(PartitionId::from_keys(&["p"]).unwrap(), me, limits)
+    data_path::machine(PartitionId::from_keys(&["p"]).unwrap(), me, Position(0), limits)
 }
 
 /// A machine that is driven by hand.

@@ -20,11 +20,11 @@ fn fleet(live: &[(u32, u64)], dead: &[(u32, u64)]) -> Fleet {
 #[test]
 fn who_may_take_a_partition_is_decided_by_its_record_and_the_plan() {
     use RecordPhase::{Owned, Released};
-    use TakeDecision::{Create, Seize, Superseded, Take, Wait};
+    use TakeDecision::{Create, Missing, Seize, Superseded, Take, Wait};
     let me = owner(1, 3);
     let all = fleet(&[(1, 3), (2, 5)], &[(4, 2)]);
     let table = [
-        (None, Create),
+        (None, Missing),
         (Some((owner(2, 5), Released)), Take),
         (Some((owner(4, 1), Released)), Take),
         (Some((me.clone(), Owned)), Take),
@@ -42,11 +42,12 @@ fn who_may_take_a_partition_is_decided_by_its_record_and_the_plan() {
     ];
     for (found, expected) in table {
         let found = found.map(|(owner, phase)| record(owner, 7, phase, 5));
-        assert_eq!(decide_take(found.as_ref(), (&me.worker, me.incarnation), &all), expected, "{found:?}");
+        assert_eq!(decide_take(found.as_ref(), true, (&me.worker, me.incarnation), &all), expected, "{found:?}");
     }
+    assert_eq!(decide_take(None, false, (&me.worker, me.incarnation), &all), Create);
     let twin = Owner { incarnation: Incarnation { claim: 3, uuid: owner(8, 8).incarnation.uuid }, ..me.clone() };
     let found = record(twin, 7, Owned, 5);
-    assert_eq!(decide_take(Some(&found), (&me.worker, me.incarnation), &all), Seize);
+    assert_eq!(decide_take(Some(&found), true, (&me.worker, me.incarnation), &all), Seize);
 }
 
 #[test]
@@ -418,4 +419,65 @@ fn a_state_that_cannot_be_read_back_is_tried_again_and_kept() {
     assert!(commands.len() > 3, "{commands:?}");
     let (released, _) = written(&hand.give(Input::Revoked(CloseReason::Revoked)));
     assert_eq!((released.snapshot, released.position), (found.snapshot, Position(40)));
+}
+
+/// A plan which says of our partition that somebody has owned it.
+fn plan_of_begun() -> Input {
+    Input::Assigned(Arc::new(Fleet { fresh: Some([].into()), ..Fleet::default() }))
+}
+
+/// A partition that nobody has ever owned begins here.
+const START: Position = Position(30);
+
+fn started_at_30() -> Hand {
+    let mut hand = Hand::new(limits());
+    hand.machine.start = START;
+    hand
+}
+
+#[test]
+fn a_partition_begins_at_start_from_only_if_nobody_has_ever_owned_it() {
+    let fresh = Fleet { fresh: Some(["p".to_owned()].into()), ..Fleet::default() };
+    for fleet in [fresh, Fleet::default()] {
+        let mut hand = started_at_30();
+        hand.give(Input::Assigned(Arc::new(fleet)));
+        let (created, expect) = written(&hand.give(Input::Record(Ok(None))));
+        assert_eq!((created.epoch, created.position, expect), (Epoch(1), START, Expect::Nothing));
+    }
+    // A plan may tell of it, or the worker may have seen the record itself.
+    let found = record(owner(2, 1), 7, RecordPhase::Owned, 40);
+    let ways: [&[Input]; 2] = [&[plan_of_begun()], &[plan(1), entry(&found, 9)]];
+    for told in ways {
+        let mut hand = started_at_30();
+        told.iter().for_each(|input| drop(hand.give(input.clone())));
+        hand.wait(ms(500));
+        assert_eq!(hand.give(Input::Record(Ok(None))), [Command::AskOwner]);
+        assert!(hand.machine.view().trouble.is_some());
+        // Who lives writes it back, and then it is as it was.
+        assert_eq!(hand.wait(ms(500)), [Command::Read]);
+        let back = record(owner(2, 1), 8, RecordPhase::Released, 41);
+        let (taken, _) = written(&hand.give(entry(&back, 1)));
+        assert_eq!((taken.epoch, taken.position), (Epoch(9), Position(41)));
+    }
+}
+
+#[test]
+fn a_record_that_nobody_writes_back_is_waited_for_and_then_the_stream_is_read_from_its_start() {
+    let mut hand = started_at_30();
+    hand.give(plan_of_begun());
+    let mut asked = 0;
+    let gone = Input::Record(Ok(Some(StoredEntry { value: None, revision: 4 })));
+    let commands = loop {
+        let mut commands = hand.give(gone.clone());
+        asked += commands.iter().filter(|c| **c == Command::AskOwner).count();
+        commands.retain(|c| *c != Command::AskOwner);
+        if !commands.is_empty() {
+            break commands;
+        }
+        assert_eq!(hand.wait(ms(500)), [Command::Read]);
+    };
+    assert_eq!((hand.now, asked), (ms(11_000), 5), "as long as recovery may take");
+    assert_eq!(reports(&commands), [Report::RecordLost]);
+    let (taken, expect) = written(&commands);
+    assert_eq!((taken.epoch, taken.position, expect), (Epoch(1), Position(0), Expect::Revision(4)));
 }

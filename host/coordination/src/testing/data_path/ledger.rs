@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Ledger {
     /// By sequence.
     pub(crate) messages: BTreeMap<u64, Fate>,
+    /// Where its first owner has begun: what is not above was never its.
+    start: Option<u64>,
     /// The sequences of the messages that were dead-lettered, by message ID.
     pub(crate) letters: BTreeMap<String, u64>,
     /// The output stream by message ID: it takes none twice.
@@ -27,6 +29,11 @@ impl Ledger {
         let tries = self.tries.entry(sequence).or_default();
         *tries += 1;
         *tries
+    }
+
+    /// The next record is the first.
+    pub(crate) fn begin_anew(&mut self) {
+        self.start = None;
     }
 
     fn is_dead_letter(&self, sequence: u64) -> bool {
@@ -67,11 +74,16 @@ impl Ledger {
     /// What is wrong with a record that replaces another: one owner per epoch, positions that only grow, and a state that is
     /// exactly the partition's messages up to the position, with all that they publish published.
     pub(crate) fn judge(
-        &self,
+        &mut self,
         old: Option<&OwnershipRecord>,
         new: &OwnershipRecord,
         objects: &Objects,
     ) -> Option<String> {
+        self.start.get_or_insert(new.position.0);
+        if old.is_none() && new.position.0 < self.last.0 {
+            // State and position are lost, and what was before the start comes out too.
+            self.last = (new.position.0, 0);
+        }
         old.and_then(|old| succession(old, new)).or_else(|| self.judge_state(old, new, objects))
     }
 
@@ -93,7 +105,7 @@ impl Ledger {
         }
         for (sequence, fate) in self.messages.range(..=position) {
             let is_in = state.binary_search(sequence).is_ok();
-            if !is_in && !self.is_dead_letter(*sequence) {
+            if !is_in && !self.is_dead_letter(*sequence) && self.start.is_some_and(|start| *sequence > start) {
                 return Some(format!("message {sequence} is lost at position {position}"));
             }
             if is_in && !matches!(fate, Fate::Fine | Fate::Shy(_)) {

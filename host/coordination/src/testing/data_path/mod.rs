@@ -51,6 +51,7 @@ pub(crate) fn limits() -> Limits {
         backoff: (ms(100), ms(2000)),
         on_exhausted: OnExhausted::DeadLetter,
         handover_timeout: ms(10_000),
+        recovery_grace: ms(10_000),
         poll_interval: ms(500),
         inline_snapshot_bytes: 50_000,
         max_snapshot_bytes: 100_000,
@@ -63,7 +64,7 @@ pub(crate) fn owner(number: u32, claim: u64) -> Owner {
     Owner { worker: WorkerId::new("worker", number), incarnation: Incarnation { claim, uuid } }
 }
 
-pub(crate) fn machine(id: PartitionId, me: Owner, limits: Limits) -> Machine {
+pub(crate) fn machine(id: PartitionId, me: Owner, start: Position, limits: Limits) -> Machine {
     let stream = StreamIdentity { name: "work".into(), created: "2026-01-01".into() };
-    Machine::new(id, "g".into(), stream, me, "digest".into(), Position(0), limits)
+    Machine::new(id, "g".into(), stream, me, "digest".into(), start, limits)
 }

@@ -66,6 +66,31 @@ impl Fleet {
         }
     }
 
+    /// Loses the records of all partitions, or the last writes among them. Owners look at their records at some time.
+    pub(crate) fn lose_records(&mut self) {
+        // Once: a write that is on its way from before one loss, and arrives after the next, would meet what it expects.
+        if self.work.as_ref().is_none_or(|work| work.lost) {
+            return;
+        }
+        // An object that an earlier record names may be deleted since: it is waited for, and nobody brings it back.
+        let names_objects = self.work.as_ref().is_some_and(|work| work.limits.inline_snapshot_bytes < 50_000);
+        let (all, writes) = (names_objects || self.random.chance(70), 1 + self.random.below(12) as usize);
+        self.disturb_all(|| format!("the records of all partitions are lost, or the last writes of them; all: {all}"));
+        if let Some(work) = &mut self.work {
+            work.lost = true;
+            if all {
+                work.records = work.records.anew();
+            } else {
+                work.records.rewind(writes);
+            }
+        }
+        for at in 0..self.processes.len() {
+            let time = self.random.between(0, 5000);
+            let life = self.processes[at].life;
+            self.after(time, Happening::Remind { at, life });
+        }
+    }
+
     /// Nothing reaches this process and nothing leaves it, and its connection still looks well.
     pub(crate) fn cut(&mut self, at: usize) {
         self.disturb_all(|| format!("cut #{at} off"));

@@ -49,8 +49,7 @@ impl Fleet {
         let key = format!("assignment.{worker}");
         let header: AssignmentRecord = decode(&self.stored(Bucket::Assignments, &key)?).ok()?;
         let chunk = |k| decode(&self.stored(Bucket::Assignments, &format!("{key}.{k}"))?).ok();
-        let partitions = assemble(&header, &(0..header.chunks).filter_map(|k| Some((k, chunk(k)?))).collect())?;
-        Some(AssignmentRecord { partitions, chunks: 0, ..header })
+        assemble(&header, &(0..header.chunks).filter_map(|k| Some((k, chunk(k)?))).collect())
     }
 
     /// Why the fleet is not settled, if it is not: one leader whom everybody knows, everyone stable and on the stored assignment,

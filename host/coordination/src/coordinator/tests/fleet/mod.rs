@@ -151,6 +151,11 @@ enum Happening {
     },
     /// A message is published.
     Produce,
+    /// A process finds out that records were lost.
+    Remind {
+        at: usize,
+        life: u64,
+    },
 }
 
 /// What may go wrong on the way, in percent of the occasions.

@@ -102,7 +102,7 @@ impl Fleet {
                 let assigned = process.assigned.as_ref();
                 if process.life == life && assigned.is_some_and(|a| (a.term, a.version) == settled) {
                     let owned = assigned.map_or(0, |a| a.partitions.len());
-                    self.give(at, Event::DataPath { owned, lag: 0, settled: Some(settled) });
+                    self.give(at, Event::DataPath { owned, lag: 0, settled: Some(settled), begun: Some(settled) });
                 }
             }
             Happening::Return { at, life, id, run, instance, command } => {
@@ -113,6 +113,11 @@ impl Fleet {
             Happening::Attach { at, life, id, run, from } => self.attach(at, life, id, run, from),
             Happening::Pump { at, life, id, run, reader } => self.pump(at, life, id, run, reader),
             Happening::Produce => self.produce(),
+            Happening::Remind { at, life } => {
+                if self.processes[at].life == life {
+                    self.remind(at);
+                }
+            }
         }
     }
 

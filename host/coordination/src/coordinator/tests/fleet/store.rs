@@ -16,6 +16,12 @@ pub(super) struct Store {
 }
 
 impl Store {
+    /// One that was made anew in this one's place. Its revisions begin where nobody expects them: that a write which was meant for the old
+    /// one meets just the revision that it expects takes a chance that few partitions would have too often.
+    pub(super) fn anew(&self) -> Self {
+        Self { last: self.last + 1000, ..Self::default() }
+    }
+
     pub(super) fn revision(&self, key: &str) -> u64 {
         self.keys.get(key).map_or(0, |e| e.revision)
     }

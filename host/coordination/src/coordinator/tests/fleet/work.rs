@@ -9,7 +9,7 @@ use crate::machine::{Limits, Phase, Report};
 use crate::record::Owner;
 use crate::testing::data_path::{self, Command, Fate, Input, Ledger, Objects, Task, limits, trace};
 use crate::testing::ms;
-use crate::{CloseReason, Now, PartitionId};
+use crate::{CloseReason, Now, PartitionId, Position};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,8 @@ pub(crate) struct Work {
     pub(super) objects: Objects,
     pub(super) trouble: data_path::Trouble,
     pub(super) limits: Limits,
+    /// The bucket has lost something: from then on revisions come a second time, and a late write may meet one that it expects.
+    pub(super) lost: bool,
     /// The stream's last sequence.
     pub(super) head: u64,
     /// Least and most milliseconds between two messages, as long as some are published.
@@ -71,6 +73,7 @@ impl Fleet {
             objects: Objects::default(),
             trouble,
             limits: Limits { inline_snapshot_bytes, ..limits() },
+            lost: false,
             head: 0,
             pace: Some(pace),
             mixed,
@@ -148,7 +151,9 @@ impl Fleet {
         let (Some(work), process) = (&mut self.work, &mut self.processes[at]) else { return };
         let Some(me) = process.data.me.clone() else { return };
         work.count += 1;
-        let mut task = Task::new(data_path::machine(id.clone(), me, work.limits.clone()));
+        // Whoever is the first to own it begins at the stream's end.
+        let start = Position(work.head);
+        let mut task = Task::new(data_path::machine(id.clone(), me, start, work.limits.clone()));
         let fleet = Arc::clone(&process.data.fleet);
         task.machine.handle(process.clock.read(self.now), Input::Assigned(fleet));
         let job = Job { task, run: work.count, began: self.now, ending: false };
@@ -165,7 +170,10 @@ impl Fleet {
         let event = if data.leaving && data.jobs.is_empty() {
             Event::Drained
         } else {
-            Event::DataPath { owned, lag: 0, settled: data.rank.filter(|_| settled) }
+            let begun =
+                data.jobs.len() == data.assigned.len() && data.jobs.values().all(|job| job.task.machine.view().begun);
+            let (settled, begun) = (data.rank.filter(|_| settled), data.rank.filter(|_| begun));
+            Event::DataPath { owned, lag: 0, settled, begun }
         };
         if data.told.as_ref() != Some(&event) && data.told != Some(Event::Drained) {
             self.processes[at].data.told = Some(event.clone());
@@ -250,7 +258,7 @@ impl Fleet {
                 let time = self.random.between(1, 30);
                 self.after(time, Happening::Attach { at, life, id: id.clone(), run, from: mark.0 + 1 });
             }
-            Command::Released => self.hint(at, id),
+            Command::Released | Command::AskOwner => self.hint(at, id),
             Command::Gone => {
                 self.processes[at].data.jobs.remove(id);
                 if self.processes[at].data.assigned.contains(id) {
@@ -263,6 +271,13 @@ impl Fleet {
             Command::Report(_) => {}
             Command::Detach => self.violated(format!("#{at} {id}: leaves a consumer that there is not")),
             Command::CheckStream => self.violated(format!("#{at} {id}: asks for a stream that there is not")),
+        }
+    }
+
+    /// The process finds that the bucket is another than it was, or has gone back.
+    pub(super) fn remind(&mut self, at: usize) {
+        for (id, run) in self.running(at) {
+            self.deliver(at, News::Data(id, run, Input::Hint));
         }
     }
 
@@ -383,6 +398,11 @@ impl Fleet {
 impl DataPath {
     pub(super) fn identify(&mut self, me: Owner) {
         self.me = Some(me);
+    }
+
+    /// Whether the plan says that somebody has owned this partition.
+    pub(super) fn has_begun(&self, id: &PartitionId) -> bool {
+        self.fleet.has_begun(id)
     }
 
     fn next_command(&mut self, id: &PartitionId) -> Option<(u64, Command)> {

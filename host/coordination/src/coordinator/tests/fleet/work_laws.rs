@@ -43,6 +43,13 @@ impl Fleet {
         if old.is_none_or(|old| old.epoch != new.epoch) {
             work.taken_at.insert(id.clone(), now);
         }
+        // Whoever creates a record that was there before has been told that it never was: so soon after its first owner, and with a
+        // leader that dies in between, nobody knows better.
+        if old.is_none() && !self.processes[from].data.has_begun(id) {
+            work.ledgers.entry(id.clone()).or_default().begin_anew();
+        }
+        // What is left of a bucket that was lost says nothing of what was before; each record must be right by itself.
+        let old = old.filter(|_| !work.lost);
         wrong.or_else(|| work.ledgers.entry(id.clone()).or_default().judge(old, new, &work.objects))
     }
 
@@ -124,7 +131,7 @@ impl Fleet {
 
     /// The partition that was taken more often than by so many faults and the moves of plans.
     pub(crate) fn duelled(&self, faults: u64) -> Option<(PartitionId, Epoch, u64)> {
-        let work = self.work.as_ref()?;
+        let work = self.work.as_ref().filter(|work| !work.lost)?;
         work.ledgers.keys().find_map(|id| {
             let (epoch, moves) = (self.record(id)?.epoch, work.moves.get(id).copied().unwrap_or(0));
             (epoch.0 > faults + moves + 1).then(|| (id.clone(), epoch, moves))

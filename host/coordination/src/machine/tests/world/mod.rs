@@ -472,6 +472,12 @@ impl World {
                 }
             }
             Command::Report(_) => {}
+            Command::AskOwner => {
+                for to in 0..self.workers.len() {
+                    let time = self.random.between(1, 30);
+                    self.tell(to, time, Input::Hint);
+                }
+            }
             Command::CheckStream => panic!("this world has one stream"),
         }
     }
