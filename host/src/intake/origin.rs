@@ -4,6 +4,7 @@ use crate::nats::{
     ApiError, Filters, Nats, NewStream, OpenReaderError, Reader, ReaderOptions, Start, Stored, StreamError, StreamInfo,
     StreamMessage,
 };
+use futures::future::try_join_all;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use parti_coordination::Sequence;
@@ -74,30 +75,45 @@ pub(super) enum NoReader {
     Reader(#[from] OpenReaderError),
     #[error(transparent)]
     Stream(#[from] StreamError),
+    #[error(
+        "a server before 2.15.1, or one of which that is not known, may leave out messages for a reader with filters when others \
+         are purged; before 2.10.26 even if not"
+    )]
+    Inexact,
 }
 
 impl Origin {
-    /// Opens readers that begin at `from`, one for each of these filters. A stream that is gone is made anew if that is the
-    /// host's to do.
-    pub(super) async fn open(
+    /// Opens a reader that begins at `from`. A stream that is gone is made anew if that is the host's to do.
+    pub(super) async fn open(&self, from: Sequence, presumed: &Presumed) -> Result<Opened, NoReader> {
+        let options = ReaderOptions { stream: self.stream.clone(), start: Start::At(from), filters: None };
+        let reader = match (Reader::open(&self.nats, &options).await, &self.create) {
+            (Err(OpenReaderError::NoStream(_)), Some(_)) => {
+                self.restore().await?;
+                Reader::open(&self.nats, &options).await?
+            }
+            (reader, _) => reader?,
+        };
+        // Asked after it was opened: if this is the stream that we know, it was then, too.
+        let look = self.compare(presumed).await?;
+        Ok(Opened { readers: vec![reader], look })
+    }
+
+    /// Opens readers that begin at `from`, one for each of these filters.
+    pub(super) async fn open_filtered(
         &self,
         from: Sequence,
-        filters: Vec<Option<Filters>>,
+        filters: Vec<Filters>,
         presumed: &Presumed,
     ) -> Result<Opened, NoReader> {
-        let mut readers = Vec::with_capacity(filters.len());
-        for filters in filters {
-            let options = ReaderOptions { stream: self.stream.clone(), start: Start::At(from), filters };
-            readers.push(match (Reader::open(&self.nats, &options).await, &self.create) {
-                (Err(OpenReaderError::NoStream(_)), Some(_)) => {
-                    self.restore().await?;
-                    Reader::open(&self.nats, &options).await?
-                }
-                (reader, _) => reader?,
-            });
-        }
-        // Asked after they were opened: if this is the stream that we know, it was then, too.
+        let opened = filters.into_iter().map(async |filters| {
+            let options = ReaderOptions { stream: self.stream.clone(), start: Start::At(from), filters: Some(filters) };
+            Reader::open(&self.nats, &options).await
+        });
+        let readers = try_join_all(opened).await?;
         let look = self.compare(presumed).await?;
+        if !readers.iter().all(|reader| reader.filters_exactly(&look.stream)) {
+            return Err(NoReader::Inexact);
+        }
         Ok(Opened { readers, look })
     }
 

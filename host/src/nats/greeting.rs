@@ -15,6 +15,13 @@ pub(super) const OLDEST: ServerVersion = ServerVersion { major: 2, minor: 10, pa
 /// The first server that expires single keys of a bucket.
 const PER_KEY_TTL_SINCE: ServerVersion = ServerVersion { major: 2, minor: 11, patch: 0 };
 
+/// The first server whose consumers with several filters go on where they are when messages of one of their subjects are purged or
+/// rolled up. Before, what was still to be delivered of the others was left out (nats-server #8571, fixed by #8572).
+const KEEPS_FILTERED_PLACE_SINCE: ServerVersion = ServerVersion { major: 2, minor: 15, patch: 1 };
+
+/// The first server whose consumers with several filters leave nothing out where nobody purges (#6526).
+const FILTERS_EXACTLY_SINCE: ServerVersion = ServerVersion { major: 2, minor: 10, patch: 26 };
+
 /// Bytes of the longest `INFO` line that is read. Real ones have a few hundred, and some more per known server.
 const MAX_INFO_BYTES: u64 = 256 * 1024;
 
@@ -45,6 +52,11 @@ impl ServerVersion {
     #[must_use]
     pub fn expires_single_keys(self) -> bool {
         self >= PER_KEY_TTL_SINCE
+    }
+
+    /// Whether a consumer with several filters delivers all that matches, on a stream of which messages may be purged by subject.
+    pub(super) fn filters_exactly(self, may_purge: bool) -> bool {
+        self >= if may_purge { KEEPS_FILTERED_PLACE_SINCE } else { FILTERS_EXACTLY_SINCE }
     }
 }
 

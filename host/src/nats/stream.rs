@@ -54,6 +54,8 @@ pub struct StreamInfo {
     pub first: Sequence,
     /// Sequence of the youngest message it ever had; 0 if it never had one.
     pub last: Sequence,
+    /// When that was stored, in nanoseconds since 1970.
+    pub last_time: u64,
     /// Messages it holds.
     pub messages: u64,
     /// For how long it recognizes message ids.
@@ -62,6 +64,8 @@ pub struct StreamInfo {
     pub max_consumers: Option<u32>,
     /// How many consumers it has.
     pub consumers: usize,
+    /// Whether messages may be purged or rolled up. Once it is not, it never is again.
+    pub may_purge: bool,
 }
 
 /// A stream to create.
@@ -225,10 +229,12 @@ impl From<Info> for StreamInfo {
             replicas: config.num_replicas,
             first: Sequence(state.first_sequence),
             last: Sequence(state.last_sequence),
+            last_time: u64::try_from(state.last_timestamp.unix_timestamp_nanos()).unwrap_or(0),
             messages: state.messages,
             duplicate_window: config.duplicate_window,
             max_consumers: u32::try_from(config.max_consumers).ok().filter(|max| *max > 0),
             consumers: state.consumer_count,
+            may_purge: !config.deny_purge,
         }
     }
 }

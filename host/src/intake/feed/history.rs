@@ -5,7 +5,7 @@
 //! or set back. Each opening of a reader comes with a look; a partition that joins a running reader is followed by one.
 
 use super::serving::count_member;
-use super::{Claim, Feed, Looking, PartitionInput, Slot};
+use super::{Claim, Feed, Group, Looking, PartitionInput, Slot};
 use crate::error::ErrorCode;
 use crate::intake::manager::TaskEvent;
 use crate::intake::origin::{BELIEVE_REWIND, Finding, Look, Presumed};
@@ -24,6 +24,13 @@ impl Claim {
             _ => looked_into.contains(&self.number),
         };
         self.from > to.next() && is_old
+    }
+
+    /// Claims what a reader that served the partition has come to.
+    pub(super) fn renew(&mut self, number: u64, group: &Group) {
+        self.number = number;
+        self.from = group.vouched();
+        self.seen = group.seen.or(self.seen);
     }
 
     /// Whether the message that it names is gone: of the stream above `to`, before it was set back.
@@ -111,7 +118,7 @@ impl Feed {
         self.metrics.streams_replaced.inc();
         self.identity.created.clone_from(&stream.created);
         self.expired = Sequence(0);
-        (self.hole, self.rewound, self.turned) = (None, None, None);
+        (self.hole, self.rewound, self.turned, self.vouches) = (None, None, None, None);
         self.proved = self.wants;
         let _ = self.events.send(TaskEvent::Stream(self.identity.clone()));
         self.failed(ErrorCode::StreamRecreated, format!("stream {:?} was deleted and made again", stream.name));
@@ -128,13 +135,13 @@ impl Feed {
         );
         self.metrics.streams_replaced.inc();
         self.failed(ErrorCode::StreamRewound, format!("stream {:?} was set back to {to}", stream.name));
-        (self.rewound, self.hole) = (None, None);
+        (self.rewound, self.hole, self.vouches) = (None, None, None);
         self.expired = self.expired.min(to.next());
         self.turned = time.map(|time| (to, time));
         // Readers from before have ended, or will; one that was opened since delivers what there is now.
         for group in &self.groups {
             for slot in self.slots.values_mut().filter(|slot| slot.reader == Some(group.number)) {
-                slot.claim.from = slot.claim.from.max(group.next);
+                slot.claim.from = slot.claim.from.max(group.vouched());
                 slot.claim.seen = group.seen.or(slot.claim.seen);
             }
         }

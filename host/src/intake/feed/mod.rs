@@ -23,10 +23,10 @@ use super::chunk::{Gathered, Held};
 use super::manager::TaskEvent;
 use super::origin::{Look, NoReader, Opened, Origin};
 use super::reading::{Delivery, Reading};
-use crate::nats::StreamError;
+use crate::nats::{StreamError, StreamInfo};
 use crate::plugin::Publish;
 use crate::telemetry::Metrics;
-use filtering::Share;
+use filtering::{Narrowing, Share};
 use opening::Opening;
 use parti_coordination::record::{Seen, StreamIdentity};
 use parti_coordination::{Input, Position, Sequence};
@@ -113,6 +113,8 @@ struct Claim {
 struct Group {
     number: u64,
     reading: Reading,
+    /// Where it began.
+    begun: Sequence,
     /// It brings only what has one of these subjects.
     filter: Option<Arc<HashSet<Arc<str>>>>,
     /// Everything before this is delivered, as far as it passes the filter.
@@ -125,6 +127,8 @@ struct Group {
     fresh: bool,
     /// What has come since the last tick.
     since: Since,
+    /// Ticks without any word of it. One that is well says something every two seconds.
+    silent: u32,
     /// It was at the stream's head in the time up to the last tick.
     at_head: bool,
 }
@@ -180,8 +184,16 @@ struct Feed {
     turned: Option<(Sequence, u64)>,
     /// How much of the stream is for this worker.
     share: Share,
+    /// The main reader serves partitions that a filter names.
+    main_is_named: bool,
+    /// Readers with filters that are being opened.
+    narrowing: Option<Narrowing>,
     /// Readers get new filters no sooner than this.
     filter_at: Instant,
+    /// A message of the stream that vouches for readers with filters that have passed it.
+    vouches: Option<Seen>,
+    /// The next such message is asked for.
+    witness: Option<JoinHandle<Result<StreamInfo, StreamError>>>,
     /// Which reader is asked first, so that none starves.
     turn: usize,
 }
@@ -189,6 +201,8 @@ struct Feed {
 enum Step {
     Wish(Option<Wish>),
     Opened(Box<Result<Opened, NoReader>>),
+    Narrowed(Box<Result<Opened, NoReader>>),
+    Witness(Box<Result<StreamInfo, StreamError>>),
     Looked(Result<Look, StreamError>),
     Delivery(u64, Option<Delivery>),
     Open,
@@ -227,7 +241,11 @@ pub(super) async fn run(
         rewound: None,
         turned: None,
         share: Share::default(),
+        main_is_named: false,
+        narrowing: None,
         filter_at: Instant::now(),
+        vouches: None,
+        witness: None,
         turn: 0,
     };
     let mut tick = interval(PROGRESS);
@@ -240,6 +258,8 @@ pub(super) async fn run(
             biased;
             wish = wishes.recv() => Step::Wish(wish),
             opened = ended(feed.opening.as_mut().map(|opening| &mut opening.task)) => Step::Opened(Box::new(opened)),
+            narrowed = ended(feed.narrowing.as_mut().map(Narrowing::task)) => Step::Narrowed(Box::new(narrowed)),
+            witness = ended(feed.witness.as_mut()) => Step::Witness(Box::new(witness)),
             looked = ended(feed.looking.as_mut().map(|looking| &mut looking.task)) => Step::Looked(looked),
             () = until(open_at) => Step::Open,
             _ = tick.tick() => Step::Tick,
@@ -255,6 +275,8 @@ pub(super) async fn run(
                 feed.drop_idle();
             }
             Step::Opened(opened) => feed.opened(*opened),
+            Step::Narrowed(opened) => feed.narrowed(*opened),
+            Step::Witness(stream) => feed.witnessed(*stream),
             Step::Looked(look) => feed.looked(look),
             Step::Open => feed.open(),
             Step::Tick => feed.tick(),

@@ -4,8 +4,8 @@ use super::serving::serve;
 use super::{Feed, Group, Since};
 use crate::intake::origin::{NoReader, Opened};
 use crate::intake::reading::Reading;
+use crate::nats::Reader;
 use parti_coordination::Sequence;
-use crate::nats::{Filters, Reader};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,20 +21,22 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// A reader that is being opened, or several with filters.
 pub(super) struct Opening {
     /// Where they begin.
-    from: Sequence,
-    /// What each of them brings; `None` for a single one that brings everything.
-    filters: Option<Vec<Arc<HashSet<Arc<str>>>>>,
+    pub(super) from: Sequence,
     /// Number of the last want that the look at the stream is about.
-    until: u64,
+    pub(super) until: u64,
     /// The stream that was known when it began.
-    created: String,
+    pub(super) created: String,
     pub(super) task: JoinHandle<Result<Opened, NoReader>>,
 }
 
 impl Feed {
     pub(super) fn may_open(&self) -> bool {
+        self.opening.is_none() && self.may_have_another()
+    }
+
+    pub(super) fn may_have_another(&self) -> bool {
         let catching_up = self.unfiltered().filter(|group| Some(group.number) != self.main).count();
-        self.opening.is_none() && (self.main.is_none() || catching_up < MAX_CATCH_UP)
+        self.main.is_none() || catching_up < MAX_CATCH_UP
     }
 
     /// Begins to open a reader for the wishes whose time has come.
@@ -43,17 +45,9 @@ impl Feed {
         let due = self.slots.values().filter_map(|slot| slot.wants).filter(|(_, at)| *at <= now);
         let Some(from) = due.map(|(from, _)| from).min() else { return self.plan_opening() };
         self.open_at = None;
-        self.open_from(from, None);
-    }
-
-    pub(super) fn open_from(&mut self, from: Sequence, filters: Option<Vec<Arc<HashSet<Arc<str>>>>>) {
         let (origin, presumed, created) = (self.origin.clone(), self.presumed(), self.identity.created.clone());
-        let asked = match &filters {
-            Some(filters) => filters.iter().map(|f| Filters::new(f.iter().map(|s| s.to_string()).collect())).collect(),
-            None => vec![None],
-        };
-        let task = tokio::spawn(async move { origin.open(from, asked, &presumed).await });
-        self.opening = Some(Opening { from, filters, until: self.wants, created, task });
+        let task = tokio::spawn(async move { origin.open(from, &presumed).await });
+        self.opening = Some(Opening { from, until: self.wants, created, task });
     }
 
     /// When the next reader is to be opened.
@@ -62,7 +56,7 @@ impl Feed {
     }
 
     pub(super) fn opened(&mut self, opened: Result<Opened, NoReader>) {
-        let Some(Opening { from, filters, until, created, .. }) = self.opening.take() else { return };
+        let Some(Opening { from, until, created, .. }) = self.opening.take() else { return };
         let Opened { readers, look } = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -83,12 +77,8 @@ impl Feed {
         if let Some(from) = wanted.filter(|from| from.0 > 1).min() {
             self.lost(from, look.stream.first);
         }
-        if let Some(filters) = filters {
-            for (reader, filter) in readers.into_iter().zip(filters) {
-                let number = self.put_to_work(reader, Some(filter), from);
-                self.move_to_filtered(number);
-            }
-            return self.plan_opening();
+        if from.0 <= 1 {
+            self.expired = self.expired.max(look.stream.first);
         }
         let Some(reader) = readers.into_iter().next() else { return };
         let number = self.put_to_work(reader, None, from);
@@ -111,12 +101,18 @@ impl Feed {
         self.plan_opening();
     }
 
-    fn put_to_work(&mut self, reader: Reader, filter: Option<Arc<HashSet<Arc<str>>>>, from: Sequence) -> u64 {
+    pub(super) fn put_to_work(
+        &mut self,
+        reader: Reader,
+        filter: Option<Arc<HashSet<Arc<str>>>>,
+        from: Sequence,
+    ) -> u64 {
         self.number += 1;
         let pending = reader.pending();
         self.groups.push(Group {
             number: self.number,
             reading: Reading::start(reader, Arc::clone(&self.budget)),
+            begun: from,
             filter,
             next: from,
             seen: None,
@@ -124,6 +120,7 @@ impl Feed {
             members: 0,
             fresh: false,
             since: Since { next: from, ours: 0, least_pending: pending },
+            silent: 0,
             at_head: true,
         });
         self.number

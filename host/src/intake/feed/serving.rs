@@ -23,9 +23,13 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// them would otherwise stay, and every message be read twice.
 pub(super) const AT_HEAD: u64 = 1000;
 
+/// A reader that is further behind than this does not serve who need not wait for it.
+const NEAR: u64 = 10_000;
+
 impl Feed {
     pub(super) fn want(&mut self, subject: Arc<str>, claim: Claim, inbox: mpsc::UnboundedSender<PartitionInput>) {
         let now = Instant::now();
+        let may_have_another = self.may_have_another();
         let slot = self.slots.entry(Arc::clone(&subject)).or_insert_with(|| Slot {
             inbox: inbox.clone(),
             gathered: Gathered::default(),
@@ -56,10 +60,10 @@ impl Feed {
             }
         }
         let from = claim.from;
-        // The main reader if it has not passed that yet, else the one that has come furthest of those.
+        // The one that has come furthest of those that have not passed that yet, unless it has far to go.
         let serves = |group: &&Group| group.next <= from && group.brings(&subject);
-        let main = self.groups.iter().filter(|group| Some(group.number) == self.main).find(serves);
-        let group = main.or_else(|| self.groups.iter().filter(serves).max_by_key(|group| group.next));
+        let group = self.groups.iter().filter(serves).max_by_key(|group| group.next);
+        let group = group.filter(|group| from.0 - group.next.0 <= NEAR || !may_have_another);
         if let Some((number, next)) = group.map(|group| (group.number, group.next)) {
             serve(slot, &mut self.groups, number, next);
         } else {
@@ -98,6 +102,7 @@ impl Feed {
         if let Some(group) = self.groups.get_mut(at) {
             group.pending = pending;
             group.since.least_pending = group.since.least_pending.min(pending);
+            group.silent = 0;
             group.seen = seen.or(group.seen);
         }
         self.tell_pending();
@@ -106,6 +111,9 @@ impl Feed {
             return self.ended(number);
         }
         self.join_main();
+        if Some(number) == self.main && self.main_is_named {
+            self.join_filtered();
+        }
     }
 
     fn tell_pending(&self) {
@@ -115,17 +123,15 @@ impl Feed {
     /// What a reader served is served by another one, from where it ended.
     pub(super) fn ended(&mut self, number: u64) {
         let Some(at) = self.groups.iter().position(|group| group.number == number) else { return };
-        self.progress();
         let group = self.groups.remove(at);
         self.choose_main();
         let now = Instant::now();
         self.wants += 1;
         for slot in self.slots.values_mut().filter(|slot| slot.reader == Some(number)) {
+            tell_progress(slot, number, group.vouched(), group.seen);
             slot.reader = None;
-            slot.wants = Some((group.next, now));
-            slot.claim.number = self.wants;
-            slot.claim.from = group.next;
-            slot.claim.seen = group.seen.or(slot.claim.seen);
+            slot.wants = Some((group.vouched(), now));
+            slot.claim.renew(self.wants, &group);
         }
         self.open_at = Some(now);
     }
@@ -208,13 +214,20 @@ impl Feed {
     pub(super) fn progress(&self) {
         for group in &self.groups {
             for slot in self.slots.values().filter(|slot| slot.reader == Some(group.number)) {
-                tell_progress(slot, group.number, group.next, group.seen);
+                tell_progress(slot, group.number, group.vouched(), group.seen);
             }
         }
     }
 }
 
 impl Group {
+    /// Everything before this is delivered, as far as it passes the filter, and a message that was seen vouches for the stream
+    /// having come so far: of one that was set back nothing else would tell.
+    pub(super) fn vouched(&self) -> Sequence {
+        let seen = self.seen.map_or(Sequence(0), |seen| seen.sequence.next());
+        if self.filter.is_some() { self.next.min(seen.max(self.begun)) } else { self.next }
+    }
+
     /// Whether messages with this subject come with it.
     pub(super) fn brings(&self, subject: &str) -> bool {
         self.filter.as_ref().is_none_or(|filter| filter.contains(subject))

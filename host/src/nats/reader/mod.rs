@@ -15,7 +15,9 @@ mod tests;
 
 use super::api::{ApiError, NoArguments, connection_lost};
 use super::connection::{Link, Nats};
+use super::greeting::ServerVersion;
 use super::headers::Headers;
+use super::stream::StreamInfo;
 use super::wire::{Batch, Wire};
 use async_nats::Subject;
 use async_nats::jetstream::ErrorCode;
@@ -59,6 +61,9 @@ const CONTROL: u16 = 100;
 const TIMEOUT: u16 = 408;
 const REQUEST_TERMINATED: u16 = 409;
 const NO_RESPONDERS: u16 = 503;
+
+/// Where a server says, of a consumer that it has just made, which version it is itself (from 2.11 on, ADR-44).
+const SERVER_VERSION: &str = "_nats.ver";
 
 /// What to read.
 #[derive(Debug, Clone)]
@@ -173,6 +178,10 @@ pub struct Reader {
     /// Number of the last delivery.
     delivered: u64,
     pending: u64,
+    /// Place of the last delivery, or before the first.
+    sequence: u64,
+    /// Version of the server that the consumer is on, if it is known.
+    served_by: Option<ServerVersion>,
     /// How far the server has looked, as it said last, until somebody takes that.
     passed: Option<Sequence>,
     end: Option<ReaderEnd>,
@@ -276,6 +285,11 @@ impl Reader {
             why => failed(why),
         })?;
         reader.pending = created.num_pending;
+        reader.served_by = match created.config.metadata.get(SERVER_VERSION) {
+            Some(version) => ServerVersion::parse(version),
+            // Before 2.11 none says so; where there is no cluster, it is the one that we are connected to.
+            None => Some(nats.server_version()).filter(|_| created.cluster.is_none()),
+        };
         reader.keep = false;
         Ok(reader)
     }
@@ -322,6 +336,8 @@ impl Reader {
             asks: (way != Way::Pushed).then(|| Asks { subject, request: request.into(), open: 0 }),
             delivered: 0,
             pending,
+            sequence: 0,
+            served_by: None,
             passed: None,
             end: None,
             keep: true,
@@ -383,6 +399,13 @@ impl Reader {
     #[must_use]
     pub fn pending(&self) -> u64 {
         self.pending
+    }
+
+    /// Whether the server is known to deliver all that matches, on this stream, also with several filters. Servers before 2.15.1 leave
+    /// messages out when others are purged by subject or rolled up. In a cluster those before 2.11 do not say which they are.
+    #[must_use]
+    pub fn filters_exactly(&self, stream: &StreamInfo) -> bool {
+        self.served_by.is_some_and(|version| version.filters_exactly(stream.may_purge))
     }
 
     /// Asks the server whether everything has been handed out. The figure that comes with the messages does not tell when the
@@ -460,7 +483,13 @@ impl Reader {
             self.end = Some(ReaderEnd::Gap { expected, found: delivery.number });
             return None;
         }
+        // Messages that are to be acknowledged come again.
+        if self.asks.is_none() && delivery.sequence <= self.sequence {
+            self.end = Some(ReaderEnd::Refused("it has gone back in the stream".to_owned()));
+            return None;
+        }
         self.delivered = expected;
+        self.sequence = delivery.sequence;
         self.pending = delivery.pending;
         if let Some(asks) = &mut self.asks {
             asks.open = asks.open.saturating_sub(1);
@@ -482,12 +511,15 @@ impl Reader {
                     wire.publish(&subject, "", b"");
                 }
                 match figure("Nats-Last-Consumer").filter(|_| self.asks.is_none()) {
-                    Some(last) if last > self.delivered => {
+                    Some(last) if last != self.delivered => {
                         ReaderEnd::Gap { expected: self.delivered + 1, found: last + 1 }
                     }
                     Some(_) if !is_stalled => {
-                        self.passed = figure("Nats-Last-Stream").map(Sequence).or(self.passed);
-                        self.pending = 0;
+                        let looked = figure("Nats-Last-Stream").unwrap_or(0);
+                        if looked > self.sequence {
+                            self.passed = Some(Sequence(looked));
+                            self.pending = 0;
+                        }
                         return;
                     }
                     _ => return,

@@ -141,6 +141,31 @@ async fn a_reader_that_finds_nothing_says_how_far_it_has_come() {
 }
 
 #[tokio::test]
+async fn a_reader_with_filters_that_are_said_to_be_exact_misses_nothing_when_another_subject_is_purged() {
+    for release in Release::ALL {
+        let server = TestServer::start(release).await;
+        let nats = server.connect().await;
+        stream(&nats).await;
+        let info = StreamInfo::of(&nats, "work").await.unwrap();
+        let filters = Filters::new(vec!["work.3".to_owned(), "work.7".to_owned()]);
+        let options = ReaderOptions { stream: "work".to_owned(), start: Start::At(Sequence(1)), filters };
+        let mut reader = Reader::open(&nats, &options).await.unwrap();
+        assert!(reader.filters_exactly(&StreamInfo { may_purge: false, ..info.clone() }));
+        let is_exact = reader.filters_exactly(&info);
+        assert_eq!(is_exact, matches!(release, Release::Newest));
+        // More than the server sends ahead; the reader takes none of it yet.
+        fill(&nats, 0..2000, 10_000).await;
+        super::super::testing::ask(&nats, "STREAM.PURGE.work", json!({ "filter": "work.7" })).await;
+        let mut messages = Vec::new();
+        while is_exact
+            && messages.iter().filter(|message: &&StreamMessage| message.subject.ends_with('3')).count() < 200
+        {
+            in_time(reader.read(&mut messages)).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn messages_that_fill_requests_by_bytes_are_all_delivered() {
     for release in Release::ALL {
         let server = TestServer::start(release).await;
