@@ -2,10 +2,10 @@
 
 use async_nats::jetstream::Context;
 use parti_tests::{
-    Fleet, NatsServer, Records, Stored, create_stream, eventually, eventually_is, messages, partition, read_stream,
-    subject,
+    Fleet, NatsServer, Records, Stored, Worker, create_stream, eventually, eventually_is, messages, partition,
+    read_stream, short_leases, subject,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const ACKED: &str = r#"parti_messages_total{verdict="ack"}"#;
 const RETRIED: &str = r#"parti_messages_total{verdict="retry"}"#;
@@ -225,4 +225,50 @@ async fn an_answer_with_too_many_verdicts_counts_for_nothing() {
         assert!(letter.header("Parti-Reason").contains("wrong answer"), "{letter:?}");
     }
     assert_eq!(fleet.sum(ACKED).await, 0);
+}
+
+/// How partition `n` stands, as its worker tells.
+async fn stands(worker: &Worker, n: usize) -> Result<Value, String> {
+    let answer = worker.get("/api/v1/partitions").await?;
+    let answer: Value = serde_json::from_str(&answer.body).map_err(|error| error.to_string())?;
+    let rows = answer.as_array().ok_or("no list of partitions")?;
+    rows.iter().find(|row| row["id"] == partition(n)).cloned().ok_or_else(|| format!("{answer}"))
+}
+
+#[tokio::test]
+async fn a_message_that_kills_four_workers_is_dead_lettered_and_no_other() {
+    let (server, context) = server().await;
+    let mut fleet =
+        with_dead_letters(&server, "spin").with(short_leases()).with(json!({ "handler": { "callTimeout": "60s" } }));
+    fleet.start_settled(1).await;
+    let records = Records::open(&context).await;
+    let before = publish(&context, 0, &["1", "2", "3"]).await;
+    records.committed(&partition(0), before).await;
+    // No guest can kill its worker. This one stays in the call, and the test kills the worker for it.
+    let last = publish(&context, 0, &["4", "spin", "5", "6"]).await;
+    let mut neighbour = 0;
+    for _ in 0..4 {
+        let worker = fleet.workers.last().expect("a worker");
+        eventually("the message is being handled", async || {
+            let row = stands(worker, 0).await?;
+            // What is before it in the batch takes no time.
+            let record = records.ownership(&partition(0)).await.ok_or("no record")?;
+            let alone = record.alone.is_none_or(|alone| alone.sequence.0 == before + 2);
+            let is_it = row["phase"] == "running" && row["attempts"] != 0 && row["queue"] != 0 && alone;
+            if is_it { Ok(()) } else { Err(format!("{row} {record:?}")) }
+        })
+        .await;
+        neighbour = publish(&context, 1, &["x", "y"]).await;
+        records.committed(&partition(1), neighbour).await;
+        fleet.workers.last_mut().expect("a worker").kill();
+        fleet.start_settled(1).await;
+    }
+    let letters = letters(&context, 1).await;
+    assert_eq!(&letters[0].payload[..], b"spin");
+    let reason = letters[0].header("Parti-Reason");
+    assert_eq!(reason, "2 workers died while they handled this message alone");
+    let record = records.committed(&partition(0), last).await;
+    records.committed(&partition(1), neighbour).await;
+    assert_eq!(record.seizes, 4, "until as many more are handled");
+    fleet.settled().await;
 }

@@ -77,6 +77,8 @@ pub(super) struct Shared {
     pub(super) records: Store,
     pub(super) objects: Objects,
     pub(super) requests: Semaphore,
+    /// Held by the one partition that tries a message of which a worker may have died.
+    pub(super) turn: Semaphore,
     pub(super) publisher: Publisher,
     pub(super) group: String,
     pub(super) control: Nats,
@@ -202,6 +204,7 @@ impl Intake {
                 records: options.records,
                 objects: options.objects,
                 requests: Semaphore::new(REQUESTS),
+                turn: Semaphore::new(1),
                 publisher: Publisher::new(&options.data, PUBLISHES),
                 traps: options.metrics.plugin_traps.series([options.plugin.version().name()]),
                 timeouts: options.metrics.plugin_timeouts.series([options.plugin.version().name()]),

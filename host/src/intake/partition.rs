@@ -21,6 +21,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 type Machine = PartitionMachine<Held, Publish>;
@@ -54,6 +55,8 @@ pub(super) struct PartitionTask {
     calling: Option<Calling>,
     /// The instance is to be closed as soon as the call that is open has ended; what that gives does not count.
     closes: Option<CloseReason>,
+    /// The turn to try a message of which a worker may have died, or the wait for it.
+    turn: Option<AbortOnDropHandle<()>>,
     inbox: mpsc::UnboundedReceiver<PartitionInput>,
     sender: mpsc::UnboundedSender<PartitionInput>,
     view: Arc<Mutex<PartitionView>>,
@@ -91,6 +94,7 @@ impl PartitionTask {
             instance: None,
             calling: None,
             closes: None,
+            turn: None,
             inbox,
             sender,
             view: Arc::clone(&view),
@@ -242,6 +246,16 @@ impl PartitionTask {
                     Input::ObjectsDeleted(deleted.map_err(|error| tracing::debug!(%error, "Snapshots are not deleted")))
                 });
             }
+            Command::AskTurn => {
+                let (shared, sender) = (Arc::clone(&self.shared), self.sender.clone());
+                self.turn = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                    // It is held for as long as this task is.
+                    let _turn = shared.turn.acquire().await;
+                    let _ = sender.send(Input::Turn);
+                    pending::<()>().await;
+                })));
+            }
+            Command::EndTurn => self.turn = None,
             Command::Close(why) => {
                 // Who goes on waiting for the partition neither holds a reader's place nor memory. In queue mode it has said so.
                 if !self.shared.limits.acknowledges {
@@ -432,6 +446,10 @@ impl PartitionTask {
                 tracing::error!(%epoch, why, "The snapshot is not stored; nothing is committed until it is");
                 self.tell_hooks(ErrorCode::PluginSnapshot, &why);
             }
+            Report::Suspicious { seizes } => tracing::warn!(
+                %epoch, seizes,
+                "The owners of this partition have died one after the other; the next messages are handled one by one, each written down before"
+            ),
             Report::Retrying { sequence, attempts } => tracing::debug!(%sequence, attempts, "The message is retried"),
             Report::Exhausted { sequence, reason } => {
                 tracing::warn!(%epoch, %sequence, reason, "The message cannot be handled");

@@ -200,6 +200,8 @@ pub enum Input<M, O> {
     Object(Result<Vec<u8>, String>),
     /// Answer to [`Command::DeleteObjects`]: they are gone, or that is not known.
     ObjectsDeleted(Result<(), ()>),
+    /// Answer to [`Command::AskTurn`].
+    Turn,
     /// Answer to [`Command::Close`].
     Closed,
     /// Answer to [`Command::Detach`].
@@ -233,6 +235,10 @@ pub enum Command<M, O> {
         /// Number of this ownership.
         epoch: Epoch,
     },
+    /// Let this partition try a message of which a worker may have died: one partition of this worker at a time.
+    AskTurn,
+    /// It does not any more, or no longer wants to.
+    EndTurn,
     /// Call the handler.
     Handle(Batch<M>),
     /// Publish, and confirm all of it.
@@ -335,6 +341,12 @@ pub enum Report {
     SnapshotFailed(String),
     /// A snapshot could not be put into the object store; it is tried again.
     SnapshotNotStored(String),
+    /// The partition's owners have died so many times in a row: one of the next messages may be the cause, and they are handed over one
+    /// by one.
+    Suspicious {
+        /// How many times.
+        seizes: u32,
+    },
     /// A message waits for another try.
     Retrying {
         /// Which.

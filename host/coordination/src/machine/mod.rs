@@ -16,6 +16,7 @@ mod outcome;
 mod ownership;
 mod queue;
 mod stream;
+mod suspicion;
 mod taking;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use ownership::Purpose;
 use queue::Detach;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use suspicion::Suspicion;
 use work::Call;
 
 /// The machine of one partition. `M` is a message's body, `O` an output's.
@@ -115,6 +117,7 @@ pub struct PartitionMachine<M, O> {
     sending: bool,
     attempts: Option<Attempts>,
     traps: Option<(Sequence, u32)>,
+    suspicion: Suspicion,
     /// After a lost instance, messages up to here are handed over one per call.
     one_by_one: Sequence,
     /// Nothing is handled before this.
@@ -193,6 +196,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             sending: false,
             attempts: None,
             traps: None,
+            suspicion: Suspicion::default(),
             one_by_one: Sequence(0),
             pause_until: None,
             paused: false,
@@ -252,6 +256,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             Input::ObjectPut(result) => self.object_put(result),
             Input::Object(result) => self.object_read(result),
             Input::ObjectsDeleted(result) => self.objects_deleted(result),
+            Input::Turn => self.turn_granted(),
             Input::Closed => self.closed(),
             Input::Detached => self.detached(),
             Input::Doubted => self.doubted(),
@@ -414,6 +419,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
 
     /// Drops everything in memory; what is not committed belongs to the next owner.
     fn forget_work(&mut self) {
+        self.forget_suspicion();
         self.queue.clear();
         self.queue_bytes = 0;
         self.handled = 0;

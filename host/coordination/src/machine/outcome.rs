@@ -241,6 +241,25 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         true
     }
 
+    /// The next message was alone in its call when so many workers died: it is not handed over again.
+    pub(super) fn condemn(&mut self, deaths: u32) {
+        let Some(message) = self.queue.get(self.handled).cloned() else { return };
+        let attempts = self.tries().map_or(deaths, |a| a.count.max(deaths));
+        let reason = format!("{deaths} workers died while they handled this message alone");
+        let letter = match self.give_up(message, &reason, attempts) {
+            GiveUp::Pass => Vec::new(),
+            GiveUp::Send(letter) => vec![letter],
+            GiveUp::Wait => {
+                if let Some(at) = self.pause_until {
+                    self.due(at);
+                }
+                return;
+            }
+        };
+        self.pending = Some(Pending { outgoing: letter, done: 1, retry: None, tries: 0, send_at: None });
+        self.send();
+    }
+
     /// The instance is gone: back to the last commit, with a fresh one.
     pub(super) fn lose_instance(&mut self, why: OpenReason) {
         self.is_open = false;

@@ -214,6 +214,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             position: if is_first { self.start } else { Position(0) },
             seen: None,
             attempts: None,
+            seizes: 0,
+            alone: None,
             handler: None,
             snapshot: None,
         };
@@ -229,6 +231,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     }
 
     fn take(&mut self, mut record: OwnershipRecord, expect: Expect, seize: bool) {
+        Self::count_seize(&mut record, seize);
         self.start_history(&mut record);
         record.epoch = record.epoch.next();
         record.owner = self.me.clone();
@@ -321,6 +324,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                 self.rewound = None;
                 let why = if seize { OpenReason::Recovered } else { OpenReason::Assigned };
                 self.attempts = record.attempts;
+                self.suspect(&record);
                 self.seen = record.seen;
                 self.record = Some((record, revision));
                 self.mark = Sequence(position.0);
@@ -334,15 +338,18 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                 self.record = Some((record, revision));
                 self.committed_at = self.now;
                 self.doubt = false;
+                let waiting = self.queue.len();
                 while self.queue.front().is_some_and(|m| position.covers(m.sequence)) {
                     if let Some(message) = self.queue.pop_front() {
                         self.queue_bytes -= message.bytes;
                         self.handled = self.handled.saturating_sub(1);
                     }
                 }
+                self.cleared(waiting - self.queue.len());
                 // What was let go of meanwhile, and is in the state that has landed, is not read again.
                 self.mark = self.mark.max(Sequence(position.0));
                 self.handled_since = (self.handled > 0).then_some(self.now);
+                self.yield_turn();
                 self.report(Report::Committed { position, lag });
             }
             Purpose::Release => {
@@ -417,8 +424,16 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         if !self.is_detached() {
             return;
         }
-        let (seen, attempts) = (self.seen, self.tries());
-        let record = OwnershipRecord { phase: RecordPhase::Released, position, seen, attempts, ..record };
+        let (seizes, alone) = self.suspects(true);
+        let record = OwnershipRecord {
+            phase: RecordPhase::Released,
+            position,
+            seen: self.seen,
+            attempts: self.tries(),
+            seizes,
+            alone,
+            ..record
+        };
         self.write(record, Expect::Revision(revision), Purpose::Release);
     }
 
@@ -432,10 +447,13 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             share(snapshot.as_ref());
         }
         let (snapshot, beside) = snapshot.map(|snapshot| self.place(record.epoch, snapshot)).unzip();
+        let (seizes, alone) = self.suspects(self.phase == Phase::Releasing || self.gives_up());
         let record = OwnershipRecord {
             position: self.position(),
             seen: self.seen,
             attempts: self.tries(),
+            seizes,
+            alone,
             handler: Some(self.handler.clone()),
             snapshot,
             phase: if releasing { RecordPhase::Released } else { RecordPhase::Owned },

@@ -97,6 +97,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         record.generation = record.generation.next();
         record.seen = None;
         record.attempts = None;
+        (record.seizes, record.alone) = (0, None);
         let (generation, position) = (record.generation, record.position);
         self.report(Report::StartedOver { generation, before, position });
     }

@@ -1,5 +1,6 @@
 //! The handler's side of a partition: open, call, ask for the state.
 
+use super::suspicion::Caution;
 use super::{Batch, Command, Failure, PartitionMachine, Phase, QueuedMessage, Report};
 use crate::record::{Attempts, StoredSnapshot};
 #[cfg(test)]
@@ -82,7 +83,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         }
         // What a crash repeats is bounded, and a further try is written down before it begins.
         let written_down = self.attempts.is_none() || !self.is_committing();
-        if self.handled >= self.limits.max_uncommitted || self.commit_wanted || !written_down {
+        let most = if self.is_suspicious() { 1 } else { self.limits.max_uncommitted };
+        if self.handled >= most || self.commit_wanted || !written_down {
             return;
         }
         // What comes before a message that has trapped is committed first, so that passing over it loses nothing else; and so
@@ -93,7 +95,17 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             self.commit_wanted = true;
             return self.work();
         }
-        self.call_handler();
+        match self.caution() {
+            Caution::None => self.call_handler(),
+            Caution::Wait => {}
+            // It may be what is being written.
+            Caution::Commit if self.is_committing() => {}
+            Caution::Commit => {
+                self.commit_wanted = true;
+                self.work();
+            }
+            Caution::GiveUp(deaths) => self.condemn(deaths),
+        }
     }
 
     fn open(&mut self) {
@@ -193,6 +205,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         if self.commit_wanted || (self.paused && self.handled > 0) {
             return true;
         }
+        if self.handled > 0 && self.is_suspicious() {
+            return true;
+        }
         if self.handled > 0 {
             // Messages hold their memory until they are committed: a queue that is half full, mostly of handled ones, would
             // only wait for the interval. Where a few messages fill it, that is still not once for every few messages.
@@ -222,7 +237,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         let mut bytes = 0usize;
         for message in self.queue.iter().skip(self.handled) {
             let first = messages.is_empty();
-            let alone = message.sequence <= self.one_by_one;
+            let alone = message.sequence <= self.one_by_one || self.hands_over_alone();
             if !first && (alone || messages.len() >= self.limits.batch_messages) {
                 break;
             }
@@ -237,7 +252,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         }
         let (Some(first), Some(last)) = (messages.first(), messages.last()) else { return };
         let (first, last) = (first.sequence, last.sequence);
-        let before = self.tries().map_or(0, |a| a.count);
+        let before = self.tries().map_or(0, |a| a.count).max(self.deaths(first));
         let first_attempt = before.saturating_add(1);
         self.attempts = Some(Attempts { sequence: first, count: first_attempt });
         self.call = Some(Call::Handle { first, last, messages: messages.len() });

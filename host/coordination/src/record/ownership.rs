@@ -68,12 +68,24 @@ pub struct OwnershipRecord {
     /// Deliveries of the message after the position, if more than one has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<Attempts>,
+    /// How often in a row the partition was seized before all was handled that its owner may have died of.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub seizes: u32,
+    /// A message after the position that is under suspicion of killing workers and is handed to the handler alone: how many such calls
+    /// of it have begun and, but for the last, ended with the worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<Attempts>,
     /// Digest of the handler that wrote the snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handler: Option<String>,
     /// The handler's state at the position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<StoredSnapshot>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// A message as the stream gave it. Under the same sequence with another time it is another message: the stream was set back.
@@ -96,6 +108,8 @@ impl OwnershipRecord {
             phase: Phase::Released,
             position,
             attempts: None,
+            seizes: 0,
+            alone: None,
             handler: self.handler.clone().filter(|_| keep_state),
             snapshot: self.snapshot.clone().filter(|_| keep_state),
             ..self.clone()

@@ -50,6 +50,10 @@ pub(crate) enum Mutant {
     LiveOwnerOverruled,
     /// A partition whose record is lost begins like one that nobody has ever owned.
     LostRecordBeginsAnew,
+    /// Nobody counts how often a partition was seized.
+    SeizesForgotten,
+    /// What is next when a partition is seized is blamed for it.
+    SeizeBlamesTheNext,
     /// A partition is released before it has left its consumer.
     ReleasedInConsumer,
     /// An object's name says nothing of the partition whose state it holds.

@@ -164,6 +164,10 @@ impl Simulation {
         let pace = random.pick(&[(5, 200), (50, 1000), (500, 5000)]);
         let mixed = random.chance(50);
         self.fleet.with_work(pace, mixed, trouble);
+        let deadly = self.fleet.random.pick(&[0, 0, 2]);
+        if let Some(work) = &mut self.fleet.work {
+            work.deadly = deadly;
+        }
     }
 
     fn begin(&mut self) {
@@ -305,6 +309,7 @@ impl Simulation {
 
     /// The fleet settles in time, nobody has given up, and then nothing is planned any more.
     fn calm_down(&mut self) {
+        self.deeds += self.fleet.work.as_ref().map_or(0, |work| work.killed);
         let (fleet, bound) = (&mut self.fleet, self.bound);
         let (began, live) = (fleet.now, fleet.live());
         while let Some(why) = fleet.unsettled() {

@@ -6,6 +6,7 @@ mod operator;
 mod owning;
 mod soak;
 mod streams;
+mod suspicion;
 mod versions;
 mod world;
 
@@ -116,6 +117,8 @@ fn record(owner: Owner, epoch: u64, phase: RecordPhase, position: u64) -> Owners
         position: Position(position),
         seen: None,
         attempts: None,
+        seizes: 0,
+        alone: None,
         handler: None,
         snapshot: None,
     }

@@ -49,19 +49,50 @@ fn a_record_that_is_lost_or_set_back_costs_repetitions_and_nothing_else() {
 }
 
 #[test]
-fn a_release_that_does_not_wait_for_the_consumer_is_noticed() {
-    let noticed = (0..50).any(|seed| {
-        let queue = Limits { acknowledges: true, ..limits() };
-        let run = || Mutant::ReleasedInConsumer.breaks(|| soak(seed, queue, false));
+fn a_message_that_kills_its_worker_is_found_and_no_other_is_blamed() {
+    for seed in seeds(0..1000) {
+        soak_with(seed, limits(), false, 6);
+    }
+    // Without anything else that goes wrong, and in the midst of others.
+    for seed in 0..200 {
+        let mut world = World::new(seed, 2, limits());
+        for n in 0..25 {
+            world.publish(if n == seed % 25 { Fate::Deadly } else { Fate::Fine });
+        }
+        world.finish(ms(120_000));
+        assert_eq!(world.ledger.letters.len(), 1);
+    }
+}
+
+fn is_noticed(mutant: Mutant, sign: &str, run: impl Fn(u64)) -> bool {
+    (0..50).any(|seed| {
+        let run = || mutant.breaks(|| run(seed));
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
         // The panic has left it broken.
-        Mutant::ReleasedInConsumer.breaks(|| {});
-        ended.is_err_and(|why| why.downcast_ref::<String>().is_some_and(|why| why.contains("still has it")))
-    });
-    assert!(noticed);
+        mutant.breaks(|| {});
+        ended.is_err_and(|why| why.downcast_ref::<String>().is_some_and(|why| why.contains(sign)))
+    })
+}
+
+#[test]
+fn seizes_that_nobody_counts_or_that_are_blamed_on_what_is_next_are_noticed() {
+    let run = |seed| soak_with(seed, limits(), false, 6);
+    assert!(is_noticed(Mutant::SeizesForgotten, "has killed", run));
+    assert!(is_noticed(Mutant::SeizeBlamesTheNext, "is blamed", run));
+}
+
+#[test]
+fn a_release_that_does_not_wait_for_the_consumer_is_noticed() {
+    let run = |seed| soak(seed, Limits { acknowledges: true, ..limits() }, false);
+    assert!(is_noticed(Mutant::ReleasedInConsumer, "still has it", run));
 }
 
 fn soak(seed: u64, limits: Limits, loses_records: bool) {
+    soak_with(seed, limits, loses_records, 0);
+}
+
+/// Of a hundred messages so many are deadly.
+fn soak_with(seed: u64, limits: Limits, loses_records: bool, deadly: u64) {
     let mut world = World::new(seed, 3, limits);
     let traps = if world.random.chance(50) { 3 } else { 0 };
     if world.random.chance(70) {
@@ -71,7 +102,8 @@ fn soak(seed: u64, limits: Limits, loses_records: bool) {
     }
     for _ in 0..60 {
         for _ in 0..world.random.below(4) {
-            let fate = Fate::draw(&mut world.random);
+            let is_deadly = deadly > 0 && world.random.chance(deadly);
+            let fate = if is_deadly { Fate::Deadly } else { Fate::draw(&mut world.random) };
             world.publish(fate);
         }
         let at = world.random.below(3) as usize;

@@ -18,6 +18,8 @@ pub(crate) enum Fate {
     Stubborn,
     /// Asks for it again, this often.
     Shy(u32),
+    /// Kills the worker, as long as anything goes wrong.
+    Deadly,
 }
 
 impl Fate {
@@ -105,7 +107,7 @@ impl Task {
         if let Some(done) = state.last().filter(|done| *done >= first) {
             return Err(format!("{first} is handed over after {done}"));
         }
-        if !ledger.messages.range(first..=last).map(|(s, _)| s).eq(&sequences) {
+        if first > last || !ledger.messages.range(first..=last).map(|(s, _)| s).eq(&sequences) {
             return Err(format!("the batch {sequences:?} has a gap"));
         }
         if random.chance(trouble.traps) {

@@ -2,7 +2,7 @@
 
 use super::Objects;
 use super::handler::{DRAFT, Fate, applied, outputs};
-use crate::machine::Outgoing;
+use crate::machine::{Batch, Outgoing};
 use crate::record::{OwnershipRecord, Phase as RecordPhase};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,17 @@ pub(crate) struct Ledger {
     /// The last output: which message's, and which of that.
     last: (u64, u64),
     tries: BTreeMap<u64, u32>,
+    /// How many owners each message has killed.
+    kills: BTreeMap<u64, u32>,
+    /// How often the partition was seized while its record said that the message is handled alone.
+    lost_alone: BTreeMap<u64, u32>,
 }
+
+/// A message that kills workers is found by the time that it has killed so many.
+const KILLS: u32 = 4;
+
+/// And no message is blamed for less than this many losses.
+const LOSSES: u32 = 2;
 
 impl Ledger {
     /// How often a message has been tried, this time included.
@@ -36,6 +46,26 @@ impl Ledger {
         self.start = None;
     }
 
+    /// The record is lost, and with it what it says of deaths.
+    pub(crate) fn forget_deaths(&mut self) {
+        self.kills.clear();
+    }
+
+    /// The owner dies of the first of these messages that is deadly, if one is. Says what is wrong with that.
+    pub(crate) fn kills(&mut self, batch: &Batch<Fate>) -> Option<String> {
+        let deadly = batch.messages.iter().find(|message| message.body == Fate::Deadly)?.sequence.0;
+        let kills = self.kills.entry(deadly).or_default();
+        *kills += 1;
+        (*kills > KILLS).then(|| format!("message {deadly} has killed {kills} owners"))
+    }
+
+    /// A record is replaced by another.
+    pub(crate) fn count_loss(&mut self, old: &OwnershipRecord, new: &OwnershipRecord) {
+        if let Some(alone) = old.alone.filter(|_| old.seizes < new.seizes) {
+            *self.lost_alone.entry(alone.sequence.0).or_default() += 1;
+        }
+    }
+
     fn is_dead_letter(&self, sequence: u64) -> bool {
         self.letters.values().any(|letter| *letter == sequence)
     }
@@ -44,9 +74,12 @@ impl Ledger {
     /// A message that was given up may have published before, or publish in the hands of the next owner.
     pub(crate) fn receive(&mut self, outgoing: &Outgoing<Fate, String>) -> Option<String> {
         let (id, body) = match outgoing {
-            Outgoing::DeadLetter { id, message, .. } => {
-                self.letters.insert(id.clone(), message.sequence.0);
-                return None;
+            Outgoing::DeadLetter { id, message, reason, .. } => {
+                let sequence = message.sequence.0;
+                self.letters.insert(id.clone(), sequence);
+                let losses = self.lost_alone.get(&sequence).copied().unwrap_or_default();
+                let is_blamed = reason.contains("workers died") && losses < LOSSES;
+                return is_blamed.then(|| format!("message {sequence} is blamed for deaths after {losses} losses"));
             }
             Outgoing::Publish { id, body } => (id, body),
         };
@@ -108,7 +141,7 @@ impl Ledger {
             if !is_in && !self.is_dead_letter(*sequence) && self.start.is_some_and(|start| *sequence > start) {
                 return Some(format!("message {sequence} is lost at position {position}"));
             }
-            if is_in && !matches!(fate, Fate::Fine | Fate::Shy(_)) {
+            if is_in && !matches!(fate, Fate::Fine | Fate::Shy(_) | Fate::Deadly) {
                 return Some(format!("message {sequence} is applied, which is {fate:?}"));
             }
         }

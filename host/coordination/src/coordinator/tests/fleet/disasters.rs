@@ -1,9 +1,10 @@
 //! What happens to NATS itself: restarts, lost writes, lost buckets.
 
 use super::store::Store;
+use super::work::Work;
 use super::{Fleet, Happening, Status};
 use crate::coordinator::*;
-use crate::testing::ms;
+use crate::testing::{data_path, ms};
 
 pub(crate) const BUCKETS: [Bucket; 4] = [Bucket::StableIds, Bucket::Election, Bucket::Heartbeats, Bucket::Assignments];
 
@@ -68,16 +69,17 @@ impl Fleet {
 
     /// Loses the records of all partitions, or the last writes among them. Owners look at their records at some time.
     pub(crate) fn lose_records(&mut self) {
-        // Once: a write that is on its way from before one loss, and arrives after the next, would meet what it expects.
-        if self.work.as_ref().is_none_or(|work| work.lost) {
+        // Once: a write that is on its way from before one loss, and arrives after the next, would meet what it expects. And with states
+        // in the records: an owner of long ago, who has not heard yet that he is none, may write one back whose object is deleted.
+        let may = |work: &Work| !work.lost && work.limits.inline_snapshot_bytes == 50_000;
+        if !self.work.as_ref().is_some_and(may) {
             return;
         }
-        // An object that an earlier record names may be deleted since: it is waited for, and nobody brings it back.
-        let names_objects = self.work.as_ref().is_some_and(|work| work.limits.inline_snapshot_bytes < 50_000);
-        let (all, writes) = (names_objects || self.random.chance(70), 1 + self.random.below(12) as usize);
+        let (all, writes) = (self.random.chance(70), 1 + self.random.below(12) as usize);
         self.disturb_all(|| format!("the records of all partitions are lost, or the last writes of them; all: {all}"));
         if let Some(work) = &mut self.work {
             work.lost = true;
+            work.ledgers.values_mut().for_each(data_path::Ledger::forget_deaths);
             if all {
                 work.records = work.records.anew();
             } else {

@@ -5,12 +5,12 @@ use super::requests::{News, Request};
 use super::store::Store;
 use super::{Fleet, Happening, Status};
 use crate::coordinator::*;
-use crate::machine::{Limits, Phase, Report};
+use crate::machine::{Batch, Limits, Phase, Report};
 use crate::record::Owner;
 use crate::testing::data_path::{self, Command, Fate, Input, Ledger, Objects, Task, limits, trace};
 use crate::testing::ms;
 use crate::{CloseReason, Now, PartitionId, Position};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ pub(crate) struct Work {
     pace: Option<(u64, u64)>,
     /// Messages of each kind, or only fine ones.
     mixed: bool,
+    /// Messages that kill whoever handles them, in percent, and how often one has.
+    pub(crate) deadly: u64,
+    pub(crate) killed: usize,
     /// Tasks and readers so far.
     count: u64,
     /// How often each partition was assigned to somebody who had it not.
@@ -57,6 +60,8 @@ pub(super) struct DataPath {
     rank: Option<(Term, Version)>,
     leaving: bool,
     told: Option<Event>,
+    /// Who may try a message of which a worker may have died, and who waits for that.
+    turns: VecDeque<(PartitionId, u64)>,
     /// When the first of its machines wants to be called.
     pub(super) due: Option<Now>,
 }
@@ -77,6 +82,8 @@ impl Fleet {
             head: 0,
             pace: Some(pace),
             mixed,
+            deadly: 0,
+            killed: 0,
             count: 0,
             moves: BTreeMap::new(),
             taken_at: BTreeMap::new(),
@@ -250,6 +257,19 @@ impl Fleet {
                 let time = self.random.between(1, 60);
                 self.after(time, Happening::Return { at, life, id, run, instance, command });
             }
+            Command::AskTurn => {
+                let data = &mut self.processes[at].data;
+                data.turns.push_back((id.clone(), run));
+                self.give_turn(at, 1);
+            }
+            Command::EndTurn => {
+                let data = &mut self.processes[at].data;
+                let had = data.turns.front() == Some(&(id.clone(), run));
+                data.turns.retain(|turn| *turn != (id.clone(), run));
+                if had {
+                    self.give_turn(at, usize::MAX);
+                }
+            }
             Command::Close(_) => {
                 job.task.close();
                 self.soon(at, News::Data(id.clone(), run, Input::Closed));
@@ -271,6 +291,16 @@ impl Fleet {
             Command::Report(_) => {}
             Command::Detach => self.violated(format!("#{at} {id}: leaves a consumer that there is not")),
             Command::CheckStream => self.violated(format!("#{at} {id}: asks for a stream that there is not")),
+        }
+    }
+
+    /// The first who waits for it has the turn, if at most so many wait.
+    fn give_turn(&mut self, at: usize, most: usize) {
+        let turns = &self.processes[at].data.turns;
+        if turns.len() <= most
+            && let Some((id, run)) = turns.front().cloned()
+        {
+            self.soon(at, News::Data(id, run, Input::Turn));
         }
     }
 
@@ -299,11 +329,29 @@ impl Fleet {
         let (Some(work), process) = (&mut self.work, &mut self.processes[at]) else { return };
         let job = process.data.jobs.get_mut(id).filter(|job| job.run == run && job.task.instances == instance);
         let Some(job) = job else { return };
+        if let Command::Handle(batch) = command
+            && work.pace.is_some()
+            && batch.messages.iter().any(|message| message.body == Fate::Deadly)
+        {
+            return self.dies_of(at, id, batch);
+        }
         let ledger = work.ledgers.entry(id.clone()).or_default();
         match job.task.call(command, ledger, &mut self.random, work.trouble) {
             Ok(input) => self.deliver(at, News::Data(id.clone(), run, input)),
             Err(wrong) => self.violated(format!("#{at} {id}: {wrong}")),
         }
+    }
+
+    /// The process dies of a message.
+    fn dies_of(&mut self, at: usize, id: &PartitionId, batch: &Batch<Fate>) {
+        let owns = self.record(id).is_some_and(|record| Some(&record.owner) == self.processes[at].data.me.as_ref());
+        if let Some(work) = self.work.as_mut().filter(|_| owns) {
+            work.killed += 1;
+            if let Some(wrong) = work.ledgers.entry(id.clone()).or_default().kills(batch) {
+                self.violated(format!("{id}: {wrong}"));
+            }
+        }
+        self.kill(at);
     }
 
     // The stream and its readers.
@@ -332,7 +380,9 @@ impl Fleet {
         let Some((Some((least, most)), mixed)) = self.work.as_ref().map(|work| (work.pace, work.mixed)) else { return };
         let partitions: Vec<_> = self.partitions.iter().map(|p| p.id().clone()).collect();
         if let Some(id) = partitions.get(self.random.below(partitions.len() as u64) as usize) {
+            let is_deadly = self.work.as_ref().is_some_and(|work| self.random.chance(work.deadly));
             let fate = if mixed { Fate::draw(&mut self.random) } else { Fate::Fine };
+            let fate = if is_deadly { Fate::Deadly } else { fate };
             self.publish(id, fate);
         }
         let time = self.random.between(least, most);

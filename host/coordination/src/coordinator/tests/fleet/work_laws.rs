@@ -48,6 +48,9 @@ impl Fleet {
         if old.is_none() && !self.processes[from].data.has_begun(id) {
             work.ledgers.entry(id.clone()).or_default().begin_anew();
         }
+        if let Some(old) = old {
+            work.ledgers.entry(id.clone()).or_default().count_loss(old, new);
+        }
         // What is left of a bucket that was lost says nothing of what was before; each record must be right by itself.
         let old = old.filter(|_| !work.lost);
         wrong.or_else(|| work.ledgers.entry(id.clone()).or_default().judge(old, new, &work.objects))

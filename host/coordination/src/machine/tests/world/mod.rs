@@ -79,6 +79,11 @@ enum Happening {
         worker: usize,
         claim: u64,
     },
+    /// A worker that a message has killed comes back.
+    Revive {
+        worker: usize,
+        claim: u64,
+    },
 }
 
 pub(super) struct World {
@@ -211,6 +216,11 @@ impl World {
         let claim = self.workers[at].claim;
         let time = self.random.between(1500, 3000);
         self.after(time, Happening::Condemn { worker: at, claim });
+    }
+
+    fn owns(&self, at: usize) -> bool {
+        let me = owner(u32::try_from(at).expect("few"), self.workers[at].claim);
+        self.committed().is_some_and(|record| record.owner == me)
     }
 
     fn forget(&mut self, at: usize) {
@@ -358,6 +368,11 @@ impl World {
                     self.give_up_on(worker);
                 }
             }
+            Happening::Revive { worker, claim } => {
+                if self.workers[worker].claim == claim && self.workers[worker].status == Status::Dead {
+                    self.restart(worker);
+                }
+            }
             Happening::Fence { worker, claim } => {
                 if self.workers[worker].claim == claim && self.workers[worker].status == Status::Running {
                     self.give(worker, Input::Fenced);
@@ -472,6 +487,11 @@ impl World {
                 }
             }
             Command::Report(_) => {}
+            Command::AskTurn => {
+                let time = self.random.between(1, 30);
+                self.tell(at, time, Input::Turn);
+            }
+            Command::EndTurn => {}
             Command::AskOwner => {
                 for to in 0..self.workers.len() {
                     let time = self.random.between(1, 30);
@@ -494,6 +514,15 @@ impl World {
             let wrong = outgoing.iter().take(sent).find_map(|one| self.ledger.receive(one));
             assert_eq!(wrong, None);
             return self.give(at, Input::Sent(if fails { Err("no answer".into()) } else { Ok(()) }));
+        }
+        if let Command::Handle(batch) = &command
+            && batch.messages.iter().any(|message| message.body == Fate::Deadly)
+        {
+            let wrong = if self.owns(at) { self.ledger.kills(batch) } else { None };
+            assert_eq!(wrong, None);
+            let (claim, time) = (self.workers[at].claim, self.random.between(200, 4000));
+            self.kill(at);
+            return self.after(time, Happening::Revive { worker: at, claim });
         }
         // A close cuts off a call of the handler, not what has been handed to NATS.
         let Some(task) = self.workers[at].task.as_mut().filter(|task| task.instances == instance) else { return };

@@ -22,6 +22,9 @@ impl World {
         let new: OwnershipRecord = decode(value.as_bytes()).expect("a record");
         // After a loss revisions come a second time, and a late write may meet one that it expects: from then on each record is judged
         // by itself, and must be right all the same.
+        if let Some(old) = self.committed() {
+            self.ledger.count_loss(&old, &new);
+        }
         let old = self.committed().filter(|_| !self.lost);
         assert_eq!(self.ledger.judge(old.as_ref(), &new, &self.objects), None);
         if self.limits.acknowledges && new.phase == RecordPhase::Released {
