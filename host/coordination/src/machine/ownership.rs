@@ -63,10 +63,11 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         let Some((ours, known)) = self.record.clone() else { return };
         let revision = entry.map_or(0, |e| e.revision);
         match found {
+            // A commit that is under way finds out by itself, unless the handler gives no state for it.
             Ok(found) if is_lost(found.as_ref(), revision, &ours, known) => {
-                self.doubt = false;
-                // A commit that is under way finds out by itself.
-                if !self.is_committing() {
+                if self.is_committing() {
+                    self.read_at = Some(self.now + self.limits.poll_interval);
+                } else {
                     self.write_back(ours, revision, Purpose::Commit);
                 }
             }

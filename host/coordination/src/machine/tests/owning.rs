@@ -481,3 +481,18 @@ fn a_record_that_nobody_writes_back_is_waited_for_and_then_the_stream_is_read_fr
     let (taken, expect) = written(&commands);
     assert_eq!((taken.epoch, taken.position, expect), (Epoch(1), Position(0), Expect::Revision(4)));
 }
+
+#[test]
+fn a_doubt_stays_while_a_commit_is_to_find_out_that_the_record_is_lost() {
+    let mut hand = Hand::running(Limits { acknowledges: true, ..limits() });
+    hand.messages([3]);
+    hand.acked(1);
+    assert_eq!(hand.wait(ms(1000)), [Command::Snapshot]);
+    assert_eq!(hand.give(Input::Doubted), [Command::Read]);
+    assert_eq!(hand.give(Input::Record(Ok(None))), [], "nothing is read for what may be another's");
+    // The handler gives no state, so that nothing is written; it is looked at again.
+    hand.give(Input::Snapshot(Err(Failure::Refused("not now".into()))));
+    assert_eq!(hand.wait(ms(500)), [Command::Read]);
+    assert_eq!(written(&hand.give(Input::Record(Ok(None)))).0.epoch, Epoch(2));
+    assert!(hand.write_lands().contains(&Command::WantReader(Sequence(3))));
+}
