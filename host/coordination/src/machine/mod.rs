@@ -32,7 +32,7 @@ use crate::record::{Attempts, Owner, OwnershipRecord, Seen, StreamIdentity};
 use crate::{CloseReason, Epoch, Fleet, Now, OpenReason, PartitionId, Position, Sequence};
 use objects::Objects;
 use outcome::Pending;
-use ownership::Purpose;
+use ownership::{Predecessor, Purpose};
 use queue::Detach;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -71,6 +71,7 @@ pub struct PartitionMachine<M, O> {
 
     /// The record as it last landed by our hand, with its revision.
     record: Option<(OwnershipRecord, u64)>,
+    predecessor: Option<Predecessor>,
     writing: Option<(OwnershipRecord, String, Purpose)>,
     objects: Objects,
     /// It was there: ours, or somebody else's.
@@ -164,6 +165,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             former_stream: None,
             trouble: None,
             record: None,
+            predecessor: None,
             writing: None,
             objects: Objects::default(),
             begun: false,

@@ -2,7 +2,7 @@
 
 use super::taking::{TakeDecision, decide_take};
 use super::{Command, PartitionMachine, Phase, Report};
-use crate::record::{self, FORMAT, OwnershipRecord, Phase as RecordPhase};
+use crate::record::{self, FORMAT, Owner, OwnershipRecord, Phase as RecordPhase};
 #[cfg(test)]
 use crate::testing::{Mutant, share};
 use crate::{
@@ -24,13 +24,12 @@ pub(super) enum Purpose {
     Release,
 }
 
-/// Whether what is found is less than what we have written: nothing, or a record of ours from before. The bucket was deleted, or its
-/// servers have lost their last writes. Another's record is never taken for that, however old it looks: he may have begun anew
-/// after a loss of which we have slept through the beginning, and to go back to him loses nothing.
-fn is_lost(found: Option<&OwnershipRecord>, revision: u64, ours: &OwnershipRecord, known: u64) -> bool {
-    found.is_none_or(|found| {
-        found.owner == ours.owner && (found.epoch < ours.epoch || (found.epoch == ours.epoch && revision < known))
-    })
+/// The record that a partition was taken from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Predecessor {
+    owner: Owner,
+    epoch: Epoch,
+    revision: u64,
 }
 
 /// Whoever may have a record in memory that is gone is asked for it this often.
@@ -40,6 +39,21 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 const REOPEN: Duration = Duration::from_secs(60);
 
 impl<M: Clone, O: Clone> PartitionMachine<M, O> {
+    /// Whether what is found is less than what we have written: nothing, a record of ours from before, or the one that we have taken the
+    /// partition from. The bucket was deleted, or its servers have lost their last writes. Any other record of another's is never
+    /// taken for that, however old it looks: he may have begun anew after a loss of which we have slept through the beginning, or go
+    /// on after one that we have not seen. To go back to him loses nothing; to go back to what we have taken over would, since what
+    /// it names may be deleted.
+    fn is_lost(&self, found: Option<&OwnershipRecord>, revision: u64, ours: &OwnershipRecord, known: u64) -> bool {
+        found.is_none_or(|found| {
+            let earlier = found.epoch < ours.epoch || (found.epoch == ours.epoch && revision < known);
+            let taken = |from: &Predecessor| {
+                (&from.owner, from.epoch) == (&found.owner, found.epoch) && revision <= from.revision
+            };
+            (found.owner == ours.owner && earlier) || (earlier && self.predecessor.as_ref().is_some_and(taken))
+        })
+    }
+
     pub(super) fn record_read(&mut self, entry: Result<Option<StoredEntry>, ()>) {
         self.reading = false;
         if std::mem::take(&mut self.outdated) {
@@ -64,7 +78,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         let revision = entry.map_or(0, |e| e.revision);
         match found {
             // A commit that is under way finds out by itself, unless the handler gives no state for it.
-            Ok(found) if is_lost(found.as_ref(), revision, &ours, known) => {
+            Ok(found) if self.is_lost(found.as_ref(), revision, &ours, known) => {
                 if self.is_committing() {
                     self.read_at = Some(self.now + self.limits.poll_interval);
                 } else {
@@ -232,6 +246,12 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     }
 
     fn take(&mut self, mut record: OwnershipRecord, expect: Expect, seize: bool) {
+        self.predecessor = match expect {
+            Expect::Revision(revision) if record.epoch > Epoch(0) => {
+                Some(Predecessor { owner: record.owner.clone(), epoch: record.epoch, revision })
+            }
+            _ => None,
+        };
         Self::count_seize(&mut record, seize);
         self.start_history(&mut record);
         record.epoch = record.epoch.next();
@@ -289,7 +309,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         // Measured by what has landed: a record on its way may be of a new ownership already.
         let (landed, known) = self.record.clone().unwrap_or_else(|| (record.clone(), 0));
         match found {
-            found if is_lost(found.as_ref(), revision, &landed, known) => self.write_back(record, revision, purpose),
+            found if self.is_lost(found.as_ref(), revision, &landed, known) => {
+                self.write_back(record, revision, purpose)
+            }
             // An earlier state of ours: the write has not landed.
             Some(found) if found.owner == record.owner && found.epoch <= record.epoch => {
                 self.write(record, Expect::Revision(revision), purpose);

@@ -496,3 +496,29 @@ fn a_doubt_stays_while_a_commit_is_to_find_out_that_the_record_is_lost() {
     assert_eq!(written(&hand.give(Input::Record(Ok(None)))).0.epoch, Epoch(2));
     assert!(hand.write_lands().contains(&Command::WantReader(Sequence(3))));
 }
+
+#[test]
+fn a_bucket_that_was_set_back_to_before_the_take_gets_what_the_new_owner_has_written() {
+    let taken_from = record(owner(2, 1), 7, RecordPhase::Released, 40);
+    let taken = || {
+        let mut hand = Hand::new(limits());
+        hand.give(plan(1));
+        hand.give(entry(&taken_from, 9));
+        hand.revision = 9;
+        hand.opened_after_take();
+        hand.messages([41]);
+        hand.acked(1);
+        hand.wait(ms(1000));
+        hand.state(&[41]);
+        hand.write_lands();
+        hand.give(Input::Hint);
+        hand
+    };
+    let mut hand = taken();
+    let (back, expect) = written(&hand.give(entry(&taken_from, 9)));
+    assert_eq!((back.epoch, back.position, expect), (Epoch(9), Position(41), Expect::Revision(9)));
+    assert_eq!(back.owner, owner(1, 1));
+    // What its owner has written since then is his.
+    let mut hand = taken();
+    assert_eq!(reports(&hand.give(entry(&taken_from, 10))), [Report::FencedOff]);
+}
