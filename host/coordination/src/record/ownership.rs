@@ -99,14 +99,16 @@ pub struct Seen {
 
 impl OwnershipRecord {
     /// What an operator writes who moves the partition: released, so that whoever the plan names takes it again from there, and
-    /// of a new history, so that no message ID of the old one comes again. Whoever owned it loses its next compare.
+    /// of a new history, so that no message ID of the old one comes again. Whoever owned it loses its next compare. `seen` is a message
+    /// that the stream holds now: what the owner has seen may be of before the stream was set back, which would move the partition again.
     #[must_use]
-    pub fn moved(&self, position: Position, keep_state: bool) -> Self {
+    pub fn moved(&self, position: Position, seen: Option<Seen>, keep_state: bool) -> Self {
         Self {
             epoch: self.epoch.next(),
             generation: self.generation.next(),
             phase: Phase::Released,
             position,
+            seen,
             attempts: None,
             seizes: 0,
             alone: None,

@@ -10,7 +10,7 @@ use crate::error::{ErrorCode, OperatorError};
 use crate::nats::{Stored, StreamInfo};
 use clap::Args;
 use jiff::Timestamp;
-use parti_coordination::record::{self, Owner, OwnershipRecord, Phase};
+use parti_coordination::record::{self, Owner, OwnershipRecord, Phase, Seen};
 use parti_coordination::{Epoch, Expect, Generation, PartitionId, Position, WriteOutcome};
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -73,6 +73,8 @@ struct Move<'a> {
     stream: &'a StreamInfo,
     id: PartitionId,
     to: Position,
+    /// The last message of the stream as it is now.
+    seen: Option<Seen>,
     /// What is to become of the handler's state, if the operator has said so.
     keep_state: Option<bool>,
 }
@@ -140,7 +142,9 @@ async fn seek(args: &SeekArgs, connected: &Connected, id: PartitionId, target: T
     }
     let subject = set.subject_template.subject(&id);
     let keep_state = (args.keep_state || args.discard_state).then_some(args.keep_state);
-    let plan = Move { connected, fleet, stream: &stream, id, to, keep_state };
+    let last = stored.message(stream.last).await.map_err(failed)?;
+    let seen = last.map(|last| Seen { sequence: last.sequence, time: last.timestamp_ns });
+    let plan = Move { connected, fleet, stream: &stream, id, to, seen, keep_state };
     let (before, _) = plan.read().await?;
     let state = plan.state(&before)?;
 
@@ -258,7 +262,7 @@ impl Move<'_> {
                 ));
             }
             self.state(&found)?;
-            let (moved, from) = (found.moved(self.to, self.keep_state == Some(true)), found.position);
+            let (moved, from) = (found.moved(self.to, self.seen, self.keep_state == Some(true)), found.position);
             let value = record::encode(&moved).map_err(|error| {
                 refused("the record cannot be written", error.to_string(), "report this as a bug of parti")
             })?;

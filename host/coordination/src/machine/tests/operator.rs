@@ -9,7 +9,7 @@ use crate::{Completed, Epoch, Expect, Generation, StoredEntry, WriteOutcome};
 
 /// The record of a [`Hand::running`] machine as an operator has moved it.
 fn moved(position: u64) -> OwnershipRecord {
-    record(owner(1, 1), 1, RecordPhase::Owned, 0).moved(Position(position), false)
+    record(owner(1, 1), 1, RecordPhase::Owned, 0).moved(Position(position), None, false)
 }
 
 /// The machine has dropped everything: it takes the partition again at `position`, and gives the commands that follow.
@@ -29,17 +29,20 @@ fn moved_report(position: u64) -> Command<Fate, String> {
 }
 
 #[test]
-fn a_record_is_moved_with_its_state_or_without_and_never_with_its_attempts() {
+fn a_record_is_moved_with_its_state_or_without_and_never_with_its_attempts_or_what_was_seen_before() {
     let mut before = record(owner(2, 1), 7, RecordPhase::Owned, 40);
+    let seen = |time| Some(Seen { sequence: Sequence(48), time });
+    before.seen = seen(1);
     before.attempts = Some(Attempts { sequence: Sequence(41), count: 2 });
     before.snapshot = Some(StoredSnapshot::store(&snapshot(&[1, 40])));
     before.handler = Some("digest".into());
-    let after = before.moved(Position(3), true);
+    let after = before.moved(Position(3), seen(2), true);
+    assert_eq!(after.seen, seen(2));
     assert_eq!((after.epoch, after.generation, after.position), (Epoch(8), Generation(2), Position(3)));
     assert_eq!((after.phase, after.attempts, &after.owner), (RecordPhase::Released, None, &before.owner));
     assert_eq!((&after.snapshot, &after.handler), (&before.snapshot, &before.handler));
-    let after = before.moved(Position(3), false);
-    assert_eq!((after.snapshot, after.handler), (None, None));
+    let after = before.moved(Position(3), None, false);
+    assert_eq!((after.snapshot, after.handler, after.seen), (None, None, None));
 }
 
 #[test]
