@@ -14,7 +14,7 @@ use crate::telemetry::Verdict;
 use parti_coordination::record::{Owner, StreamIdentity};
 use parti_coordination::{
     Batch, CloseReason, Command, Completed, Epoch, Failure, Handled, Input, Now, OnExhausted, OpenReason, Outgoing,
-    Partition, PartitionMachine, PartitionView, Position, Report, Snapshot,
+    Partition, PartitionMachine, PartitionView, Phase, Position, Report, Snapshot,
 };
 use std::future::pending;
 use std::pin::Pin;
@@ -169,10 +169,16 @@ impl PartitionTask {
 
     fn show(&self) {
         let view = self.machine.view();
+        let phase = view.phase;
         let mut seen = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = seen.phase != view.phase;
         *seen = view;
         drop(seen);
+        // Who goes on waiting for the partition, or gives it up, neither holds a reader's place nor memory, whether there was a handler to
+        // close or not. In queue mode it says so by itself.
+        if changed && matches!(phase, Phase::Releasing | Phase::Waiting) && !self.shared.limits.acknowledges {
+            let _ = self.shared.wishes.send(Wish::Leave { subject: self.subject.clone() });
+        }
         if changed {
             let _ = self.shared.events.send(TaskEvent::Changed);
         }
@@ -256,13 +262,7 @@ impl PartitionTask {
                 })));
             }
             Command::EndTurn => self.turn = None,
-            Command::Close(why) => {
-                // Who goes on waiting for the partition neither holds a reader's place nor memory. In queue mode it has said so.
-                if !self.shared.limits.acknowledges {
-                    let _ = self.shared.wishes.send(Wish::Leave { subject: self.subject.clone() });
-                }
-                self.close(why);
-            }
+            Command::Close(why) => self.close(why),
             Command::WantReader(mark) => {
                 let (subject, inbox) = (self.subject.clone(), self.sender.clone());
                 let (seen, stream) = (self.machine.seen(), self.machine.stream().clone());
