@@ -3,9 +3,9 @@ use super::super::testing::{NKEY_PUBLIC as PUBLIC, NKEY_SEED as SEED, Release, T
 use super::connect::credentials;
 use super::parse::parse;
 use super::*;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::future::poll_fn;
 use std::path::Path;
-use std::process::Command;
 
 /// Subject, reply, headers and payload of every message.
 fn messages(batch: &Batch) -> Vec<[String; 4]> {
@@ -100,22 +100,23 @@ async fn a_wire_opens_the_same_doors_as_the_client() {
     hears(&server, ConnectOptions { login: Login::Token("t".to_owned()), ..options(&server.url()) }).await;
 }
 
-fn openssl(folder: &Path, arguments: &str) -> bool {
-    let run = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
-    run.is_ok_and(|output| output.status.success())
+/// An authority and what it has signed for one name, as files that servers and clients read: `ca.pem`, `cert.pem`, `key.pem`.
+fn certificates(folder: &Path) {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+    for (name, text) in [("ca.pem", authority.pem()), ("cert.pem", certificate.pem()), ("key.pem", key.serialize_pem())]
+    {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
 }
 
 #[tokio::test]
 async fn a_wire_speaks_tls_and_shows_its_certificate() {
     let folder = tempfile::tempdir().unwrap();
-    let made = [
-        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=ca -days 2 -addext keyUsage=critical,keyCertSign",
-        "req -newkey rsa:2048 -nodes -keyout key.pem -out csr.pem -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1",
-        "x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -copy_extensions copy",
-    ]
-    .iter()
-    .all(|arguments| openssl(folder.path(), arguments));
-    assert!(made, "openssl 3 must be there to make certificates");
+    certificates(folder.path());
     let file = |name: &str| folder.path().join(name);
     let tls = format!(
         "jetstream: {{}}\ntls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
