@@ -3,6 +3,7 @@
 use crate::artifacts::nats_server;
 use crate::port::free_port;
 use crate::process::Process;
+use crate::stream::create_stream;
 use crate::wait::eventually;
 use async_nats::ServerAddr;
 use async_nats::jetstream::{self, Context};
@@ -28,6 +29,16 @@ impl NatsServer {
     /// With JetStream, which keeps its data in files.
     pub async fn start() -> Self {
         Self::with_config("jetstream {}").await
+    }
+
+    /// The same with file streams, each for the subjects that begin with its name, and a connection.
+    pub async fn with_streams(names: &[&str]) -> (Self, Context) {
+        let server = Self::start().await;
+        let context = server.jetstream().await;
+        for name in names {
+            create_stream(&context, name, &format!("{name}.>")).await;
+        }
+        (server, context)
     }
 
     /// With these lines of configuration.

@@ -118,8 +118,7 @@ async fn a_missing_stream_is_reported_with_those_that_exist() {
 
 #[tokio::test]
 async fn dead_letters_that_no_stream_would_keep_are_a_refusal_to_start() {
-    let server = NatsServer::start().await;
-    create_stream(&server.jetstream().await, "work", "work.>").await;
+    let (server, _) = NatsServer::with_streams(&["work"]).await;
     let mut config = config(&server.url(), 2, "noop");
     config["handler"]["deadLetter"] = json!({ "subject": "letters.dead" });
     run(&config).await.assert(1, &["ErrDeadLetterUncaptured", "letters.dead"]);
@@ -127,8 +126,7 @@ async fn dead_letters_that_no_stream_would_keep_are_a_refusal_to_start() {
 
 #[tokio::test]
 async fn a_taken_http_port_is_named() {
-    let server = NatsServer::start().await;
-    create_stream(&server.jetstream().await, "work", "work.>").await;
+    let (server, _) = NatsServer::with_streams(&["work"]).await;
     let mut fleet = Fleet::new(&server, 2, "noop");
     let port = fleet.start().port;
     fleet.settled().await;
@@ -140,8 +138,7 @@ async fn a_taken_http_port_is_named() {
 
 #[tokio::test]
 async fn a_worker_without_a_free_id_ends_with_4_and_names_the_holder() {
-    let server = NatsServer::start().await;
-    create_stream(&server.jetstream().await, "work", "work.>").await;
+    let (server, _) = NatsServer::with_streams(&["work"]).await;
     let mut fleet = Fleet::new(&server, 2, "noop").with(json!({ "workerIdMax": 0 }));
     fleet.start_settled(1).await;
     assert_eq!(fleet.start().exit().await, Some(4));
@@ -154,8 +151,7 @@ async fn a_worker_without_a_free_id_ends_with_4_and_names_the_holder() {
 
 #[tokio::test]
 async fn a_worker_waits_for_a_server_that_comes_up_late() {
-    let mut server = NatsServer::start().await;
-    create_stream(&server.jetstream().await, "work", "work.>").await;
+    let (mut server, _) = NatsServer::with_streams(&["work"]).await;
     server.kill();
     let mut fleet = Fleet::new(&server, 2, "noop");
     fleet.start().logs(&["cannot be reached yet"]).await;

@@ -2,8 +2,8 @@
 
 use control_chart_math::{Chart, Settings};
 use parti_tests::{
-    Fleet, NatsServer, Producer, Records, Status, assert_relayed, create_stream, eventually_is, partition, read_stream,
-    short_leases, subject,
+    Fleet, NatsServer, Producer, Records, Status, assert_relayed, eventually_is, partition, read_stream, short_leases,
+    subject,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,10 +12,7 @@ const PARTITIONS: usize = 30;
 
 /// Kills some of three workers in the middle of the flow: the leader, a follower, or both.
 async fn kill_under_load(kill_leader: bool, kill_follower: bool) {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     fleet.start_settled(3).await;
     let (leader, follower) = fleet.leader_and_follower().await;
@@ -52,10 +49,7 @@ async fn leader_and_follower_killed_at_once_lose_nothing() {
 
 /// Freezes a follower for longer than every lease, and lets it run on, with or without a new process in its place.
 async fn freeze_under_load(replace: bool) {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(short_leases());
     fleet.start_settled(3).await;
     let (_, follower) = fleet.leader_and_follower().await;
@@ -106,10 +100,7 @@ async fn a_frozen_worker_whose_id_was_taken_does_no_harm_and_gets_another() {
 
 #[tokio::test]
 async fn state_is_exactly_once_when_every_worker_is_killed_in_turn() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "alarms", "alarms.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "alarms"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "control-chart");
     fleet.start_settled(3).await;
 
@@ -159,10 +150,7 @@ async fn state_is_exactly_once_when_every_worker_is_killed_in_turn() {
 
 #[tokio::test]
 async fn a_worker_that_is_back_within_the_grace_period_keeps_its_partitions() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     // Long enough for a process to start on a busy machine.
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(json!({ "emergencyGracePeriod": "6s" }));
     for number in 0..3 {

@@ -3,8 +3,8 @@
 //! 30 s under the defaults.
 
 use parti_tests::{
-    Answer, Fleet, LogLine, Moment, NatsServer, Producer, Proxy, Records, assert_relayed, create_stream, eventually,
-    eventually_is, is_soak, subject,
+    Answer, Fleet, LogLine, Moment, NatsServer, Producer, Proxy, Records, assert_relayed, eventually, eventually_is,
+    is_soak, subject,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -137,10 +137,7 @@ async fn assert_shows_recovered(fleet: &Fleet, worker: usize, lasted: f64) {
 
 /// The server is away until every worker has raised the last of these alerts `count` times.
 async fn outage(scenario: &str, keys: Value, levels: &[(&str, f64)], count: usize) {
-    let mut server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (mut server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(thresholds()).with(keys);
     fleet.start_settled(3).await;
     let records = Records::open(&context).await;
@@ -187,10 +184,7 @@ async fn scenario_2_a_prolonged_outage_raises_every_alert_repeats_the_last_and_m
 /// The leader is back first: it judges nobody until its recovery grace period is over, and then it does.
 #[tokio::test]
 async fn scenario_3_a_leader_that_recovers_first_condemns_nobody_who_recovers_later() {
-    let mut server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (mut server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let proxies = [Proxy::to(&server).await, Proxy::to(&server).await];
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(thresholds());
     fleet.start_settled(1).await;
@@ -234,10 +228,7 @@ async fn scenario_3_a_leader_that_recovers_first_condemns_nobody_who_recovers_la
 /// A connection that stands and passes nothing is an outage too: operations time out, and then the connection is given up.
 #[tokio::test]
 async fn a_follower_whose_connection_stalls_is_degraded_and_gets_its_partitions_back_or_keeps_them() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let proxy = Proxy::to(&server).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(thresholds());
     fleet.start_settled(2).await;
@@ -269,10 +260,7 @@ async fn an_outage_of_30_s_under_the_defaults_enters_and_leaves_the_mode_and_mov
     if !is_soak() {
         return;
     }
-    let mut server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (mut server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     fleet.start_settled(3).await;
     let records = Records::open(&context).await;

@@ -25,10 +25,7 @@ async fn only_these_own(records: &Records, workers: &BTreeSet<String>) {
 /// The cool-down after a planned change lasts longer than the test: what does not bypass it never happens.
 #[tokio::test]
 async fn deaths_in_the_cool_down_are_handled_at_once_and_a_replacement_waits_for_its_end() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let keys = json!({ "coldStartWindow": "2s", "assignment": { "minRebalanceInterval": "10m" } });
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(keys);
     fleet.start_settled(2).await;
@@ -62,10 +59,7 @@ async fn deaths_in_the_cool_down_are_handled_at_once_and_a_replacement_waits_for
 
 #[tokio::test]
 async fn the_orphans_of_a_crash_go_to_the_others_first_and_then_its_replacement_gets_a_share() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     fleet.start_settled(3).await;
     let records = Records::open(&context).await;
@@ -97,10 +91,7 @@ async fn the_orphans_of_a_crash_go_to_the_others_first_and_then_its_replacement_
 #[tokio::test]
 async fn a_worker_that_joins_ten_gets_its_share_and_the_others_keep_the_rest() {
     const MANY: usize = 44;
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     // A fleet of this size takes its time to come up on a busy machine.
     let mut fleet = Fleet::new(&server, MANY, "relay").with(json!({ "coldStartWindow": "10s" }));
     fleet.start_settled(10).await;

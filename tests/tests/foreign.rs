@@ -21,10 +21,7 @@ async fn put(store: &Store, key: &str, value: &'static [u8]) {
 
 #[tokio::test]
 async fn garbage_in_the_control_buckets_neither_crashes_nor_stalls_the_fleet() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     let statuses = fleet.start_settled(3).await;
     let (_, follower) = fleet.leader_and_follower().await;
@@ -57,10 +54,7 @@ async fn garbage_in_the_control_buckets_neither_crashes_nor_stalls_the_fleet() {
 
 #[tokio::test]
 async fn garbage_over_the_lease_the_plan_and_an_assignment_is_overcome() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     let statuses = fleet.start_settled(3).await;
     let records = Records::open(&context).await;
@@ -83,10 +77,7 @@ async fn garbage_over_the_lease_the_plan_and_an_assignment_is_overcome() {
 
 #[tokio::test]
 async fn a_partition_with_an_unreadable_record_waits_and_says_so_and_the_others_go_on() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     // The first worker creates the buckets.
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     let records = {
@@ -113,10 +104,7 @@ async fn a_partition_with_an_unreadable_record_waits_and_says_so_and_the_others_
 
 #[tokio::test]
 async fn consumers_deleted_from_outside_are_made_anew() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     fleet.start_settled(2).await;
 
@@ -143,10 +131,7 @@ async fn consumers_deleted_from_outside_are_made_anew() {
 
 #[tokio::test]
 async fn ownership_records_deleted_from_outside_are_written_back() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     fleet.start_settled(2).await;
     let records = Records::open(&context).await;
@@ -169,10 +154,7 @@ async fn ownership_records_deleted_from_outside_are_written_back() {
 
 #[tokio::test]
 async fn a_stream_made_anew_while_no_worker_runs_is_read_from_its_beginning() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
     for total in [1200, 600] {
@@ -190,10 +172,7 @@ async fn a_stream_made_anew_while_no_worker_runs_is_read_from_its_beginning() {
 
 #[tokio::test]
 async fn odd_messages_are_relayed_as_they_are_and_strange_subjects_left_alone() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, 2, "relay");
     fleet.start_settled(1).await;
 
@@ -222,8 +201,7 @@ async fn odd_messages_are_relayed_as_they_are_and_strange_subjects_left_alone() 
 
 #[tokio::test]
 async fn nonsense_on_the_http_port_is_refused_and_changes_nothing() {
-    let server = NatsServer::start().await;
-    create_stream(&server.jetstream().await, "work", "work.>").await;
+    let (server, _) = NatsServer::with_streams(&["work"]).await;
     let mut fleet = Fleet::new(&server, 2, "noop");
     fleet.start_settled(1).await;
     let worker = &fleet.workers[0];

@@ -12,11 +12,7 @@ const RETRIED: &str = r#"parti_messages_total{verdict="retry"}"#;
 
 /// A server with a stream for the messages and one for dead letters.
 async fn server() -> (NatsServer, Context) {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "dead", "dead.>").await;
-    (server, context)
+    NatsServer::with_streams(&["work", "dead"]).await
 }
 
 /// A fleet whose dead letters go to the stream `dead`.

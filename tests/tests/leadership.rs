@@ -4,8 +4,8 @@
 use futures::StreamExt as _;
 use parti_coordination::record::{Lifecycle, PlanRecord, decode};
 use parti_tests::{
-    Fleet, NatsServer, Producer, Proxy, Records, assert_relayed, create_stream, eventually, eventually_is, is_soak,
-    partition, short_leases, subject,
+    Fleet, NatsServer, Producer, Proxy, Records, assert_relayed, eventually, eventually_is, is_soak, partition,
+    short_leases, subject,
 };
 use serde_json::json;
 
@@ -14,10 +14,7 @@ const EMERGENCIES: &str = r#"parti_plans_published_total{lifecycle="emergency"}"
 
 #[tokio::test]
 async fn a_lease_deleted_by_hand_changes_the_leader_and_moves_nothing() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     fleet.start_settled(3).await;
     let records = Records::open(&context).await;
@@ -42,10 +39,7 @@ async fn a_lease_deleted_by_hand_changes_the_leader_and_moves_nothing() {
 /// The leader hears nothing and says nothing until another leads, and comes back before anyone gives it up.
 #[tokio::test]
 async fn a_leader_cut_off_for_longer_than_its_lease_is_succeeded_and_keeps_its_partitions() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let proxy = Proxy::to(&server).await;
     // The lease is over long before the heartbeat counts as missing.
     let keys = json!({ "electionTimeout": "2s", "heartbeatTtl": "20s", "emergencyGracePeriod": "5s" });
@@ -82,10 +76,7 @@ fn assert_ranks_grow(plans: &[(String, PlanRecord)]) {
 /// A worker joins, and the leader's plan for it gets stuck in the network until another leads: it arrives too late.
 #[tokio::test]
 async fn a_plan_of_a_leader_that_was_succeeded_is_refused() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let proxy = Proxy::to(&server).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay")
         .with(short_leases())
@@ -119,10 +110,7 @@ async fn a_plan_of_a_leader_that_was_succeeded_is_refused() {
 /// Frozen until it is declared dead, then thawed: the plan goes on without it.
 #[tokio::test]
 async fn a_leader_frozen_for_longer_than_every_lease_says_that_it_is_fenced_and_joins_again() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(short_leases());
     fleet.start_settled(3).await;
     let (leader, _) = fleet.leader_and_follower().await;
@@ -157,10 +145,7 @@ async fn a_leader_frozen_for_longer_than_every_lease_says_that_it_is_fenced_and_
 /// The plan and its assignments are separate writes. Whoever leads next completes what the dead leader began.
 #[tokio::test]
 async fn a_leader_killed_right_after_it_wrote_a_plan_leaves_no_orphan() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
     fleet.start_settled(4).await;

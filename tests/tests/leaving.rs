@@ -1,9 +1,7 @@
 //! Workers that leave when they are asked to.
 
 use parti_coordination::record::Phase;
-use parti_tests::{
-    Fleet, NatsServer, Producer, Records, assert_relayed, create_stream, partition, read_stream, subject,
-};
+use parti_tests::{Fleet, NatsServer, Producer, Records, assert_relayed, partition, read_stream, subject};
 use std::collections::BTreeMap;
 
 const PARTITIONS: usize = 30;
@@ -12,10 +10,7 @@ const ACKED: &str = r#"parti_messages_total{verdict="ack"}"#;
 
 /// Sends SIGTERM to the leader or a follower of three workers in the middle of the flow.
 async fn leave_under_load(leader_leaves: bool) {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     let statuses = fleet.start_settled(3).await;
     let (leader, follower) = fleet.leader_and_follower().await;
@@ -68,10 +63,7 @@ async fn a_leader_that_leaves_gracefully_hands_over() {
 
 #[tokio::test]
 async fn the_last_worker_leaves_everything_released_and_the_next_goes_on() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, 4, "relay");
     fleet.start_settled(1).await;
     let subjects: Vec<_> = (0..4).map(subject).collect();

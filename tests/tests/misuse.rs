@@ -4,9 +4,7 @@
 use async_nats::jetstream::kv::Store;
 use parti_coordination::PartitionId;
 use parti_coordination::record::{PlanRecord, decode};
-use parti_tests::{
-    Fleet, NatsServer, Producer, Records, Standing, Worker, assert_relayed, create_stream, eventually, subject,
-};
+use parti_tests::{Fleet, NatsServer, Producer, Records, Standing, Worker, assert_relayed, eventually, subject};
 use serde_json::{Value, json};
 
 const PARTITIONS: usize = 12;
@@ -70,10 +68,7 @@ async fn nothing_has_moved(fleet: &mut Fleet, records: &Records, before: &Standi
 
 #[tokio::test]
 async fn values_of_others_under_the_fleets_own_keys_are_named_and_move_nothing() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     let statuses = fleet.start_settled(3).await;
     let follower = statuses.iter().find(|status| !status.is_leader).expect("a follower").id().to_owned();
@@ -117,9 +112,7 @@ async fn values_of_others_under_the_fleets_own_keys_are_named_and_move_nothing()
 /// Fields that a later version may add are no reason to distrust a value.
 #[tokio::test]
 async fn unknown_fields_in_the_fleets_values_are_ignored() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
+    let (server, context) = NatsServer::with_streams(&["work"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "noop");
     let statuses = fleet.start_settled(2).await;
     let records = Records::open(&context).await;
@@ -143,10 +136,7 @@ async fn unknown_fields_in_the_fleets_values_are_ignored() {
 /// Whoever cannot tell who holds its ID does not use it any longer.
 #[tokio::test]
 async fn a_worker_whose_claim_is_overwritten_takes_another_id_and_nothing_is_lost() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(json!({ "workerIdTtl": "6s" }));
     let statuses = fleet.start_settled(3).await;
     let victim = statuses.iter().position(|status| !status.is_leader).expect("a follower");
@@ -167,10 +157,7 @@ async fn a_worker_whose_claim_is_overwritten_takes_another_id_and_nothing_is_los
 /// NATS subjects may hold more than the keys that clients allow: whoever publishes to a bucket's stream can write any.
 #[tokio::test]
 async fn keys_that_no_worker_would_write_are_left_alone() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     fleet.start_settled(2).await;
     let records = Records::open(&context).await;
@@ -219,8 +206,7 @@ async fn keys_that_no_worker_would_write_are_left_alone() {
 
 #[tokio::test]
 async fn a_worker_id_out_of_range_is_refused_with_the_keys_that_set_it() {
-    let server = NatsServer::start().await;
-    create_stream(&server.jetstream().await, "work", "work.>").await;
+    let (server, _) = NatsServer::with_streams(&["work"]).await;
     let mut fleet = Fleet::new(&server, 2, "noop").with(json!({ "workerIdMin": 5, "workerIdMax": 9 }));
     for number in [4, 10, u32::MAX] {
         let worker = fleet.start_as(Some(number));
@@ -236,10 +222,7 @@ async fn a_worker_id_out_of_range_is_refused_with_the_keys_that_set_it() {
 
 #[tokio::test]
 async fn partitions_with_odd_keys_are_worked_on_like_others() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let long = "k".repeat(150);
     let keys: [&[&str]; 14] = [
         &["größe"],
@@ -279,10 +262,7 @@ async fn partitions_with_odd_keys_are_worked_on_like_others() {
 /// A worker of another group joins the fleet whose buckets it was given, and may not touch its records.
 #[tokio::test]
 async fn a_worker_of_another_group_on_the_same_buckets_does_not_start_and_nothing_is_lost() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     fleet.start_settled(2).await;
     let buckets = json!({

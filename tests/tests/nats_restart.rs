@@ -1,18 +1,13 @@
 //! The server goes away under load and comes back with its data.
 
-use parti_tests::{
-    Fleet, NatsServer, Producer, Records, assert_relayed, create_stream, partition, short_leases, subject,
-};
+use parti_tests::{Fleet, NatsServer, Producer, Records, assert_relayed, partition, short_leases, subject};
 use std::time::Duration;
 
 const PARTITIONS: usize = 30;
 
 #[tokio::test]
 async fn a_killed_and_restarted_server_loses_nothing_and_moves_nothing() {
-    let mut server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (mut server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     fleet.start_settled(3).await;
     let records = Records::open(&context).await;
@@ -32,10 +27,7 @@ async fn a_killed_and_restarted_server_loses_nothing_and_moves_nothing() {
 
 #[tokio::test]
 async fn an_outage_longer_than_every_lease_moves_nothing() {
-    let mut server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (mut server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(short_leases());
     fleet.start_settled(3).await;
     let records = Records::open(&context).await;

@@ -2,8 +2,7 @@
 
 use async_nats::jetstream::Context;
 use parti_tests::{
-    Ended, Fleet, NatsServer, Producer, Proxy, Records, create_stream, eventually_is, messages, parti, partition,
-    read_stream, subject,
+    Ended, Fleet, NatsServer, Producer, Proxy, Records, eventually_is, messages, parti, partition, read_stream, subject,
 };
 use serde_json::{Value, json};
 
@@ -11,11 +10,7 @@ const ACKED: &str = r#"parti_messages_total{verdict="ack"}"#;
 
 /// A server with a stream for the messages, one for what the plugin `relay` makes of them, and one for dead letters.
 async fn server() -> (NatsServer, Context) {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
-    create_stream(&context, "dead", "dead.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out", "dead"]).await;
     (server, context)
 }
 

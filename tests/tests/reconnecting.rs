@@ -1,6 +1,6 @@
 //! Connections that break and come back at once: nothing is planned, nothing is written, nothing moves.
 
-use parti_tests::{Fleet, NatsServer, Producer, Proxy, Records, assert_relayed, create_stream, eventually_is, subject};
+use parti_tests::{Fleet, NatsServer, Producer, Proxy, Records, assert_relayed, eventually_is, subject};
 use std::time::Duration;
 
 const PARTITIONS: usize = 30;
@@ -10,10 +10,7 @@ const CUT: Duration = Duration::from_millis(400);
 
 /// Breaks the connections of the leader or a follower of three, by resets and by short cuts.
 async fn break_connections(leader: bool) {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let proxy = Proxy::to(&server).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay");
     // Who is first leads.

@@ -1,18 +1,13 @@
 //! Processes that come back under their IDs within the grace period: nothing moves.
 
-use parti_tests::{
-    Fleet, NatsServer, Producer, Records, assert_relayed, create_stream, eventually_is, partition, subject,
-};
+use parti_tests::{Fleet, NatsServer, Producer, Records, assert_relayed, eventually_is, partition, subject};
 use serde_json::json;
 
 const PARTITIONS: usize = 30;
 
 #[tokio::test]
 async fn a_rolling_restart_with_shutdown_hold_moves_nothing() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     // Long enough for a process to start on a busy machine.
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(json!({ "shutdown": { "hold": "20s" } }));
     for number in 0..3 {
@@ -50,10 +45,7 @@ async fn a_rolling_restart_with_shutdown_hold_moves_nothing() {
 
 #[tokio::test]
 async fn a_leader_that_is_killed_and_back_within_the_grace_period_keeps_its_partitions() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(json!({ "emergencyGracePeriod": "6s" }));
     for number in 0..3 {
         fleet.start_as(Some(number));

@@ -1,16 +1,11 @@
 //! Who gets what: workers share the partitions, join, and stay idle when there is nothing for them.
 
-use parti_tests::{
-    Answer, Fleet, NatsServer, Producer, Records, assert_relayed, consumers, create_stream, partition, subject,
-};
+use parti_tests::{Answer, Fleet, NatsServer, Producer, Records, assert_relayed, consumers, partition, subject};
 use serde_json::json;
 
 #[tokio::test]
 async fn three_workers_share_thirty_partitions() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, 30, "relay");
 
     let statuses = fleet.start_settled(3).await;
@@ -38,10 +33,7 @@ async fn three_workers_share_thirty_partitions() {
 
 #[tokio::test]
 async fn a_worker_with_no_partitions_consumes_nothing() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, 2, "relay");
 
     let statuses = fleet.start_settled(3).await;
@@ -60,9 +52,7 @@ async fn a_worker_with_no_partitions_consumes_nothing() {
 
 #[tokio::test]
 async fn a_surplus_worker_is_ready_where_the_operator_says_so() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
+    let (server, _) = NatsServer::with_streams(&["work"]).await;
     let mut fleet = Fleet::new(&server, 1, "noop").with(json!({ "http": { "readyWhenEmpty": true } }));
 
     let statuses = fleet.start_settled(2).await;
@@ -74,10 +64,7 @@ async fn a_surplus_worker_is_ready_where_the_operator_says_so() {
 
 #[tokio::test]
 async fn a_joining_worker_gets_its_share_and_the_others_keep_theirs() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     let mut fleet = Fleet::new(&server, 30, "relay");
     fleet.start_settled(2).await;
     let records = Records::open(&context).await;

@@ -3,9 +3,7 @@
 
 use async_nats::jetstream::Context;
 use parti_coordination::record::OwnershipRecord;
-use parti_tests::{
-    Fleet, NatsServer, Records, copy_plugin, create_stream, eventually, eventually_is, partition, subject,
-};
+use parti_tests::{Fleet, NatsServer, Records, copy_plugin, eventually, eventually_is, partition, subject};
 use serde_json::json;
 
 /// What the plugin `hoard` keeps.
@@ -34,9 +32,7 @@ async fn state(records: &Records, record: &OwnershipRecord) -> (Hoard, Option<St
 
 #[tokio::test]
 async fn a_large_state_follows_its_partition_through_a_crash_and_only_the_one_in_force_is_kept() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
+    let (server, context) = NatsServer::with_streams(&["work"]).await;
     let mut fleet = Fleet::new(&server, 2, "hoard");
     fleet.start_settled(2).await;
     let records = Records::open(&context).await;
@@ -85,9 +81,7 @@ async fn a_large_state_follows_its_partition_through_a_crash_and_only_the_one_in
 
 #[tokio::test]
 async fn a_state_whose_object_is_gone_keeps_its_partition_waiting_visibly_and_no_other() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
+    let (server, context) = NatsServer::with_streams(&["work"]).await;
     let mut fleet = Fleet::new(&server, 2, "hoard");
     fleet.start_settled(1).await;
     let records = Records::open(&context).await;
@@ -112,9 +106,7 @@ async fn a_state_whose_object_is_gone_keeps_its_partition_waiting_visibly_and_no
 
 #[tokio::test]
 async fn a_state_above_the_limit_stops_its_partition_visibly_and_nothing_is_lost() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
+    let (server, context) = NatsServer::with_streams(&["work"]).await;
     let mut fleet = Fleet::new(&server, 2, "hoard").with(json!({ "handler": { "maxSnapshotBytes": "100KiB" } }));
     fleet.start_settled(1).await;
     let records = Records::open(&context).await;
@@ -147,9 +139,7 @@ fn another_version(name: &str) -> tempfile::TempDir {
 
 #[tokio::test]
 async fn a_state_that_a_new_version_cannot_open_goes_to_a_worker_with_the_version_that_wrote_it() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
+    let (server, context) = NatsServer::with_streams(&["work"]).await;
     let mut fleet = Fleet::new(&server, 4, "hoard");
     fleet.start_settled(1).await;
     let records = Records::open(&context).await;

@@ -10,10 +10,7 @@ const PARTITIONS: usize = 2;
 
 /// A server with a stream of ten messages, which say their sequence.
 async fn server() -> (NatsServer, Context) {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    create_stream(&context, "work", "work.>").await;
-    create_stream(&context, "out", "out.>").await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     for n in 1..=10 {
         let sent = context.publish(subject(n % PARTITIONS), n.to_string().into()).await.expect("a publish");
         assert_eq!(sent.await.expect("a confirmation").sequence, n as u64);
