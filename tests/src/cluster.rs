@@ -64,7 +64,8 @@ impl NatsCluster {
         (0..self.servers.len()).find(|number| leader == server_name(*number))
     }
 
-    async fn healthy(&self, number: usize) {
+    /// Waits until a server says that it has caught up.
+    pub async fn healthy(&self, number: usize) {
         let monitor = self.servers[number].1;
         eventually(&format!("server {number} is healthy"), async || match get(monitor, "/healthz").await? {
             Answer { status: 200, .. } => Ok(()),

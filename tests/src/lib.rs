@@ -40,6 +40,7 @@ pub use records::{Notes, Records, Standing};
 pub use server::NatsServer;
 pub use soak::{is_soak, soak_minutes, soak_seed};
 pub use stream::{
-    Stored, change_stream, consumers, create_queue, create_replicated_stream, create_stream, messages, read_stream,
+    Stored, change_stream, consumers, create_queue, create_replicated_queue, create_replicated_stream, create_stream,
+    messages, read_stream,
 };
 pub use wait::{DEADLINE, eventually, eventually_is};

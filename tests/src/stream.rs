@@ -38,18 +38,31 @@ pub async fn create_stream(context: &Context, name: &str, subject: &str) {
 
 /// The same with copies on this many servers.
 pub async fn create_replicated_stream(context: &Context, name: &str, subject: &str, replicas: usize) {
-    let (name, subjects) = (name.to_owned(), vec![subject.to_owned()]);
-    let config = stream::Config { name, subjects, num_replicas: replicas, ..Default::default() };
-    let created = async || context.create_stream(config.clone()).await.map_err(|error| error.to_string());
-    // A cluster that has just come up may not have elected who places streams.
-    eventually("the stream is created", created).await;
+    create(context, name, subject, stream::RetentionPolicy::Limits, replicas).await;
 }
 
 /// Creates a stream whose messages leave it when they are acknowledged.
 pub async fn create_queue(context: &Context, name: &str, subject: &str, retention: stream::RetentionPolicy) {
+    create(context, name, subject, retention, 1).await;
+}
+
+/// The same with copies on this many servers.
+pub async fn create_replicated_queue(
+    context: &Context,
+    name: &str,
+    subject: &str,
+    retention: stream::RetentionPolicy,
+    replicas: usize,
+) {
+    create(context, name, subject, retention, replicas).await;
+}
+
+async fn create(context: &Context, name: &str, subject: &str, retention: stream::RetentionPolicy, num_replicas: usize) {
     let (name, subjects) = (name.to_owned(), vec![subject.to_owned()]);
-    let config = stream::Config { name, subjects, retention, ..Default::default() };
-    context.create_stream(config).await.expect("a stream");
+    let config = stream::Config { name, subjects, retention, num_replicas, ..Default::default() };
+    let created = async || context.create_stream(config.clone()).await.map_err(|error| error.to_string());
+    // A cluster that has just come up may not have elected who places streams.
+    eventually("the stream is created", created).await;
 }
 
 /// Changes the settings of a stream.

@@ -6,8 +6,9 @@ use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::RetentionPolicy;
 use futures::TryStreamExt as _;
 use parti_tests::{
-    Fleet, NatsServer, Producer, Records, Worker, consumers, create_queue, create_stream, eventually, eventually_is,
-    messages, partition, read_stream, short_leases, subject,
+    Fleet, NatsCluster, NatsServer, Producer, Records, Worker, consumers, create_queue, create_replicated_queue,
+    create_replicated_stream, create_stream, eventually, eventually_is, messages, partition, read_stream, short_leases,
+    subject,
 };
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -195,6 +196,34 @@ async fn a_killed_and_restarted_server_loses_nothing_of_a_work_queue() {
     server.restart().await;
     producer.finish().await;
     all_arrive(&context, &[(PARTITIONS, 6000)]).await;
+    one_consumer_each(&context, 3).await;
+}
+
+/// Stream, records and consumers on three servers each, and whichever leads the stream is killed, twice.
+#[tokio::test]
+async fn a_replicated_work_queue_that_loses_its_leader_is_worked_off_in_order() {
+    const COPIES: usize = 3;
+    let mut cluster = NatsCluster::start().await;
+    let context = cluster.jetstream().await;
+    create_replicated_queue(&context, "work", "work.>", RetentionPolicy::WorkQueue, COPIES).await;
+    create_replicated_stream(&context, "out", "out.>", COPIES).await;
+    let mut fleet = Fleet::at(&cluster.urls(), PARTITIONS, "relay").with(json!({ "kvBucket": { "replicas": COPIES } }));
+    fleet.start_settled(3).await;
+    let producer = Producer::start(&context, &subjects(PARTITIONS), 200, 4000, |n| n.to_string());
+    for at in [500, 2000] {
+        producer.reach(at).await;
+        let leader = eventually("somebody leads the stream", async || {
+            cluster.leader(&context, "work").await.ok_or_else(|| "nobody does".to_owned())
+        })
+        .await;
+        cluster.kill(leader);
+        producer.reach(at + 1000).await;
+        cluster.restart(leader).await;
+        cluster.healthy(leader).await;
+    }
+    producer.finish().await;
+    all_arrive(&context, &[(PARTITIONS, 4000)]).await;
+    fleet.settled().await;
     one_consumer_each(&context, 3).await;
 }
 
