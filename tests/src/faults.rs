@@ -267,11 +267,15 @@ impl Faults {
         &self.story
     }
 
-    /// Waits until everybody who was asked to leave has left.
+    /// Waits until everybody who was asked to leave has left. Who is kept by faults from handing over within `shutdownTimeout` says
+    /// so; what it held is taken over.
     pub async fn leavers_have_left(&mut self) {
         for worker in self.fleet.running() {
             if self.seats[worker].is_leaving {
-                assert_eq!(self.fleet.workers[worker].exit().await, Some(0), "the exit status of process {worker}");
+                let process = &mut self.fleet.workers[worker];
+                let status = process.exit().await;
+                let is_late = status == Some(1) && process.log().contains("ErrShutdownTimeout");
+                assert!(status == Some(0) || is_late, "process {worker} has left with {status:?}");
             }
         }
     }

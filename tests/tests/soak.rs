@@ -1,8 +1,9 @@
 //! Random faults, one every second or two, on five workers under the default configuration with 100 partitions and 1,000
 //! messages a second; then everything that was published is held against everything that came out.
 //!
-//! `PARTI_SOAK_SEED` chooses other faults. `PARTI_SOAK_MINUTES` goes on for so long, round after round, each with the next
-//! seed; rounds of five minutes outlast the duplicate window.
+//! One round of a minute is part of every run, always with the same faults; how long it took until all was handled is told, but
+//! on a busy machine decides nothing. The others run with `make soak`, where `PARTI_SOAK_MINUTES` goes on for so long, round after
+//! round, each with the next seed; rounds of five minutes outlast the duplicate window. `PARTI_SOAK_SEED` chooses other faults.
 //!
 //! The tests have threads of their own: the network of the workers goes through this process, and must not wait while it
 //! compares.
@@ -28,7 +29,7 @@ const BYTES: usize = 256;
 const ROUND: Duration = Duration::from_secs(60);
 const LONG_ROUND: Duration = Duration::from_secs(300);
 
-/// How long it may take after the last fault until everything is handled.
+/// How long it may take after the last fault until everything is handled, on a machine that has nothing else to do.
 const RECOVERY: Duration = Duration::from_secs(60);
 
 /// How long it is waited for: what comes late is not lost.
@@ -54,10 +55,12 @@ struct Round {
     clustered: bool,
     seed: u64,
     time: Duration,
+    /// How long it may take after the last fault until everything is handled; waited for is as long as it takes.
+    recovery: Duration,
 }
 
 impl Round {
-    async fn run(&self) -> Verdict {
+    async fn run(&self) {
         let copies = if self.clustered { 3 } else { 1 };
         let servers = if self.clustered {
             Servers::Cluster(NatsCluster::start().await)
@@ -87,13 +90,12 @@ impl Round {
         let recovered = handled_from.duration_since(over) + took;
         self.tell(&faults, &verdict, recovered);
         assert!(verdict.is_clean(), "seed {seed}: {verdict}\n{}", faults.story().join("\n"));
-        assert!(recovered <= RECOVERY, "seed {seed}: all is handled, but only {recovered:?} after the last fault");
+        assert!(recovered <= self.recovery, "seed {seed}: all is handled, but only {recovered:?} after the last fault");
         faults.leavers_have_left().await;
         faults.fleet.settled().await;
         faults.end().await;
         let verdict = Box::pin(expected.judge()).await;
         assert!(verdict.is_clean(), "seed {seed}, after everybody has left: {verdict}\n{}", faults.story().join("\n"));
-        verdict
     }
 
     fn tell(&self, faults: &Faults, verdict: &Verdict, recovered: Duration) {
@@ -125,11 +127,18 @@ async fn soak(handling: Handling, clustered: bool, seed: u64) {
     let (begun, minutes) = (Instant::now(), soak_minutes());
     for number in 0.. {
         let time = if number % 2 == 1 { LONG_ROUND } else { ROUND };
-        Box::pin(Round { handling, clustered, seed: soak_seed(seed) + number, time }.run()).await;
+        Box::pin(Round { handling, clustered, seed: soak_seed(seed) + number, time, recovery: RECOVERY }.run()).await;
         if minutes.is_none_or(|minutes| begun.elapsed() > minutes) {
             return;
         }
     }
+}
+
+/// The state of `control-chart` holds every message, in order and once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_minute_of_random_faults_loses_repeats_and_reorders_nothing() {
+    let (handling, seed) = (Handling::ControlChart, soak_seed(60));
+    Box::pin(Round { handling, clustered: false, seed, time: ROUND, recovery: PATIENCE }.run()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
