@@ -1,6 +1,7 @@
 //! What one partition's machine promises: step by step, driven by hand, and under random faults in `world`.
 
 mod handling;
+mod model;
 mod objects;
 mod operator;
 mod owning;
