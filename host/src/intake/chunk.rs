@@ -11,6 +11,7 @@ use bytes::Bytes;
 use parti_coordination::{QueuedMessage, Sequence};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Bytes that a message costs beyond its content: the bookkeeping, and what the allocator loses.
 const OVERHEAD: usize = 128;
@@ -109,6 +110,12 @@ impl Held {
             headers: header_pairs(part(entry.map(|entry| &entry.headers))).collect(),
             payload: part(entry.map(|entry| &entry.payload)),
         }
+    }
+
+    /// How long ago the stream stored it; nothing if its server's clock is ahead of ours.
+    pub(super) fn age(&self) -> Duration {
+        let stored = self.chunk.entries.get(self.at).map_or(0, |entry| entry.timestamp_ns);
+        (UNIX_EPOCH + Duration::from_nanos(stored)).elapsed().unwrap_or_default()
     }
 
     /// The content, in the memory of the chunk.

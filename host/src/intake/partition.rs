@@ -32,9 +32,15 @@ type Calling = Pin<Box<dyn Future<Output = (Option<HandlerInstance>, Answer)> + 
 /// What a call has given.
 enum Answer {
     Opened(Result<(), CallError>),
-    Handled(Result<PluginHandled, CallError>, Duration),
+    Handled(Result<PluginHandled, CallError>, Times),
     Snapshot(Result<Option<Snapshot>, CallError>),
     Closed(Result<(), CallError>),
+}
+
+/// What is measured of a batch: how long the call took, and how old the first message was in the end.
+struct Times {
+    took: Duration,
+    age: Duration,
 }
 
 /// Why the task has something to do.
@@ -328,8 +334,11 @@ impl PartitionTask {
         }
         let input = match answer {
             Answer::Opened(result) => Input::Opened(result.map_err(|error| self.failure(&error))),
-            Answer::Handled(result, took) => {
+            Answer::Handled(result, Times { took, age }) => {
                 self.shared.metrics.handle_seconds.observe(took.as_secs_f64());
+                if result.as_ref().is_ok_and(|handled| !handled.outcome.done.is_empty()) {
+                    self.shared.metrics.message_age.observe(age.as_secs_f64());
+                }
                 Input::Handled(result.map(|handled| self.handled(handled)).map_err(|error| self.failure(&error)))
             }
             Answer::Snapshot(result) => Input::Snapshot(result.map_err(|error| self.failure(&error))),
@@ -501,7 +510,8 @@ async fn handle(mut instance: HandlerInstance, batch: Batch<Held>) -> (Option<Ha
         batch.messages.iter().zip(attempts).map(|(message, attempt)| message.body.message(attempt)).collect();
     let result = instance.handle(&messages).await;
     drop(messages);
-    (Some(instance), Answer::Handled(result, begun.elapsed()))
+    let age = batch.messages.first().map_or(Duration::ZERO, |message| message.body.age());
+    (Some(instance), Answer::Handled(result, Times { took: begun.elapsed(), age }))
 }
 
 /// Publishes everything and waits for every confirmation.

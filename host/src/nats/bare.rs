@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// Messages that a pull asks for. The library's default is 200; larger batches were faster on every machine tried.
 const BATCH: usize = 1000;
@@ -115,6 +115,17 @@ pub async fn bare_pace(
 /// The stream cannot be read.
 pub async fn bare_relay(nats: &Nats, stream: &str, prefix: &str) -> Result<(), ApiError> {
     let failed = |error: &dyn fmt::Display| ApiError::Failed(error.to_string());
+    let mut messages = new_messages(nats, stream).await?;
+    while let Some(message) = messages.next().await {
+        let message = message.map_err(|e| failed(&e))?;
+        let sent = nats.inner.client.publish(format!("{prefix}.{}", message.subject), message.payload.clone()).await;
+        sent.map_err(|e| failed(&e))?;
+    }
+    Ok(())
+}
+
+async fn new_messages(nats: &Nats, stream: &str) -> Result<consumer::push::Ordered, ApiError> {
+    let failed = |error: &dyn fmt::Display| ApiError::Failed(error.to_string());
     let stream = nats.inner.jetstream.get_stream(stream).await.map_err(|e| failed(&e))?;
     let config = consumer::push::OrderedConfig {
         deliver_subject: nats.inner.client.new_inbox(),
@@ -122,12 +133,30 @@ pub async fn bare_relay(nats: &Nats, stream: &str, prefix: &str) -> Result<(), A
         ..Default::default()
     };
     let consumer = stream.create_consumer(config).await.map_err(|e| failed(&e))?;
-    let mut messages = consumer.messages().await.map_err(|e| failed(&e))?;
+    consumer.messages().await.map_err(|e| failed(&e))
+}
+
+/// Receives every new message of a stream, until the connection is gone, and tells how long ago the stream stored it.
+///
+/// # Errors
+/// The stream cannot be read.
+pub async fn bare_ages(nats: &Nats, stream: &str, mut tell: impl FnMut(Duration)) -> Result<(), ApiError> {
+    let mut messages = new_messages(nats, stream).await?;
     while let Some(message) = messages.next().await {
-        let message = message.map_err(|e| failed(&e))?;
-        let sent = nats.inner.client.publish(format!("{prefix}.{}", message.subject), message.payload.clone()).await;
-        sent.map_err(|e| failed(&e))?;
+        let message = message.map_err(|error| ApiError::Failed(error.to_string()))?;
+        let info = message.info().map_err(|error| ApiError::Failed(error.to_string()))?;
+        let stored = u64::try_from(info.published.unix_timestamp_nanos()).unwrap_or_default();
+        tell((UNIX_EPOCH + Duration::from_nanos(stored)).elapsed().unwrap_or_default());
     }
+    Ok(())
+}
+
+/// Publishes one message, confirmed.
+///
+/// # Errors
+/// No stream has stored it.
+pub async fn bare_publish(nats: &Nats, subject: String, payload: Bytes) -> Result<(), ApiError> {
+    nats.inner.jetstream.publish(subject, payload).await?.await?;
     Ok(())
 }
 

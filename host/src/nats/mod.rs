@@ -44,7 +44,9 @@ mod wire;
 
 pub use api::ApiError;
 pub use backlog::{Backlog, Backlogs};
-pub use bare::{BareListener, BareWay, bare_fill, bare_listen, bare_pace, bare_rate, bare_relay};
+pub use bare::{
+    BareListener, BareWay, bare_ages, bare_fill, bare_listen, bare_pace, bare_publish, bare_rate, bare_relay,
+};
 pub use buckets::{BucketMismatch, BucketSpec, KeyLifetime, OpenBucketError};
 pub use connect_error::ConnectError;
 pub use connection::{ClientCertificate, ConnectOptions, Link, Login, Nats, Tls};

@@ -13,6 +13,13 @@ use prometheus::{Registry, Result, TextEncoder};
 const NATS_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// An empty batch takes about 1 µs in a small Rust handler; `handler.callTimeout` is 5 s by default.
 const HANDLE_SECONDS: &[f64] = &[0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+/// Twelve steps to the decade where a fleet that keeps up is, so that a quantile is known within a few percent; then up to a day of
+/// backlog.
+const AGE_SECONDS: &[f64] = &[
+    0.0001, 0.00012, 0.00015, 0.00018, 0.00022, 0.00027, 0.00033, 0.00039, 0.00047, 0.00056, 0.00068, 0.00082, 0.001,
+    0.0012, 0.0015, 0.0018, 0.0022, 0.0027, 0.0033, 0.0039, 0.0047, 0.0056, 0.0068, 0.0082, 0.01, 0.015, 0.022, 0.033,
+    0.047, 0.068, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0, 600.0, 3600.0, 86400.0,
+];
 /// From ten partitions to a hundred thousand.
 const PLAN_SECONDS: &[f64] = &[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
 /// `handler.batchSize` is 64 by default.
@@ -158,6 +165,8 @@ catalogue! {
             "Deliveries to handlers by verdict: ack and reject complete a message, retry asks for it again.";
         handle_seconds: Histogram = "parti_handle_seconds" [] in HANDLE_SECONDS =>
             "Time of one call of a handler, which handles one batch.";
+        message_age: Histogram = "parti_message_age_seconds" [] in AGE_SECONDS =>
+            "Age of the first message of a batch when the handler had completed it, since the stream stored it; by the clocks of server and worker.";
         batch_size: Histogram = "parti_batch_size_messages" [] in BATCH_MESSAGES =>
             "Messages in one batch.";
         commit_seconds: Histogram = "parti_commit_seconds" [] in NATS_SECONDS =>

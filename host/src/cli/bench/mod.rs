@@ -57,15 +57,24 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "MESSAGES", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rate: Option<u64>,
     /// Measure how long a message takes instead, at so many a second, against the bare client doing the same
-    #[arg(long, value_name = "MESSAGES", value_parser = clap::value_parser!(u64).range(1..=1_000_000), conflicts_with_all = ["fleet", "rate", "json", "plugin"])]
+    #[arg(long, value_name = "MESSAGES", value_parser = clap::value_parser!(u64).range(1..=1_000_000), conflicts_with_all = ["fleet", "rate", "json"])]
     latency: Option<u64>,
+    /// With --latency: until what the handler publishes is heard, instead of until it has handled the message
+    #[arg(long, requires = "latency")]
+    published: bool,
+    /// With --latency: with partitions whose handler never gets done with this payload, against without them
+    #[arg(long, value_name = "PAYLOAD", requires = "latency", conflicts_with = "published")]
+    stuck: Option<String>,
+    /// How many partitions are stuck with --stuck
+    #[arg(long, value_name = "PARTITIONS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    stuck_partitions: u32,
     /// Keep the stream in a file instead of in memory
     #[arg(long)]
     file: bool,
     /// Directory of the handler's component
     #[arg(long, value_name = "DIR", env = "PARTI_PLUGINS", default_value = "target/plugins")]
     plugin_dir: PathBuf,
-    /// The handler [default: noop; relay with --latency]
+    /// The handler [default: noop; relay with --published]
     #[arg(long, value_name = "PLUGIN")]
     plugin: Option<String>,
     /// Print the figures as JSON
@@ -136,7 +145,7 @@ async fn measure(args: &BenchArgs) -> Result<(), OperatorError> {
 
 impl BenchArgs {
     fn plugin(&self) -> &str {
-        let default = if self.latency.is_some() { "relay" } else { "noop" };
+        let default = if self.published { "relay" } else { "noop" };
         self.plugin.as_deref().unwrap_or(default)
     }
 

@@ -2,7 +2,7 @@
 
 use super::BenchArgs;
 use super::process::{computed, peak_memory};
-use crate::cli::child::{Leash, ask, failed, free_addresses, kill, last_lines};
+use crate::cli::child::{Leash, ask, failed, free_addresses, kill, last_lines, metrics};
 use crate::error::OperatorError;
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -75,9 +75,11 @@ impl<'a> Bench<'a> {
             // Writing to a `String` cannot fail.
             let _ = writeln!(partitions, "      - {{ keys: [\"p-{number}\"] }}");
         }
+        // What is measured is new; what an earlier round has left is nobody's.
+        let start = if args.latency.is_some() { "new" } else { "all" };
         let text = format!(
             "nats: {{ url: \"{url}\" }}\n\
-             stream: {{ name: {stream} }}\n\
+             stream: {{ name: {stream}, startFrom: {start} }}\n\
              source:\n  static:\n    partitions:\n{partitions}\
              handler: {{ plugin: \"{}\" }}\n\
              plugins: {{ directory: \"{}\" }}\n\
@@ -185,6 +187,22 @@ impl Workers {
             let answer = answer?;
             Some((handled + answer.handled, owned + answer.owned as u64))
         })
+    }
+
+    /// The metrics of the first of them.
+    pub(super) async fn metrics(&self) -> Option<String> {
+        metrics(*self.addresses.first()?).await
+    }
+
+    /// What their handlers did not get done with, in words.
+    pub(super) async fn trouble(&self) -> Option<String> {
+        let metrics = self.metrics().await?;
+        let sum = |name: &str, label: &str| -> f64 {
+            let series = metrics.lines().filter(|line| line.starts_with(name) && line.contains(label));
+            series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        };
+        let (late, again) = (sum("parti_plugin_timeouts_total{", ""), sum("parti_messages_total{", "\"retry\""));
+        Some(format!("{late} calls took too long, {again} messages were asked for again"))
     }
 
     fn computed(&self) -> Option<Duration> {

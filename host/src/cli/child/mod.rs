@@ -6,7 +6,7 @@ mod web;
 
 pub(in crate::cli) use leash::{Leash, kill, stop};
 pub(in crate::cli) use server::Server;
-pub(in crate::cli) use web::{Answer, ask};
+pub(in crate::cli) use web::{Answer, ask, metrics};
 
 use crate::error::{ErrorCode, OperatorError};
 use std::fs;

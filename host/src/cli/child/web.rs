@@ -53,6 +53,11 @@ pub(in crate::cli) async fn ask(worker: SocketAddr) -> Option<Answer> {
     })
 }
 
+/// The metrics of the worker at this address; `None` if it does not answer.
+pub(in crate::cli) async fn metrics(worker: SocketAddr) -> Option<String> {
+    timeout(PATIENCE, get(worker, "/metrics")).await.ok()?.ok()
+}
+
 /// The body of a successful answer. HTTP 1.0, so that it comes in one piece and ends with the connection.
 pub(super) async fn get(address: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
