@@ -149,6 +149,26 @@ async fn a_handler_that_never_returns_is_stopped_and_the_other_partitions_go_on_
     assert!(status.is_leader && status.state == "Stable", "it has kept its leases: {status:?}");
 }
 
+/// Guests that compute give way to each other: nobody waits for a call of another partition to end, not even where more of them
+/// compute than there are threads.
+#[tokio::test]
+async fn twice_as_many_busy_guests_as_threads_keep_no_other_partition_from_its_turn() {
+    let (server, context) = server().await;
+    let busy = 2 * std::thread::available_parallelism().map_or(2, usize::from);
+    let mut fleet = Fleet::new(&server, busy + 3, "spin").with(json!({ "handler": { "callTimeout": "10m" } }));
+    fleet.start_settled(1).await;
+    for n in 0..busy {
+        publish(&context, n, &["spin"]).await;
+    }
+    for round in 1..=5 {
+        for n in 0..3 {
+            publish(&context, busy + n, &["good"]).await;
+        }
+        eventually_is("the others go on", 3 * round, async || fleet.sum(ACKED).await).await;
+    }
+    assert_eq!(fleet.sum("parti_plugin_timeouts_total").await, 0, "all of the busy ones still compute");
+}
+
 #[tokio::test]
 async fn a_handler_that_wants_all_memory_is_refused_it() {
     let (server, context) = server().await;
