@@ -39,6 +39,10 @@ pub(crate) use settings::{
 /// Threads of the control runtime: one may be busy with a burst of messages while the other renews leases.
 const CONTROL_THREADS: usize = 2;
 
+/// After so many turns of tasks the work runtime looks at its sockets and timers. A turn of a guest that computes lasts for an epoch:
+/// with the 61 turns that are usual, busy guests would keep everything that comes from NATS waiting for half a second.
+const EVENTS: u32 = 1;
+
 /// A worker waits this long between attempts to reach a NATS server that is not there yet.
 const CONNECT_RETRY: Duration = Duration::from_millis(500);
 
@@ -50,19 +54,22 @@ const PROBE_INTERVALS: u32 = 4;
 /// # Errors
 /// Whatever keeps it from starting, or from stopping in time.
 pub fn run(config: Config, label: WorkerLabel) -> Result<(), OperatorError> {
-    let control = runtime("parti-control", CONTROL_THREADS)?;
+    let control =
+        Builder::new_multi_thread().worker_threads(CONTROL_THREADS).thread_name("parti-control").enable_all().build();
+    let control = control.map_err(no_threads)?;
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let work = runtime("parti-work", cores)?;
+    let work = Builder::new_multi_thread()
+        .worker_threads(cores)
+        .thread_name("parti-work")
+        .enable_all()
+        .event_interval(EVENTS)
+        .build();
+    let work = work.map_err(no_threads)?;
     let result = control.block_on(Box::pin(start(config, label, &work)));
     // What still runs there is abandoned: a guest in an endless loop must not keep the process.
     work.shutdown_background();
     control.shutdown_background();
     result
-}
-
-fn runtime(name: &str, threads: usize) -> Result<Runtime, OperatorError> {
-    let built = Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build();
-    built.map_err(no_threads)
 }
 
 fn single_threaded() -> Result<Runtime, OperatorError> {
