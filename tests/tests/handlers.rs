@@ -2,8 +2,8 @@
 
 use async_nats::jetstream::Context;
 use parti_tests::{
-    Fleet, NatsServer, Records, Stored, Worker, create_stream, eventually, eventually_is, messages, partition,
-    read_stream, short_leases, subject,
+    Fleet, NatsServer, Records, Stored, Worker, eventually, eventually_is, messages, partition, read_stream,
+    short_leases, subject,
 };
 use serde_json::{Value, json};
 

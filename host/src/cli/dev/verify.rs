@@ -265,6 +265,8 @@ mod tests {
             position,
             seen: None,
             attempts: None,
+            seizes: 0,
+            alone: None,
             handler: None,
             snapshot,
         };

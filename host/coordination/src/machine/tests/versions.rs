@@ -45,7 +45,7 @@ fn a_state_of_another_version_that_is_refused_is_released_as_it_was_and_not_take
         assert_eq!(hand.give(Input::Hint), [Command::Read]);
     }
     // The operator discards the state.
-    let moved = released.moved(Position(40), false);
+    let moved = released.moved(Position(40), None, false);
     assert_eq!(written(&hand.give(entry(&moved, 15))).0.epoch, moved.epoch.next());
     hand.give(Input::Written(WriteOutcome::Written(16)));
     hand.give(Input::Opened(Ok(())));

@@ -159,6 +159,8 @@ impl State {
             position: Position(u64::from(record.position)),
             seen: None,
             attempts: None,
+            seizes: 0,
+            alone: None,
             handler: None,
             snapshot: None,
         });
@@ -173,7 +175,7 @@ impl State {
             }
         }
         let me = run((at, worker.claim));
-        decide_take(found.as_ref(), (&me.worker, me.incarnation), &fleet)
+        decide_take(found.as_ref(), false, (&me.worker, me.incarnation), &fleet)
     }
 
     /// Applies a compare-and-set. Returns the record as it is there, if it holds.
