@@ -350,7 +350,7 @@ impl Manager {
                     }
                 }
                 Some(()) = losses.recv() => {
-                    // What was lost is written back by its owner, before anybody misses it.
+                    // What was lost is written back by its owner, before anybody misses it; what another hand has written is found.
                     for task in self.tasks.values() {
                         let _ = task.inbox.send(Input::Hint);
                     }
@@ -361,25 +361,29 @@ impl Manager {
         }
     }
 
-    /// Tells whenever the ownership bucket has lost something: owners with nothing to commit would not notice for long. Ends with
-    /// the manager.
+    /// Tells whenever the ownership bucket has lost something, or hints may have been missed because the connection was lost:
+    /// owners with nothing to commit would not notice for long. Ends with the manager.
     fn watch_records(&self) -> mpsc::Receiver<()> {
         let (found, losses) = mpsc::channel(1);
-        let records = self.shared.records.clone();
+        let (records, link) = (self.shared.records.clone(), self.shared.control.link());
         tokio::spawn(async move {
             let mut loss = Loss::default();
+            let mut reconnects = link.borrow().reconnects;
             while !found.is_closed() {
                 tokio::time::sleep(LOOK).await;
-                match records.has_lost(&mut loss).await {
-                    Ok(false) => {}
-                    Ok(true) => {
-                        tracing::warn!(
-                            bucket = records.name(),
-                            "The ownership bucket was made anew or set back; every owner looks at its records"
-                        );
-                        let _ = found.send(()).await;
-                    }
-                    Err(error) => tracing::debug!(%error, "The ownership bucket cannot be looked at"),
+                let is_lost = records.has_lost(&mut loss).await.unwrap_or_else(|error| {
+                    tracing::debug!(%error, "The ownership bucket cannot be looked at");
+                    false
+                });
+                if is_lost {
+                    tracing::warn!(
+                        bucket = records.name(),
+                        "The ownership bucket was made anew or set back; every owner looks at its records"
+                    );
+                }
+                let before = std::mem::replace(&mut reconnects, link.borrow().reconnects);
+                if is_lost || before != reconnects {
+                    let _ = found.send(()).await;
                 }
             }
         });

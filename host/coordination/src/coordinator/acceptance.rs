@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 pub(super) struct Acceptance {
     plan: Option<PlanRecord>,
     assignment: Option<AssignmentRecord>,
+    /// What is stored but is older than that. It counts once the plan turns out to be of another history.
+    refused: Option<AssignmentRecord>,
     /// Parts of a long assignment, by number.
     chunks: BTreeMap<usize, ChunkRecord>,
     /// What the data path was last told of.
@@ -52,6 +54,7 @@ impl Acceptance {
     /// A new claim: the assignment of the old one says nothing about us.
     pub(super) fn forget_assignment(&mut self) {
         self.assignment = None;
+        self.refused = None;
         self.chunks.clear();
         self.accepted = None;
     }
@@ -79,6 +82,10 @@ impl Acceptance {
             let superseded = [&plan.live, &plan.leaving]
                 .into_iter()
                 .any(|named| named.get(me.0).is_some_and(|named| named.claim > me.1.claim));
+            // A term that two leaders have had was lost with what the first one wrote, and so was our assignment.
+            if self.plan.as_ref().is_some_and(|old| old.term == plan.term && old.leader != plan.leader) {
+                self.assignment = self.refused.take();
+            }
             self.plan = Some(plan);
             if dead || superseded {
                 return Seen::DeclaredDead;
@@ -96,8 +103,10 @@ impl Acceptance {
             };
             if self.assignment.as_ref().is_some_and(|old| (old.term, old.version) > (new.term, new.version)) {
                 ctx.notice(Notice::Regression { key: key.to_owned() });
+                self.refused = Some(new);
                 return Seen::Nothing;
             }
+            self.refused = None;
             self.assignment = Some(new);
         }
         self.judge(ctx, me.0);

@@ -52,9 +52,10 @@ impl Planner {
                 }
                 Written::Superseded(term) => return Verdict::Superseded(term),
                 Written::Outdated => {
-                    // The list was of a moment ago: what is in force is to be collected again.
+                    // The list was of a moment ago: what is in force is to be collected again. Under another version, since
+                    // what is written of this one is on its way, and may not be what is written next.
                     self.publication = None;
-                    self.phase = Phase::CollectAt(ctx.now + RETRY);
+                    self.phase = Phase::ReadAt(ctx.now + RETRY);
                     return Verdict::GoOn;
                 }
             }

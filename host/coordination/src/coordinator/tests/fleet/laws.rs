@@ -294,11 +294,12 @@ impl Fleet {
             Action::Notice(Notice::WorkerDead { worker, incarnation, .. }) => {
                 let (life, said_at) = (self.processes[at].life, self.now);
                 let (worker, claim) = (worker.clone(), incarnation.claim);
+                let term = self.processes[at].coordinator.leading();
                 let time = self.processes[at].clock.takes(AT_ONCE);
                 let heard = self.processes[at].heard.get(&worker).copied().unwrap_or(0);
                 let wrong =
                     (heard > claim).then(|| format!("#{at} judges {worker} {claim} dead, which {heard} has replaced"));
-                self.after(time, Happening::Verdict { at, life, worker, claim, said_at });
+                self.after(time, Happening::Verdict { at, life, worker, claim, said_at, term });
                 wrong
             }
             Action::Watch { bucket: Bucket::Heartbeats, .. } | Action::Unwatch { bucket: Bucket::Heartbeats } => {
@@ -409,14 +410,21 @@ impl Fleet {
         }
     }
 
-    /// Time has passed since a leader has judged somebody dead.
-    pub(super) fn check_verdict(&mut self, at: usize, life: u64, worker: &WorkerId, claim: u64, said_at: Duration) {
+    /// Time has passed since a leader has judged somebody dead. Who leads again since, under another term, has to find out again.
+    pub(super) fn check_verdict(
+        &mut self,
+        (at, life, term): (usize, u64, Option<Term>),
+        worker: &WorkerId,
+        claim: u64,
+        said_at: Duration,
+    ) {
         let process = &self.processes[at];
         let leads = process.life == life
             && process.status == Status::Running
             && process.connected
             && !process.cut
             && process.coordinator.leading().is_some()
+            && process.coordinator.leading() == term
             && process.coordinator.state() != WorkerState::Shutdown;
         let is_calm = self.laws.calm_since < said_at && !self.mute && self.trouble == Trouble::default();
         let has_some = |a: &AssignmentRecord| !a.partitions.is_empty();

@@ -117,6 +117,8 @@ enum Happening {
         worker: WorkerId,
         claim: u64,
         said_at: Duration,
+        /// The term under which it was said.
+        term: Option<Term>,
     },
     /// The data path has carried an assignment out, where it is only pretended.
     Settle {

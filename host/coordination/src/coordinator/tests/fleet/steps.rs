@@ -94,8 +94,8 @@ impl Fleet {
                     self.reconnect(at);
                 }
             }
-            Happening::Verdict { at, life, worker, claim, said_at } => {
-                self.check_verdict(at, life, &worker, claim, said_at);
+            Happening::Verdict { at, life, worker, claim, said_at, term } => {
+                self.check_verdict((at, life, term), &worker, claim, said_at);
             }
             Happening::Settle { at, life, settled } => {
                 let process = &self.processes[at];

@@ -90,6 +90,10 @@ impl Fleet {
             return None;
         }
         let work = self.work.as_ref()?;
+        if work.lost && new.epoch > old.epoch.next() {
+            // The bucket was set back to before the take, and who has taken the partition writes its record again.
+            return None;
+        }
         let began = self.processes[from].data.jobs.get(id)?.began;
         let waited = self.now - work.taken_at.get(id).copied().unwrap_or_default().max(began);
         // A clock may run at twice the speed.
