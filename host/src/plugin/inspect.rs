@@ -187,6 +187,10 @@ fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), wasmparser::BinaryR
     Ok((exports, imports))
 }
 
+/// How alike two names must be (0 to 1, Jaro-Winkler) for one to be a slip of the other.
+const NEAR: f64 = 0.8;
+
+/// The kind that exports with these names were probably meant for; a handler, if they are like nothing.
 fn nearest_kind(exports: &[String]) -> PluginKind {
     let likeness = |kind: &PluginKind| {
         exports
@@ -194,7 +198,8 @@ fn nearest_kind(exports: &[String]) -> PluginKind {
             .map(|export| strsim::jaro_winkler(Interface::parse(export).name, kind.interface().name))
             .fold(0.0, f64::max)
     };
-    PluginKind::ALL.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).unwrap_or(PluginKind::Handler)
+    let near = PluginKind::ALL.into_iter().filter(|kind| likeness(kind) >= NEAR);
+    near.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).unwrap_or(PluginKind::Handler)
 }
 
 /// Why `import` is not there, and what to do.

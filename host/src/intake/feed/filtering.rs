@@ -93,6 +93,10 @@ impl Feed {
     fn change_filters(&mut self) {
         let now = Instant::now();
         let share = self.share.get();
+        // Dead, or waiting for memory: its successor reads everything, and tells what was lost meanwhile.
+        let silent: Vec<u64> =
+            self.filtered().filter(|group| group.silent > MOST_SILENT).map(|group| group.number).collect();
+        silent.into_iter().for_each(|number| self.ended(number));
         let filtered = self.filtered().count();
         if filtered > 0 && (share > Some(MANY) || self.filtered().any(|group| !group.at_head)) {
             tracing::debug!(readers = filtered, ?share, "Reading the stream without filters");
