@@ -1,32 +1,22 @@
 //! One task per partition of the assignment: spawned, told what changes, and counted.
 
 use super::budget::Budget;
-use super::feed::{self, FeedState, PartitionInput, Wish};
-use super::origin::Origin;
+use super::feed::{FeedState, PartitionInput};
+use super::front::IntakeEvent;
 use super::partition::PartitionTask;
-use super::queue::{self, Keeper, Membership, Queue, QueueOptions};
-use crate::config::SubjectTemplate;
-use crate::error::ErrorCode;
-use crate::hooks::Hooks;
-use crate::nats::{Loss, Nats, NewStream, Objects, Peers, Publisher, Store};
-use crate::plugin::HandlerPlugin;
-use crate::telemetry::{Counter, Metrics};
+use super::queue::Membership;
+use super::shared::{Shared, TaskEvent};
+use crate::nats::Loss;
+use crate::telemetry::Counter;
 use parti_coordination::record::{Owner, PauseRecord, StreamIdentity};
 use parti_coordination::{
-    Assigned, CloseReason, Fleet, Incarnation, Input, Limits, Now, Partition, PartitionId, PartitionView, Phase,
-    Position, Term, Version,
+    Assigned, CloseReason, Fleet, Input, Now, Partition, PartitionId, PartitionView, Phase, Position, Term, Version,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc, watch};
-
-/// Requests about records under way at once: enough to take 5,000 partitions in seconds, few enough to leave NATS breath.
-const REQUESTS: usize = 256;
-
-/// Publishes under way at once.
-const PUBLISHES: usize = 4096;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
 
 /// How often the ownership bucket is looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -34,114 +24,11 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How often the figures of the data path are told although nothing has changed.
 const TELL: Duration = Duration::from_secs(1);
 
-/// What the data path needs to know.
-pub struct IntakeOptions {
-    /// The connection for leases and records.
-    pub control: Nats,
-    /// The connection for messages, in and out.
-    pub data: Nats,
-    /// The ownership bucket.
-    pub records: Store,
-    /// The snapshots that are too large for it.
-    pub objects: Objects,
-    /// The group's name.
-    pub group: String,
-    /// The stream that is worked on.
-    pub stream: StreamIdentity,
-    /// How the stream's messages are acknowledged, in queue mode.
-    pub queue: Option<QueueOptions>,
-    /// How to make the stream anew if it is gone, where that is the host's to do.
-    pub create: Option<NewStream>,
-    /// Which subject carries which partition.
-    pub template: SubjectTemplate,
-    /// Where a partition begins that nobody has ever owned.
-    pub start: Position,
-    /// The handler.
-    pub plugin: Arc<HandlerPlugin>,
-    /// Where messages go that cannot be handled.
-    pub dead_letter: Option<String>,
-    /// Bounds and policies of a partition.
-    pub limits: Limits,
-    /// Most bytes of messages in flight on this worker.
-    pub memory: usize,
-    /// Where the figures go.
-    pub metrics: Arc<Metrics>,
-    /// Who is told of errors.
-    pub hooks: Hooks,
-    /// The origin of the clock that the core is told.
-    pub origin: Instant,
-}
+/// How every partition stands that this worker works on or waits for.
+pub(super) type Views = Arc<Mutex<BTreeMap<PartitionId, Arc<Mutex<PartitionView>>>>>;
 
-/// What every partition's task shares.
-pub(super) struct Shared {
-    pub(super) records: Store,
-    pub(super) objects: Objects,
-    pub(super) requests: Semaphore,
-    /// Held by the one partition that tries a message of which a worker may have died.
-    pub(super) turn: Semaphore,
-    pub(super) publisher: Publisher,
-    pub(super) group: String,
-    pub(super) control: Nats,
-    pub(super) stream: String,
-    pub(super) template: SubjectTemplate,
-    pub(super) plugin: Arc<HandlerPlugin>,
-    pub(super) dead_letter: Option<String>,
-    pub(super) limits: Limits,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) hooks: Hooks,
-    pub(super) origin: Instant,
-    pub(super) wishes: mpsc::UnboundedSender<Wish>,
-    pub(super) events: mpsc::UnboundedSender<TaskEvent>,
-    pub(super) traps: Counter,
-    pub(super) timeouts: Counter,
-    peers: Peers,
-}
-
-impl Shared {
-    /// Tells the group that a partition is free. Only a hint: whoever waits for it also looks by itself.
-    pub(super) async fn hint(&self, partition: &PartitionId) {
-        self.peers.announce_release(partition).await;
-    }
-}
-
-/// What a partition's task tells.
-#[derive(Debug)]
-pub(super) enum TaskEvent {
-    /// Its phase has changed.
-    Changed,
-    /// The stream was made anew.
-    Stream(StreamIdentity),
-    /// Something went wrong with the stream.
-    Error(ErrorCode, String),
-    /// A later run of our own ID owns a partition.
-    Superseded(Incarnation),
-    /// It has ended.
-    Gone(PartitionId),
-}
-
-/// What the data path tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IntakeEvent {
-    /// How it stands.
-    Figures {
-        /// Partitions owned.
-        owned: usize,
-        /// Messages behind.
-        lag: u64,
-        /// The assignment that what is owned equals, if it equals one.
-        settled: Option<(Term, Version)>,
-        /// The assignment of whose partitions each is known to have a record, if there is one.
-        begun: Option<(Term, Version)>,
-    },
-    /// The partitions whose state the handler cannot open, as far as it has tried, by the digest of the handler that wrote it.
-    CannotOpen(BTreeMap<String, BTreeSet<String>>),
-    /// A later run of our own ID owns a partition: this process is a zombie.
-    Superseded(Incarnation),
-    /// Nothing is owned any more, after [`Intake::drain`].
-    Drained,
-}
-
-enum Order {
+/// What the worker wants done.
+pub(super) enum Order {
     Identity(Owner),
     Assign(Assigned),
     Pause(PauseRecord),
@@ -149,147 +36,7 @@ enum Order {
     Drain,
 }
 
-/// The data path of this worker. Clones speak to the same one.
-#[derive(Clone)]
-pub struct Intake {
-    orders: mpsc::UnboundedSender<Order>,
-    keeper: Option<Keeper>,
-    template: SubjectTemplate,
-    views: Arc<Mutex<BTreeMap<PartitionId, Arc<Mutex<PartitionView>>>>>,
-}
-
-/// One partition at a glance.
-#[derive(Debug, Clone)]
-pub struct PartitionReport {
-    /// Which.
-    pub id: PartitionId,
-    /// Where it stands.
-    pub view: PartitionView,
-}
-
-impl Intake {
-    /// Starts the data path on the current runtime. It ends when every clone is dropped.
-    #[must_use]
-    pub fn start(options: IntakeOptions) -> (Self, mpsc::UnboundedReceiver<IntakeEvent>) {
-        let (orders, order_inbox) = mpsc::unbounded_channel();
-        let (wishes, wish_inbox) = mpsc::unbounded_channel();
-        let (events, event_inbox) = mpsc::unbounded_channel();
-        let (tell, told) = mpsc::unbounded_channel();
-        let peers = Peers::new(&options.control, &options.group);
-        let feed_state = Arc::new(FeedState::default());
-        let budget = Budget::new(options.memory);
-        let stream = options.stream.name.clone();
-        let origin = Origin { nats: options.data.clone(), stream: stream.clone(), create: options.create };
-        let (membership, members) = watch::channel(Membership::default());
-        let keeper = options.queue.as_ref().map(|queue| Keeper::new(&options.control, &stream, &options.group, queue));
-        if let (Some(queue), Some(keeper)) = (options.queue, &keeper) {
-            let (budget, metrics, state) = (Arc::clone(&budget), Arc::clone(&options.metrics), Arc::clone(&feed_state));
-            let lanes = Queue::new(origin, keeper.clone(), budget, metrics, state, events.clone(), members);
-            tokio::spawn(queue::run(lanes, options.stream.clone(), queue, wish_inbox));
-        } else {
-            tokio::spawn(feed::run(
-                origin,
-                options.stream.clone(),
-                Arc::clone(&budget),
-                Arc::clone(&options.metrics),
-                Arc::clone(&feed_state),
-                events.clone(),
-                wish_inbox,
-            ));
-        }
-        let (views, template) = (Arc::default(), options.template.clone());
-        let log_lines_dropped = options.metrics.plugin_log_lines_dropped.series([options.plugin.version().name()]);
-        let manager = Manager {
-            shared: Arc::new(Shared {
-                records: options.records,
-                objects: options.objects,
-                requests: Semaphore::new(REQUESTS),
-                turn: Semaphore::new(1),
-                publisher: Publisher::new(&options.data, PUBLISHES),
-                traps: options.metrics.plugin_traps.series([options.plugin.version().name()]),
-                timeouts: options.metrics.plugin_timeouts.series([options.plugin.version().name()]),
-                group: options.group,
-                control: options.control,
-                stream,
-                template: options.template,
-                plugin: options.plugin,
-                dead_letter: options.dead_letter,
-                limits: options.limits,
-                metrics: options.metrics,
-                hooks: options.hooks,
-                origin: options.origin,
-                wishes,
-                events,
-                peers,
-            }),
-            stream: options.stream,
-            start: options.start,
-            membership,
-            budget,
-            feed_state,
-            views: Arc::clone(&views),
-            tasks: HashMap::new(),
-            me: None,
-            assigned: BTreeMap::new(),
-            fleet: Arc::new(Fleet::default()),
-            rank: None,
-            pause: None,
-            leaving: None,
-            told: None,
-            refused: BTreeMap::new(),
-            refused_told: BTreeMap::new(),
-            log_lines_dropped,
-            tell,
-        };
-        tokio::spawn(manager.run(order_inbox, event_inbox));
-        (Self { orders, views, keeper, template }, told)
-    }
-
-    /// From now on this worker owns in this name.
-    pub fn identify(&self, me: Owner) {
-        let _ = self.orders.send(Order::Identity(me));
-    }
-
-    /// Work on exactly these partitions.
-    pub fn assign(&self, assigned: Assigned) {
-        let _ = self.orders.send(Order::Assign(assigned));
-    }
-
-    /// Handle nothing of these partitions from now on, and go on with all others. Before the first word nothing is handled.
-    pub fn pause(&self, pause: PauseRecord) {
-        let _ = self.orders.send(Order::Pause(pause));
-    }
-
-    /// Stop at once; nothing that is held counts any more.
-    pub fn fence(&self) {
-        let _ = self.orders.send(Order::Fence);
-    }
-
-    /// Sees to it that the stream holds the messages of these partitions until somebody owns them.
-    ///
-    /// # Errors
-    /// Why they cannot be kept.
-    pub async fn keep(&self, partitions: &[Partition]) -> Result<(), String> {
-        match &self.keeper {
-            Some(keeper) => keeper.keep(partitions.iter().map(|p| self.template.subject(p.id())).collect()).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Finish what is in hand, commit and release everything.
-    pub fn drain(&self) {
-        let _ = self.orders.send(Order::Drain);
-    }
-
-    /// Every partition that this worker works on or waits for, by id.
-    #[must_use]
-    pub fn partitions(&self) -> Vec<PartitionReport> {
-        let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
-        let look = |view: &Mutex<PartitionView>| view.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        views.iter().map(|(id, view)| PartitionReport { id: id.clone(), view: look(view) }).collect()
-    }
-}
-
+/// A partition's task, as seen from here.
 struct Task {
     inbox: mpsc::UnboundedSender<PartitionInput>,
     view: Arc<Mutex<PartitionView>>,
@@ -297,7 +44,7 @@ struct Task {
     ending: bool,
 }
 
-struct Manager {
+pub(super) struct Manager {
     shared: Arc<Shared>,
     /// The stream as it was when it was last looked at.
     stream: StreamIdentity,
@@ -307,7 +54,7 @@ struct Manager {
     membership: watch::Sender<Membership>,
     budget: Arc<Budget>,
     feed_state: Arc<FeedState>,
-    views: Arc<Mutex<BTreeMap<PartitionId, Arc<Mutex<PartitionView>>>>>,
+    views: Views,
     tasks: HashMap<PartitionId, Task>,
     me: Option<Owner>,
     assigned: BTreeMap<PartitionId, Partition>,
@@ -326,7 +73,43 @@ struct Manager {
 }
 
 impl Manager {
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, mut events: mpsc::UnboundedReceiver<TaskEvent>) {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        (stream, start): (StreamIdentity, Position),
+        membership: watch::Sender<Membership>,
+        budget: Arc<Budget>,
+        feed_state: Arc<FeedState>,
+        views: Views,
+        tell: mpsc::UnboundedSender<IntakeEvent>,
+    ) -> Self {
+        Self {
+            log_lines_dropped: shared.metrics.plugin_log_lines_dropped.series([shared.plugin.version().name()]),
+            shared,
+            stream,
+            start,
+            membership,
+            budget,
+            feed_state,
+            views,
+            tasks: HashMap::new(),
+            me: None,
+            assigned: BTreeMap::new(),
+            fleet: Arc::new(Fleet::default()),
+            rank: None,
+            pause: None,
+            leaving: None,
+            told: None,
+            refused: BTreeMap::new(),
+            refused_told: BTreeMap::new(),
+            tell,
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+        mut events: mpsc::UnboundedReceiver<TaskEvent>,
+    ) {
         let mut releases = self.shared.peers.releases();
         let mut losses = self.watch_records();
         let mut tick = tokio::time::interval(TELL);

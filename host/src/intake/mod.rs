@@ -4,7 +4,8 @@
 //! * `partition` drives one [`PartitionMachine`](parti_coordination::PartitionMachine) as a task of its own.
 //! * `feed` reads the stream once and gives each partition its messages; on a WorkQueue or Interest stream `queue` takes its
 //!   place.
-//! * [`Intake`] keeps one task per partition of the assignment. It is what `worker` talks to.
+//! * `manager` keeps one task per partition of the assignment; `shared` is what these have in common.
+//! * `front` has [`Intake`], which is what `worker` talks to.
 //!
 //! Everything here runs on the work runtime, apart from leases and probes: a guest that burns every core must not cost a
 //! lease.
@@ -12,11 +13,13 @@
 mod budget;
 mod chunk;
 mod feed;
+mod front;
 mod manager;
 mod origin;
 mod partition;
 mod queue;
 mod reading;
+mod shared;
 
-pub use manager::{Intake, IntakeEvent, IntakeOptions, PartitionReport};
+pub use front::{Intake, IntakeEvent, IntakeOptions, PartitionReport};
 pub use queue::QueueOptions;

@@ -7,8 +7,8 @@
 use super::serving::count_member;
 use super::{Claim, Feed, Group, Looking, PartitionInput, Slot};
 use crate::error::ErrorCode;
-use crate::intake::manager::TaskEvent;
 use crate::intake::origin::{BELIEVE_REWIND, Finding, Look, Presumed};
+use crate::intake::shared::TaskEvent;
 use crate::nats::{StreamError, StreamInfo};
 use parti_coordination::{Input, Sequence};
 use std::collections::BTreeSet;

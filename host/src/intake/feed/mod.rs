@@ -20,9 +20,9 @@ mod tests;
 
 use super::budget::Budget;
 use super::chunk::{Gathered, Held};
-use super::manager::TaskEvent;
 use super::origin::{Look, NoReader, Opened, Origin};
 use super::reading::{Delivery, Reading};
+use super::shared::TaskEvent;
 use crate::nats::{StreamError, StreamInfo};
 use crate::plugin::Publish;
 use crate::telemetry::Metrics;

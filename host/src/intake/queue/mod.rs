@@ -22,8 +22,8 @@ pub(super) use keeper::Keeper;
 
 use super::budget::Budget;
 use super::feed::{FeedState, PartitionInput, Wish};
-use super::manager::TaskEvent;
 use super::origin::Origin;
+use super::shared::TaskEvent;
 use crate::nats::{Nats, QueueConsumers, Retention};
 use crate::telemetry::Metrics;
 use keeper::MOST_SUBJECTS;
