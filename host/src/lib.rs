@@ -14,4 +14,5 @@ pub mod nats;
 pub mod plugin;
 pub mod source;
 pub mod telemetry;
+mod token_bucket;
 pub mod worker;

@@ -2,6 +2,7 @@
 
 mod bad_components;
 mod command_line;
+mod commits;
 mod connecting;
 mod crashes;
 mod degraded;

@@ -33,9 +33,9 @@ pub use degraded::{DegradedAlert, DegradedBehavior, Preset};
 pub use load::{LoadRequest, Loaded, Missing, process_environment};
 pub use problem::Problem;
 pub use schema::{
-    Assignment, Backoff, Config, ConsistentHash, DeadLetter, Handler, Hooks, Http, KvBucket, Limits, Log, LogFormat,
-    LogLevel, MaxUncommitted, Nats, OnExhausted, PluginSource, Plugins, Source, StaticSource, Storage, Stream,
-    StreamCreate, StreamMode, Tls,
+    Assignment, Backoff, Commit, Config, ConsistentHash, DeadLetter, Handler, Hooks, Http, KvBucket, Limits, Log,
+    LogFormat, LogLevel, MaxUncommitted, Nats, OnExhausted, PluginSource, Plugins, Source, StaticSource, Storage,
+    Stream, StreamCreate, StreamMode, Tls,
 };
 pub use types::{PluginConfig, Secret, ServerUrls, StartFrom, Strategy, SubjectTemplate};
 pub use value::ByteSize;

@@ -94,6 +94,8 @@ section! {
         strategy: Strategy = Strategy::default();
         /// What processes the messages.
         handler: Option<Handler> = None;
+        /// The commits of this worker's partitions together.
+        commit: Commit = Commit::default();
         /// What is told what happens to the worker.
         hooks: Option<Hooks> = None;
         /// Where plugins come from, and what they may use.
@@ -351,6 +353,16 @@ section! {
         max_traps: u32 = 2;
         /// What one instance may use. Keys that are not set here come from `plugins.defaults`.
         limits: Limits = Limits::default();
+    }
+}
+
+section! {
+    /// The commits of this worker's partitions together. `handler.commitInterval` says how often one partition commits.
+    pub struct Commit {
+        /// Most commits in a second. What exceeds it waits, the oldest first, and covers what is handled meanwhile; the last commit at a
+        /// hand-over never waits. Without a limit each busy partition writes once per `handler.commitInterval`; a server takes tens
+        /// of thousands of such writes a second, so that a limit is for one that has other work, or slow disks.
+        max_per_second: Option<u32> = None => "no limit";
     }
 }
 

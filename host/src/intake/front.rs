@@ -5,6 +5,7 @@ use super::feed::{self, FeedState};
 use super::manager::{Manager, Order, Views};
 use super::origin::Origin;
 use super::queue::{self, Keeper, Membership, Queue, QueueOptions};
+use super::ration::Ration;
 use super::shared::Shared;
 use crate::config::SubjectTemplate;
 use crate::hooks::Hooks;
@@ -54,6 +55,8 @@ pub struct IntakeOptions {
     pub dead_letter: Option<String>,
     /// Bounds and policies of a partition.
     pub limits: Limits,
+    /// Most commits of this worker in a second, where `limits` has them rationed.
+    pub commits_per_second: Option<u32>,
     /// Most bytes of messages in flight on this worker.
     pub memory: usize,
     /// Where the figures go.
@@ -135,10 +138,12 @@ impl Intake {
             ));
         }
         let (views, template) = (Arc::default(), options.template.clone());
+        let waiting = options.metrics.commits_waiting.clone();
         let shared = Shared {
             records: options.records,
             objects: options.objects,
             requests: Semaphore::new(REQUESTS),
+            ration: options.commits_per_second.map(|most| Ration::start(most, waiting)),
             turn: Semaphore::new(1),
             publisher: Publisher::new(&options.data, PUBLISHES),
             traps: options.metrics.plugin_traps.series([options.plugin.version().name()]),

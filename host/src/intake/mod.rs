@@ -6,6 +6,7 @@
 //!   place.
 //! * `manager` keeps one task per partition of the assignment; `shared` is what these have in common.
 //! * `front` has [`Intake`], which is what `worker` talks to.
+//! * `ration` bounds the commits of all of them together.
 //!
 //! Everything here runs on the work runtime, apart from leases and probes: a guest that burns every core must not cost a
 //! lease.
@@ -18,6 +19,7 @@ mod manager;
 mod origin;
 mod partition;
 mod queue;
+mod ration;
 mod reading;
 mod shared;
 

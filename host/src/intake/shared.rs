@@ -1,6 +1,7 @@
 //! What the tasks of all partitions share, and what they tell the manager.
 
 use super::feed::Wish;
+use super::ration::Ration;
 use crate::config::SubjectTemplate;
 use crate::error::ErrorCode;
 use crate::hooks::Hooks;
@@ -18,6 +19,8 @@ pub(super) struct Shared {
     pub(super) records: Store,
     pub(super) objects: Objects,
     pub(super) requests: Semaphore,
+    /// Where commits are asked for, if they are bounded.
+    pub(super) ration: Option<Ration>,
     /// Held by the one partition that tries a message of which a worker may have died.
     pub(super) turn: Semaphore,
     pub(super) publisher: Publisher,

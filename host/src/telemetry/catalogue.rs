@@ -175,6 +175,8 @@ catalogue! {
             "Commits refused because another worker owns the partition by now. Nothing of them took effect.";
         commit_lag: Age = "parti_commit_lag_seconds" [] =>
             "Age of the oldest handled message that is not committed; a crash would repeat no more than this.";
+        commits_waiting: Gauge = "parti_commits_waiting" [] =>
+            "Commits that are due and wait for their turn, because commit.maxPerSecond bounds them.";
         lag: Gauge = "parti_lag_messages" [] =>
             "Messages of the owned partitions that the stream holds beyond their positions.";
         lag_max: Gauge = "parti_lag_max_messages" [] =>

@@ -163,6 +163,7 @@ pub(super) fn limits(
         inline_snapshot_bytes: INLINE_SNAPSHOT.min(max_payload.saturating_sub(RECORD_OVERHEAD) / 4 * 3),
         max_snapshot_bytes: usize::try_from(handler.max_snapshot_bytes.0).unwrap_or(usize::MAX),
         acknowledges,
+        rationed: config.commit.max_per_second.is_some(),
     }
 }
 

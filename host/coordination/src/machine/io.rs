@@ -43,6 +43,8 @@ pub struct Limits {
     pub max_snapshot_bytes: usize,
     /// Queue mode: messages are acknowledged, and the partition leaves its consumer before it is released.
     pub acknowledges: bool,
+    /// The commits of this worker are bounded: each is asked for, except the last of an ownership.
+    pub rationed: bool,
 }
 
 /// What happens to a message that cannot be handled.
@@ -202,6 +204,8 @@ pub enum Input<M, O> {
     ObjectsDeleted(Result<(), ()>),
     /// Answer to [`Command::AskTurn`].
     Turn,
+    /// Answer to [`Command::AskCommit`].
+    MayCommit,
     /// Answer to [`Command::Close`].
     Closed,
     /// Answer to [`Command::Detach`].
@@ -239,6 +243,13 @@ pub enum Command<M, O> {
     AskTurn,
     /// It does not any more, or no longer wants to.
     EndTurn,
+    /// A commit is due, and commits are rationed. What is asked for again counts instead of what was asked for before.
+    AskCommit {
+        /// When the first message that it covers was handled.
+        since: Now,
+        /// Nothing is handled before it.
+        stands: bool,
+    },
     /// Call the handler.
     Handle(Batch<M>),
     /// Publish, and confirm all of it.

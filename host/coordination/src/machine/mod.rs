@@ -7,7 +7,8 @@
 //! * A commit is of one instant: position, attempts and snapshot together, at a batch boundary with nothing unconfirmed.
 //! * Messages are kept until they are committed, so that a lost instance can go back to its last commit.
 //!
-//! `ownership` and `objects` hold the record's side, `work` and `outcome` the handler's, `intake` what waits for it.
+//! `ownership` and `objects` hold the record's side, `work` and `outcome` the handler's, `intake` what waits for it, and `ration` says
+//! when a commit may be made.
 
 mod intake;
 mod io;
@@ -15,6 +16,7 @@ mod objects;
 mod outcome;
 mod ownership;
 mod queue;
+mod ration;
 mod stream;
 mod suspicion;
 mod taking;
@@ -34,6 +36,7 @@ use objects::Objects;
 use outcome::Pending;
 use ownership::{Predecessor, Purpose};
 use queue::Detach;
+use ration::Ration;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use suspicion::Suspicion;
@@ -126,6 +129,7 @@ pub struct PartitionMachine<M, O> {
     /// The operator has paused the partition: it stays owned, and nothing more is handled.
     paused: bool,
     commit_wanted: bool,
+    ration: Ration,
     committed_at: Now,
     snapshot_retry_at: Option<Now>,
     /// The handler's state is larger than any that can be kept: nothing more is handled.
@@ -203,6 +207,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             pause_until: None,
             paused: false,
             commit_wanted: false,
+            ration: Ration::Unasked,
             committed_at: Now::default(),
             snapshot_retry_at: None,
             outgrown: false,
@@ -259,6 +264,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             Input::Object(result) => self.object_read(result),
             Input::ObjectsDeleted(result) => self.objects_deleted(result),
             Input::Turn => self.turn_granted(),
+            Input::MayCommit => self.commit_granted(),
             Input::Closed => self.closed(),
             Input::Detached => self.detached(),
             Input::Doubted => self.doubted(),
@@ -436,6 +442,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.needs_open = None;
         self.pause_until = None;
         self.commit_wanted = false;
+        self.ration = Ration::Unasked;
         self.snapshot_retry_at = None;
         self.outgrown = false;
     }

@@ -69,7 +69,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return self.open();
         }
         self.phase = Phase::Running;
-        if !self.is_committing() && self.commit_is_due() {
+        if !self.is_committing() && self.commit_is_due() && self.may_commit() {
             return self.ask_snapshot();
         }
         if let Some(at) = self.pause_until {
@@ -81,10 +81,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         if self.paused || self.outgrown {
             return;
         }
-        // What a crash repeats is bounded, and a further try is written down before it begins.
-        let written_down = self.attempts.is_none() || !self.is_committing();
-        let most = if self.is_suspicious() { 1 } else { self.limits.max_uncommitted };
-        if self.handled >= most || self.commit_wanted || !written_down {
+        if self.awaits_commit() {
             return;
         }
         // What comes before a message that has trapped is committed first, so that passing over it loses nothing else; and so
@@ -106,6 +103,13 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             }
             Caution::GiveUp(deaths) => self.condemn(deaths),
         }
+    }
+
+    /// Nothing more is handled before a commit: what a crash repeats is bounded, and a further try is written down before it begins.
+    pub(super) fn awaits_commit(&self) -> bool {
+        let written_down = self.attempts.is_none() || !self.is_committing();
+        let most = if self.is_suspicious() { 1 } else { self.limits.max_uncommitted };
+        self.handled >= most || self.commit_wanted || !written_down
     }
 
     fn open(&mut self) {

@@ -125,6 +125,7 @@ fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
         ("capacity", c.capacity.into()),
         ("assignment.maxPartitions", c.assignment.max_partitions.unwrap_or(1).into()),
         ("degradedBehavior.kvErrorThreshold", c.degraded_behavior.kv_error_threshold.into()),
+        ("commit.maxPerSecond", c.commit.max_per_second.unwrap_or(1).into()),
     ];
     if let Some(handler) = &c.handler {
         counts.extend([

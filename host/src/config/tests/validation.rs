@@ -163,6 +163,7 @@ fn every_error_rule_refuses_what_it_names() {
         (handler("deadLetter: {}"), "handler.deadLetter.subject"),
         (handler("deadLetter: {subject: \"dead.>\"}"), "handler.deadLetter.subject"),
         (handler("onExhausted: explode"), "handler.onExhausted"),
+        ("commit: {maxPerSecond: 0}".to_owned(), "commit.maxPerSecond"),
         ("plugins: {defaults: {memory: 0}}".to_owned(), "plugins.defaults.memory"),
         ("http: {listen: \"localhost:80\"}".to_owned(), "http.listen"),
     ] {

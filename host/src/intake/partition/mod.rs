@@ -266,13 +266,26 @@ impl PartitionTask {
                 let (subject, inbox) = (self.subject.clone(), self.sender.clone());
                 let _ = self.shared.wishes.send(Wish::Detach { subject, inbox });
             }
-            Command::Released | Command::AskOwner => {
-                let (shared, id) = (Arc::clone(&self.shared), self.partition.id().clone());
-                tokio::spawn(async move { shared.hint(&id).await });
+            Command::AskCommit { since, stands } => match &self.shared.ration {
+                Some(ration) => ration.ask(self.partition.id().clone(), since, stands, self.sender.clone()),
+                None => self.tell(Input::MayCommit),
+            },
+            Command::Released => {
+                if let Some(ration) = &self.shared.ration {
+                    ration.made();
+                }
+                self.hint();
             }
+            Command::AskOwner => self.hint(),
             Command::Gone => self.gone = true,
             Command::Report(report) => self.report(report),
         }
+    }
+
+    /// Has everybody look at the partition's record.
+    fn hint(&self) {
+        let (shared, id) = (Arc::clone(&self.shared), self.partition.id().clone());
+        tokio::spawn(async move { shared.hint(&id).await });
     }
 
     fn tell(&mut self, input: PartitionInput) {

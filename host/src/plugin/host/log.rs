@@ -5,6 +5,7 @@
 
 use super::super::limits::Limits;
 use super::Shared;
+use crate::token_bucket::TokenBucket;
 use parti_coordination::{PartitionId, Sequence};
 use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
@@ -31,16 +32,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Lets through so many lines per second of all instances of a plugin together, after a burst of as many.
 pub(super) struct LogGate {
     line_bytes: usize,
-    per_second: f64,
     bucket: Mutex<Bucket>,
     dropped: AtomicU64,
     cut: AtomicU64,
 }
 
-/// A token bucket.
 struct Bucket {
-    tokens: f64,
-    filled: Instant,
+    tokens: TokenBucket,
     /// Lines dropped since the last one let through.
     dropped: u64,
 }
@@ -52,8 +50,7 @@ impl LogGate {
         let per_second = limits.log_lines_per_second as f64;
         Self {
             line_bytes: usize::try_from(limits.log_line_bytes).unwrap_or(usize::MAX),
-            per_second,
-            bucket: Mutex::new(Bucket { tokens: per_second, filled: Instant::now(), dropped: 0 }),
+            bucket: Mutex::new(Bucket { tokens: TokenBucket::new(per_second, per_second, Instant::now()), dropped: 0 }),
             dropped: AtomicU64::new(0),
             cut: AtomicU64::new(0),
         }
@@ -67,15 +64,11 @@ impl LogGate {
     /// Let a line through, with the number of lines dropped before it; `None` drops this one too.
     fn admit(&self, now: Instant) -> Option<u64> {
         let mut bucket = lock(&self.bucket);
-        let refill = now.saturating_duration_since(bucket.filled).as_secs_f64() * self.per_second;
-        bucket.tokens = (bucket.tokens + refill).min(self.per_second);
-        bucket.filled = now;
-        if bucket.tokens < 1.0 {
+        if !bucket.tokens.take(now) {
             bucket.dropped += 1;
             self.dropped.fetch_add(1, Relaxed);
             return None;
         }
-        bucket.tokens -= 1.0;
         Some(std::mem::take(&mut bucket.dropped))
     }
 

@@ -1,11 +1,12 @@
 //! Messages: accepted once, handled in order, retried, given up, parked, published.
 
-use super::{Hand, batch, entry, reports, written};
+use super::{Commands, Hand, batch, entry, reports, written};
 use crate::machine::*;
 use crate::record::Phase as RecordPhase;
 use crate::testing::data_path::{Fate, limits, snapshot};
 use crate::testing::ms;
 use crate::{Completed, Epoch, Outcome};
+use std::time::Duration;
 
 #[test]
 fn a_message_comes_only_from_the_current_reader_and_only_once() {
@@ -106,6 +107,73 @@ fn what_a_crash_repeats_is_bounded() {
     // The commit is still under way: eight are uncommitted, and no more are handled.
     assert_eq!(hand.acked(4), []);
     assert_eq!(hand.wait(ms(5000)), []);
+}
+
+fn rationed(limits: Limits) -> Hand {
+    Hand::running(Limits { rationed: true, ..limits })
+}
+
+/// The one question for a commit, as it says whether nothing is handled before.
+fn asks_for_a_commit(commands: &Commands) -> (Duration, bool) {
+    let asked: Vec<_> = commands
+        .iter()
+        .filter_map(|c| match c {
+            Command::AskCommit { since, stands } => Some((since.0, *stands)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(asked.len(), 1, "{commands:?}");
+    asked[0]
+}
+
+#[test]
+fn a_commit_that_waits_for_its_ration_covers_what_is_handled_meanwhile() {
+    let mut hand = rationed(limits());
+    hand.messages([1]);
+    let since = hand.now;
+    hand.acked(1);
+    assert_eq!(asks_for_a_commit(&hand.wait(ms(1000))), (since, false));
+    // Handling goes on, and it is not asked for twice.
+    assert_eq!(batch(&hand.messages([2, 3])).0, [2, 3]);
+    assert_eq!(hand.acked(2), []);
+    assert_eq!(hand.wait(ms(5000)), []);
+    assert_eq!(hand.give(Input::MayCommit), [Command::Snapshot]);
+    assert_eq!(written(&hand.state(&[1, 2, 3])).0.position, Position(3));
+    hand.write_lands();
+    // One ration, one commit.
+    hand.messages([4]);
+    hand.acked(1);
+    assert!(!asks_for_a_commit(&hand.wait(ms(1000))).1);
+}
+
+#[test]
+fn a_partition_that_stands_still_until_its_commit_says_so() {
+    let mut hand = rationed(Limits { queue_messages: 100, ..limits() });
+    hand.messages(1..=20);
+    assert!(!asks_for_a_commit(&hand.acked(4)).1, "so many, and more may still be handled");
+    assert!(asks_for_a_commit(&hand.acked(4)).1, "as many as may be uncommitted");
+    assert_eq!(hand.give(Input::MayCommit), [Command::Snapshot]);
+    hand.state(&[1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(batch(&hand.write_lands()).0, [9, 10, 11, 12]);
+
+    // A retry is written down before it begins, and so is waited for.
+    let mut hand = rationed(limits());
+    hand.messages([1]);
+    assert!(asks_for_a_commit(&hand.done(Vec::new(), Some(None))).1);
+    assert_eq!(hand.wait(ms(5000)), []);
+}
+
+#[test]
+fn a_hand_over_waits_for_no_ration() {
+    let mut hand = rationed(limits());
+    hand.messages([1]);
+    hand.acked(1);
+    asks_for_a_commit(&hand.wait(ms(1000)));
+    assert_eq!(hand.give(Input::Revoked(CloseReason::Revoked)), [Command::Snapshot]);
+    let (released, _) = written(&hand.state(&[1]));
+    assert_eq!((released.position, released.phase), (Position(1), RecordPhase::Released));
+    // What was granted too late is for nobody.
+    assert_eq!(hand.give(Input::MayCommit), []);
 }
 
 #[test]

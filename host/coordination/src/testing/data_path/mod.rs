@@ -56,6 +56,7 @@ pub(crate) fn limits() -> Limits {
         inline_snapshot_bytes: 50_000,
         max_snapshot_bytes: 100_000,
         acknowledges: false,
+        rationed: false,
     }
 }
 

@@ -77,7 +77,7 @@ impl Fleet {
             ledgers: BTreeMap::new(),
             objects: Objects::default(),
             trouble,
-            limits: Limits { inline_snapshot_bytes, ..limits() },
+            limits: Limits { inline_snapshot_bytes, rationed: self.seed % 3 == 0, ..limits() },
             lost: false,
             head: 0,
             pace: Some(pace),
@@ -269,6 +269,11 @@ impl Fleet {
                 if had {
                     self.give_turn(at, usize::MAX);
                 }
+            }
+            Command::AskCommit { .. } => {
+                let (id, time) = (id.clone(), self.random.between(1, 3000));
+                let news = News::Data(id, run, Input::MayCommit);
+                self.after(time, Happening::Tell { to: at, life, watch: None, news });
             }
             Command::Close(_) => {
                 job.task.close();

@@ -492,6 +492,10 @@ impl World {
                 self.tell(at, time, Input::Turn);
             }
             Command::EndTurn => {}
+            Command::AskCommit { .. } => {
+                let time = self.random.between(1, 3000);
+                self.tell(at, time, Input::MayCommit);
+            }
             Command::AskOwner => {
                 for to in 0..self.workers.len() {
                     let time = self.random.between(1, 30);
