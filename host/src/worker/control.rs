@@ -10,8 +10,8 @@ use crate::telemetry::{KvOperation, KvResult, Metrics, WorkerLabel};
 use jiff::Timestamp;
 use parti_coordination::record::{Owner, PauseRecord};
 use parti_coordination::{
-    Action, AlertLevel, Bucket, Coordinator, Event, Incarnation, Lifetime, Notice, Now, OpId, Outage, PartitionList,
-    Reply, StartFailure, WriteOutcome,
+    Action, AlertLevel, Bucket, Coordinator, Event, Lifetime, Notice, Now, OpId, Outage, PartitionList, Reply,
+    StartFailure, WriteOutcome,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,9 +21,7 @@ use tokio::task::AbortHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::status::{self, Board};
-
-/// How long after a failure a worker tries again to be reached by probes.
-const REACHABLE_AGAIN: Duration = Duration::from_secs(5);
+use super::{notices, probes};
 
 /// Time to live of each kind of value; zero = for ever.
 #[derive(Debug, Clone, Copy)]
@@ -243,7 +241,7 @@ impl Control {
                     self.board().me = Some(owner.clone());
                     tracing::info!(workerId = %worker, claim = incarnation.claim, "Worker ID claimed");
                     let board = Arc::clone(&self.board);
-                    self.probes = Some(answer_probes(self.peers.clone(), incarnation, self.events.clone(), board));
+                    self.probes = Some(probes::answer(self.peers.clone(), incarnation, self.events.clone(), board));
                     if let Some(intake) = &self.intake {
                         let told = intake.clone();
                         self.figures = Some(self.peers.tell_figures(&incarnation, move || status::figures(&told)));
@@ -318,8 +316,8 @@ impl Control {
                         }
                         _ => {}
                     }
-                    say(&notice);
-                    tell(&self.hooks, &notice);
+                    notices::say(&notice);
+                    notices::tell(&self.hooks, &notice);
                 }
             }
         }
@@ -457,118 +455,5 @@ impl Control {
             }
             let _ = events.send(Event::Reply { op, reply: Reply::Partitions(listed) });
         });
-    }
-}
-
-/// Answers probes of this incarnation until the handle is dropped. Setting that up waits for NATS, which the control loop must
-/// not. A worker that cannot be reached works, is judged by its heartbeat alone, and says so until it can.
-fn answer_probes(
-    peers: Peers,
-    incarnation: Incarnation,
-    events: mpsc::UnboundedSender<Event>,
-    board: Arc<Mutex<Board>>,
-) -> AbortOnDropHandle<()> {
-    let show = move |problem: Option<String>| {
-        let mut board = board.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = board.unreachable != problem;
-        board.unreachable = problem;
-        is_new
-    };
-    AbortOnDropHandle::new(tokio::spawn(async move {
-        loop {
-            match peers.answer(&incarnation).await {
-                Ok(mut responder) => {
-                    show(None);
-                    loop {
-                        let by = responder.asked().await;
-                        // The control loop has ended: nobody is to be told, and who asks is still to be answered.
-                        let _ = events.send(Event::Probed { by });
-                    }
-                }
-                Err(error) => {
-                    if show(Some(error.to_string())) {
-                        tracing::warn!(%error, "Probes cannot be answered; this worker is judged by its heartbeat alone");
-                    }
-                    tokio::time::sleep(REACHABLE_AGAIN).await;
-                }
-            }
-        }
-    }))
-}
-
-fn say(notice: &Notice) {
-    match notice {
-        Notice::Unreadable { bucket, key, why } => {
-            tracing::error!(?bucket, key, why, "A value in a bucket is not of this protocol; it is ignored");
-        }
-        Notice::Stranger { bucket, key, group } => {
-            tracing::error!(
-                ?bucket,
-                key,
-                group,
-                "Another group writes to this bucket; it is ignored. Give each group buckets of its own"
-            );
-        }
-        Notice::SourceFailed(why) => {
-            tracing::error!(why, "The partitions cannot be listed; the last list stays in force")
-        }
-        Notice::WorkerDead { worker, incarnation, evidence } => {
-            tracing::warn!(workerId = %worker, %incarnation, evidence, "Worker is dead");
-        }
-        Notice::HeartbeatMissed { worker } => tracing::warn!(workerId = %worker, retries = 1, "Heartbeat missed"),
-        Notice::WorkerJoined { worker } => tracing::info!(workerId = %worker, "Worker joined"),
-        Notice::WorkerLeaving { worker } => tracing::info!(workerId = %worker, "Worker leaves"),
-        Notice::LeaderSilent { worker, incarnation } => {
-            tracing::warn!(leader = %worker, %incarnation, "The leader's process is gone; bidding for the lead before its lease expires");
-        }
-        Notice::Unopenable { partitions: 0, .. } => tracing::info!("Every partition's state can be opened again"),
-        Notice::Unopenable { partitions, handlers } => tracing::error!(
-            partitions,
-            handlers = handlers.join(", "),
-            "No live worker has a handler that opens the state of these partitions: they wait. Start a worker with the version that \
-             wrote it, or give the state up: parti seek --discard-state"
-        ),
-        Notice::Unowned { partitions: 0 } => tracing::info!("Every partition has an owner again"),
-        Notice::Unowned { partitions } => tracing::error!(
-            partitions,
-            "Partitions have no owner: every worker holds assignment.maxPartitions; add workers or raise it"
-        ),
-        Notice::Regression { key } => {
-            tracing::warn!(
-                key,
-                code = "ErrAssignmentVersionMismatch",
-                "An older plan or assignment was seen and refused"
-            );
-        }
-    }
-}
-
-/// Tells the hooks of notices that are errors.
-fn tell(hooks: &Hooks, notice: &Notice) {
-    match notice {
-        Notice::Unreadable { bucket, key, why } => {
-            hooks.error(ErrorCode::RecordUnreadable, format!("{key} in {bucket:?}: {why}"), None);
-        }
-        Notice::Stranger { bucket, group, .. } => {
-            hooks.error(ErrorCode::AnotherGroup, format!("group {group:?} writes to {bucket:?}"), None);
-        }
-        Notice::SourceFailed(why) => hooks.error(ErrorCode::PartitionListInvalid, why, None),
-        Notice::Unopenable { partitions, .. } if *partitions > 0 => {
-            let what = format!("no live worker has a handler that opens the state of {partitions} partitions");
-            hooks.error(ErrorCode::PluginOpen, what, None);
-        }
-        Notice::Unowned { partitions } if *partitions > 0 => {
-            hooks.error(ErrorCode::CapacityExceeded, format!("{partitions} partitions have no owner"), None);
-        }
-        Notice::Regression { key } => {
-            hooks.error(ErrorCode::AssignmentVersionMismatch, format!("an older value of {key} was refused"), None);
-        }
-        Notice::WorkerDead { .. }
-        | Notice::HeartbeatMissed { .. }
-        | Notice::WorkerJoined { .. }
-        | Notice::WorkerLeaving { .. }
-        | Notice::LeaderSilent { .. }
-        | Notice::Unopenable { .. }
-        | Notice::Unowned { .. } => {}
     }
 }

@@ -5,7 +5,9 @@
 
 mod control;
 mod member;
+mod notices;
 mod plugins;
+mod probes;
 mod settings;
 mod start;
 mod status;
