@@ -129,3 +129,26 @@ async fn what_finds_the_queue_full_is_dropped_and_counted() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn log_lines_that_hooks_and_sources_may_not_write_are_counted_like_those_of_handlers() {
+    let (server, _) = NatsServer::with_streams(&["work"]).await;
+    let mute = json!({ "logLinesPerSecond": 0 });
+    let registry = json!({ "name": "registry", "config": { "count": PARTITIONS }, "limits": mute });
+    let mut fleet = Fleet::new(&server, PARTITIONS, "ledger").with(json!({
+        "source": { "static": null, "plugin": registry },
+        "hooks": { "plugin": "telltale", "limits": mute },
+    }));
+    fleet.start_settled(1).await;
+    for plugin in ["registry", "telltale"] {
+        let series = format!("parti_plugin_log_lines_dropped_total{{plugin=\"{plugin}\"}}");
+        eventually(&format!("dropped lines of {plugin} are counted"), async || {
+            match fleet.workers[0].metric(&series).await {
+                0 => Err("none".to_owned()),
+                _ => Ok(()),
+            }
+        })
+        .await;
+    }
+    assert_eq!(told(&fleet, 0), Vec::<String>::new());
+}

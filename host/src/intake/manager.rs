@@ -7,7 +7,6 @@ use super::partition::PartitionTask;
 use super::queue::Membership;
 use super::shared::{Shared, TaskEvent};
 use crate::nats::Loss;
-use crate::telemetry::Counter;
 use parti_coordination::record::{Owner, PauseRecord, StreamIdentity};
 use parti_coordination::{
     Assigned, CloseReason, Fleet, Input, Now, Partition, PartitionId, PartitionView, Phase, Position, Term, Version,
@@ -68,7 +67,6 @@ pub(super) struct Manager {
     /// come back.
     refused: BTreeMap<PartitionId, String>,
     refused_told: BTreeMap<String, BTreeSet<String>>,
-    log_lines_dropped: Counter,
     tell: mpsc::UnboundedSender<IntakeEvent>,
 }
 
@@ -83,7 +81,6 @@ impl Manager {
         tell: mpsc::UnboundedSender<IntakeEvent>,
     ) -> Self {
         Self {
-            log_lines_dropped: shared.metrics.plugin_log_lines_dropped.series([shared.plugin.version().name()]),
             shared,
             stream,
             start,
@@ -302,8 +299,6 @@ impl Manager {
         }
         self.shared.metrics.lag_max.set(longest);
         self.shared.metrics.commit_lag.set(oldest.map(|Now(since)| self.shared.origin + since));
-        let dropped = self.shared.plugin.version().stats().log_lines_dropped;
-        self.log_lines_dropped.inc_by(dropped.saturating_sub(self.log_lines_dropped.get()));
         let pending = if owned == 0 { 0 } else { self.feed_state.pending.load(Ordering::Relaxed) };
         self.shared.metrics.queue_depth.set(queued);
         self.shared.metrics.owned_partitions.set(owned as u64);

@@ -194,7 +194,7 @@ catalogue! {
         plugin_timeouts: CounterWith<1> = "parti_plugin_timeouts_total" ["plugin"] =>
             "Calls that took longer than they may.";
         plugin_log_lines_dropped: CounterWith<1> = "parti_plugin_log_lines_dropped_total" ["plugin"] =>
-            "Log lines of a plugin beyond its lines per second.";
+            "Log lines of a plugin, of any kind, beyond its lines per second.";
         hook_calls: CounterBy<HookResult> = "parti_hook_calls_total" ["result"] =>
             "Calls of lifecycle hooks by how they ended.";
         hooks_dropped: Counter = "parti_hooks_dropped_total" [] =>

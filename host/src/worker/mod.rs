@@ -24,6 +24,7 @@ use crate::telemetry::{Metrics, WorkerLabel};
 use control::{Control, ControlBuckets, End, Lifetimes};
 use parti_coordination::record::StreamIdentity;
 use parti_coordination::{Bucket, Coordinator, Event, StartFailure};
+use plugins::DroppedLines;
 use status::{Board, WorkerStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -272,6 +273,7 @@ fn coordinate(
         intake,
         hooks,
         board,
+        dropped_lines: DroppedLines::of(plugins, &metrics),
         metrics,
         label,
         origin,

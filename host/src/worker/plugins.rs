@@ -6,6 +6,7 @@ use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
     Catalog, CatalogError, HandlerPlugin, HooksPlugin, Limits, Load, PluginEngine, PluginVersion, SourcePlugin, Wanted,
 };
+use crate::telemetry::{Counter, Metrics};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +54,24 @@ impl Plugins {
         let hooks = self.hooks.iter().map(|plugin| plugin.version());
         let source = self.source.iter().map(|plugin| plugin.version());
         handler.chain(source).chain(hooks).cloned().collect()
+    }
+}
+
+/// The log lines that plugins drop, for the metric: the plugins count them without knowing of metrics.
+pub(super) struct DroppedLines(Vec<(Arc<PluginVersion>, Counter)>);
+
+impl DroppedLines {
+    /// Of these plugins.
+    pub(super) fn of(plugins: &[Arc<PluginVersion>], metrics: &Metrics) -> Self {
+        let series = |plugin: &Arc<PluginVersion>| metrics.plugin_log_lines_dropped.series([plugin.name()]);
+        Self(plugins.iter().map(|plugin| (Arc::clone(plugin), series(plugin))).collect())
+    }
+
+    /// Counts what was dropped since the last time.
+    pub(super) fn count(&self) {
+        for (plugin, counter) in &self.0 {
+            counter.inc_by(plugin.stats().log_lines_dropped.saturating_sub(counter.get()));
+        }
     }
 }
 
