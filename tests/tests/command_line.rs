@@ -65,11 +65,13 @@ async fn every_problem_of_a_configuration_is_listed_not_only_the_first() {
     wrong["hartbeatInterval"] = json!("1s");
     wrong["electionTimeout"] = json!(5);
     wrong["handler"]["onExhausted"] = json!("explode");
+    wrong["hooks"] = json!({ "plugin": "hooks", "limits": { "publishBytes": "1MiB" } });
     wrong["source"]["static"]["partitions"] = json!([{ "keys": ["a"] }, { "keys": ["a"] }, { "keys": [] }]);
     for command in ["run", "check"] {
         let ended = with_config(command, &wrong.to_string(), &[]).await;
         ended.assert(2, &["workerIdMin", "heartbeatTtl", "electionTimeout", "onExhausted", "explode", "partitions"]);
         ended.assert(2, &["hartbeatInterval", "heartbeatInterval"]);
+        ended.assert(2, &["`hooks.limits.publishBytes` means nothing", "only a handler", "handler.limits"]);
     }
     let ended = with_config("check", &wrong.to_string(), &["--json"]).await;
     let report: Value = serde_json::from_str(&ended.output).unwrap_or_else(|error| panic!("{error}: {}", ended.output));

@@ -1,10 +1,11 @@
 //! From files, environment and flags to a [`Config`], with everything that is wrong on the way.
 
 use super::environment::{self, settable};
+use super::limits::{BatchlessLimits, Limits};
 use super::merge::merge;
 use super::problem::{Problem, Problems};
 use super::rules::{self, Severity};
-use super::schema::{Config, Limits};
+use super::schema::Config;
 use super::section::{Fields, Section, Setting};
 use super::tree::{Content, MAX_DOCUMENT_BYTES, Node};
 use crate::error::{ErrorCode, OperatorError};
@@ -173,7 +174,7 @@ fn inherit_limits(mut config: Config, tree: &Node) -> Config {
         let mut reported = Problems::default();
         let named = tree.find(path).filter(|node| !node.is_null());
         let own = named
-            .and_then(|node| Fields::open(node, path, &[], &[], &mut reported))
+            .and_then(|node| Fields::open(node, path, &[], &[], &Limits::FOREIGN, &mut reported))
             .map(|fields| Limits::read_fields(&fields, defaults.clone(), &mut reported));
         own.unwrap_or_else(|| defaults.clone())
     };
@@ -181,10 +182,10 @@ fn inherit_limits(mut config: Config, tree: &Node) -> Config {
         handler.limits = inherit("handler.limits");
     }
     if let Some(source) = config.source.as_mut().and_then(|source| source.plugin.as_mut()) {
-        source.limits = inherit("source.plugin.limits");
+        source.limits = BatchlessLimits(inherit("source.plugin.limits"));
     }
     if let Some(hooks) = &mut config.hooks {
-        hooks.limits = inherit("hooks.limits");
+        hooks.limits = BatchlessLimits(inherit("hooks.limits"));
     }
     config
 }

@@ -16,6 +16,7 @@
 pub mod check;
 mod degraded;
 mod environment;
+mod limits;
 mod load;
 mod merge;
 mod problem;
@@ -30,12 +31,13 @@ mod types;
 mod value;
 
 pub use degraded::{DegradedAlert, DegradedBehavior, Preset};
+pub use limits::{BatchlessLimits, Limits};
 pub use load::{LoadRequest, Loaded, Missing, process_environment};
 pub use problem::Problem;
 pub use schema::{
-    Assignment, Backoff, Commit, Config, ConsistentHash, DeadLetter, Handler, Hooks, Http, KvBucket, Limits, Log,
-    LogFormat, LogLevel, MaxUncommitted, Nats, OnExhausted, PluginSource, Plugins, Source, StaticSource, Storage,
-    Stream, StreamCreate, StreamMode, Tls,
+    Assignment, Backoff, Commit, Config, ConsistentHash, DeadLetter, Handler, Hooks, Http, KvBucket, Log, LogFormat,
+    LogLevel, MaxUncommitted, Nats, OnExhausted, PluginSource, Plugins, Source, StaticSource, Storage, Stream,
+    StreamCreate, StreamMode, Tls,
 };
 pub use types::{PluginConfig, Secret, ServerUrls, StartFrom, Strategy, SubjectTemplate};
 pub use value::ByteSize;

@@ -5,6 +5,7 @@
 //! together is in [`super::rules`].
 
 use super::degraded::{DegradedAlert, DegradedBehavior};
+use super::limits::{BatchlessLimits, Limits};
 use super::section::{Key, Section, Shape, Shorthand, choice, section};
 use super::types::{PluginConfig, Secret, ServerUrls, StartFrom, Strategy, SubjectTemplate};
 use super::value::ByteSize;
@@ -284,7 +285,7 @@ section! {
         /// Whether an empty list is believed where there were partitions. If not, the last list stays in force.
         allow_empty: bool = false;
         /// What an instance may use. Keys that are not set here come from `plugins.defaults`.
-        limits: Limits = Limits::default();
+        limits: BatchlessLimits = BatchlessLimits::default();
     }
     with {
         const SHORTHAND: Option<Shorthand> = Some(Shorthand::Name("name"));
@@ -407,7 +408,7 @@ section! {
         /// Most happenings that wait for the plugin.
         queue: u32 = 1_000;
         /// What the instance may use. Keys that are not set here come from `plugins.defaults`.
-        limits: Limits = Limits::default();
+        limits: BatchlessLimits = BatchlessLimits::default();
     }
 }
 
@@ -418,33 +419,6 @@ section! {
         directory: PathBuf = PathBuf::from("./plugins");
         /// Limits of a plugin that names none of its own. To exceed a limit is an error that names it.
         defaults: Limits = Limits::default();
-    }
-}
-
-section! {
-    /// What one instance of a plugin may use. To exceed a limit is an error of the plugin that names the limit.
-    pub struct Limits {
-        /// Memory, summed over the memories of one instance.
-        memory: ByteSize = ByteSize(64 << 20);
-        /// Elements of tables, summed over the tables of one instance. Rust needs hundreds, a JavaScript engine
-        /// thousands.
-        table_elements: u32 = 100_000;
-        /// Core instances, and as many memories and tables, of one instance. Rust needs 1 to 4, Python 38.
-        core_instances: u32 = 256;
-        /// Bytes of a component's file.
-        component_bytes: ByteSize = ByteSize(64 << 20);
-        /// Bytes of the messages in one batch. A larger message comes alone.
-        batch_bytes: ByteSize = ByteSize(8 << 20);
-        /// Messages published while one batch is handled.
-        publish_messages: u32 = 1_000;
-        /// Bytes published while one batch is handled.
-        publish_bytes: ByteSize = ByteSize(8 << 20);
-        /// Bytes of one published message. Never above the `max_payload` of the NATS server, 1 MiB by default.
-        publish_message_bytes: ByteSize = ByteSize(1 << 20);
-        /// Log lines of a plugin's instances together in a second. What exceeds it is dropped and counted.
-        log_lines_per_second: u32 = 100;
-        /// Bytes of one log line. The rest of a longer line is cut.
-        log_line_bytes: ByteSize = ByteSize(4 << 10);
     }
 }
 

@@ -73,6 +73,16 @@ pub(crate) struct Key {
     pub(crate) shape: Shape,
 }
 
+/// Keys that sections alike have and that mean nothing in this one, so that using one is told apart from a slip.
+pub(crate) struct Foreign {
+    /// Their names.
+    pub(crate) keys: &'static [&'static str],
+    /// Why they mean nothing here.
+    pub(crate) why: &'static str,
+    /// What to do instead.
+    pub(crate) todo: &'static str,
+}
+
 /// A map with declared keys. Implemented by `section!`.
 pub(crate) trait Section: Default {
     /// What may stand in place of the map.
@@ -80,6 +90,9 @@ pub(crate) trait Section: Default {
 
     /// Keys that other versions of Parti know, so that using one is told apart from a slip.
     const LATER: &'static [&'static str] = &[];
+
+    /// Keys of sections alike that mean nothing here.
+    const FOREIGN: Foreign = Foreign { keys: &[], why: "", todo: "" };
 
     /// The declared keys.
     fn keys() -> Vec<Key>;
@@ -100,7 +113,7 @@ impl<T: Section> Setting for T {
 
     fn read(node: &Node, path: &str, problems: &mut Problems) -> Option<Self> {
         let keys: Vec<String> = T::keys().into_iter().map(|key| key.name).collect();
-        let fields = Fields::open(node, path, &keys, T::LATER, problems)?;
+        let fields = Fields::open(node, path, &keys, T::LATER, &T::FOREIGN, problems)?;
         Some(T::read_fields(&fields, T::base(&fields), problems))
     }
 
@@ -124,6 +137,7 @@ impl<'a> Fields<'a> {
         path: &'a str,
         keys: &[String],
         later: &[&str],
+        foreign: &Foreign,
         problems: &mut Problems,
     ) -> Option<Self> {
         let Content::Map(map) = &node.content else {
@@ -143,6 +157,8 @@ impl<'a> Fields<'a> {
                     "the key is reserved for a feature that this version lacks".to_owned(),
                     format!("available here: {}", keys.join(", ")),
                 )
+            } else if foreign.keys.contains(&name.as_str()) {
+                (format!("`{full}` means nothing"), foreign.why.to_owned(), foreign.todo.to_owned())
             } else {
                 let near = nearest(name, keys.iter().map(String::as_str)).map(|near| join(path, near));
                 let place = if path.is_empty() { "the top level".to_owned() } else { format!("`{path}`") };

@@ -30,6 +30,8 @@ pub struct Wanted<'a> {
     pub name: &'a str,
     /// The section of the configuration that names it, such as `handler`.
     pub section: &'a str,
+    /// What it must be.
+    pub kind: PluginKind,
     /// What the plugin gets as its configuration, over that of its sidecar, key by key.
     pub config: Map<String, Value>,
     /// What it may use; a sidecar can lower that.
@@ -175,9 +177,13 @@ impl Catalog {
     /// No such plugin, or one that cannot be used.
     pub fn load<P>(&self, engine: &PluginEngine, wanted: Wanted<'_>, load: Load<P>) -> Result<Arc<P>, CatalogError> {
         let Found { bytes, sidecar, limits, .. } = self.find(wanted.name, wanted.section, &wanted.limits)?;
+        let meaningless = sidecar.limits.meaningless(wanted.kind);
         let mut config = sidecar.config;
         merge(&mut config, wanted.config);
-        Ok(load(engine, wanted.name, &bytes, PluginSettings { section: wanted.section.into(), config, limits })?)
+        let plugin =
+            load(engine, wanted.name, &bytes, PluginSettings { section: wanted.section.into(), config, limits })?;
+        self.suits(wanted.name, meaningless)?;
+        Ok(plugin)
     }
 
     /// Every component of the directory, sorted by name.
@@ -192,6 +198,7 @@ impl Catalog {
     fn describe(&self, name: &str) -> Result<ListedComponent, CatalogError> {
         let found = self.find(name, LISTED, &self.limits)?;
         let inspection = inspect(name, &found.bytes)?;
+        self.suits(name, found.sidecar.limits.meaningless(inspection.kind))?;
         Ok(ListedComponent {
             kind: inspection.kind,
             digest: found.digest,
@@ -214,7 +221,7 @@ impl Catalog {
                 nearest,
             });
         };
-        let path = self.directory.join(format!("{name}.yaml"));
+        let path = self.sidecar(name);
         let sidecar = read_sidecar(&path)?;
         if !sidecar.enabled {
             return Err(CatalogError::Disabled { name: name.to_owned(), path });
@@ -227,6 +234,18 @@ impl Catalog {
             Ok(limits) => Ok(Found { bytes, sidecar, limits, digest }),
             Err(detail) => Err(CatalogError::Sidecar { path, detail }),
         }
+    }
+
+    /// Whether a plugin's sidecar suits its kind: it sets no limit that is meaningless for it.
+    fn suits(&self, name: &str, meaningless: Option<String>) -> Result<(), CatalogError> {
+        match meaningless {
+            Some(detail) => Err(CatalogError::Sidecar { path: self.sidecar(name), detail }),
+            None => Ok(()),
+        }
+    }
+
+    fn sidecar(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.yaml"))
     }
 
     /// The bytes of a component, or `None` if it is not there. Reads no more than a component may have.

@@ -1,5 +1,6 @@
 //! What a plugin may use, each limit declared once: field, configuration key, unit, default.
 
+use super::inspect::PluginKind;
 use serde::Deserialize;
 use std::fmt;
 use std::time::Duration;
@@ -49,6 +50,20 @@ macro_rules! limits {
             }
         }
     };
+}
+
+impl LimitsOverride {
+    /// Why a limit that is named means nothing for a plugin of this kind, as a sentence: what is published is published for a batch.
+    pub(super) fn meaningless(&self, kind: PluginKind) -> Option<String> {
+        let of_batches = [
+            ("publishMessages", self.publish_messages.is_some()),
+            ("publishBytes", self.publish_bytes.is_some()),
+            ("publishMessageBytes", self.publish_message_bytes.is_some()),
+        ];
+        let named = of_batches.into_iter().find_map(|(key, is_named)| is_named.then_some(key));
+        let key = named.filter(|_| kind != PluginKind::Handler)?;
+        Some(format!("limits.{key} means nothing for a plugin of the kind {kind}, since only handlers publish"))
+    }
 }
 
 limits! {
@@ -201,5 +216,17 @@ mod tests {
         let refused = parse("memory: 65MiB").unwrap().within(&ceiling).unwrap_err();
         assert_eq!(refused, "limits.memory is 65 MiB, above the 64 MiB that the host allows");
         assert!(parse("callTimeout: 6s").unwrap().within(&ceiling).is_err());
+    }
+
+    #[test]
+    fn a_limit_that_holds_for_batches_is_for_handlers_alone() {
+        for yaml in ["publishMessages: 1", "publishBytes: 1", "{ memory: 1MiB, publishMessageBytes: 1 }"] {
+            let limits = parse(yaml).unwrap();
+            assert_eq!(limits.meaningless(PluginKind::Handler), None);
+            let refused = limits.meaningless(PluginKind::Hooks).unwrap();
+            assert!(refused.contains("limits.publish") && refused.contains("kind hooks"), "{refused}");
+            assert!(limits.meaningless(PluginKind::Source).is_some());
+        }
+        assert_eq!(parse("memory: 1MiB").unwrap().meaningless(PluginKind::Source), None);
     }
 }

@@ -4,7 +4,8 @@ use super::settings::from_sentence;
 use crate::config::{Config, Limits as Set};
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
-    Catalog, CatalogError, HandlerPlugin, HooksPlugin, Limits, Load, PluginEngine, PluginVersion, SourcePlugin, Wanted,
+    Catalog, CatalogError, HandlerPlugin, HooksPlugin, Limits, Load, PluginEngine, PluginKind, PluginVersion,
+    SourcePlugin, Wanted,
 };
 use crate::telemetry::{Counter, Metrics};
 use std::sync::Arc;
@@ -31,17 +32,18 @@ impl Plugins {
         let mut loading = Loading { engine, catalog, errors: Vec::new() };
         let handler = config.handler.as_ref().and_then(|set| {
             let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
-            let wanted = Wanted { name: &set.plugin, section: "handler", config, limits };
+            let wanted = Wanted { name: &set.plugin, section: "handler", kind: PluginKind::Handler, config, limits };
             loading.load(wanted, HandlerPlugin::load)
         });
         let source = config.source.as_ref().and_then(|source| source.plugin.as_ref()).and_then(|set| {
-            let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
-            let wanted = Wanted { name: &set.name, section: "source.plugin", config, limits };
+            let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
+            let kind = PluginKind::Source;
+            let wanted = Wanted { name: &set.name, section: "source.plugin", kind, config, limits };
             loading.load(wanted, SourcePlugin::load)
         });
         let hooks = config.hooks.as_ref().and_then(|set| {
-            let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
-            let wanted = Wanted { name: &set.plugin, section: "hooks", config, limits };
+            let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
+            let wanted = Wanted { name: &set.plugin, section: "hooks", kind: PluginKind::Hooks, config, limits };
             loading.load(wanted, HooksPlugin::load)
         });
         (Self { handler, source, hooks }, loading.errors)

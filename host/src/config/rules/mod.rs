@@ -152,19 +152,19 @@ fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
         ]);
     }
     if let Some(source) = c.source.as_ref().and_then(|source| source.plugin.as_ref())
-        && source.limits != *defaults
+        && source.limits.0 != *defaults
     {
         counts.extend([
-            ("source.plugin.limits.memory", source.limits.memory.0),
-            ("source.plugin.limits.componentBytes", source.limits.component_bytes.0),
+            ("source.plugin.limits.memory", source.limits.0.memory.0),
+            ("source.plugin.limits.componentBytes", source.limits.0.component_bytes.0),
         ]);
     }
     if let Some(hooks) = &c.hooks {
         counts.push(("hooks.queue", hooks.queue.into()));
-        if hooks.limits != *defaults {
+        if hooks.limits.0 != *defaults {
             counts.extend([
-                ("hooks.limits.memory", hooks.limits.memory.0),
-                ("hooks.limits.componentBytes", hooks.limits.component_bytes.0),
+                ("hooks.limits.memory", hooks.limits.0.memory.0),
+                ("hooks.limits.componentBytes", hooks.limits.0.component_bytes.0),
             ]);
         }
     }

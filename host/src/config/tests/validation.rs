@@ -172,6 +172,26 @@ fn every_error_rule_refuses_what_it_names() {
 }
 
 #[test]
+fn limits_that_hold_for_batches_are_refused_where_nothing_is_handled() {
+    for key in ["batchBytes", "publishMessages", "publishBytes", "publishMessageBytes"] {
+        for (section, yaml) in [("hooks", "hooks: {plugin: p, "), ("source.plugin", "source: {plugin: {name: p, ")] {
+            let braces = "}".repeat(yaml.matches('{').count());
+            let path = format!("{section}.limits.{key}");
+            let loaded = load(&[&format!("{yaml}limits: {{{key}: 7}}{braces}")], &[], &[]);
+            let [problem] = &loaded.problems[..] else { panic!("{:?}", loaded.problems) };
+            assert_eq!(
+                (problem.path.as_str(), problem.what.as_str()),
+                (path.as_str(), &*format!("`{path}` means nothing"))
+            );
+            assert!(problem.why.contains("only a handler") && problem.todo.contains("handler.limits"), "{problem}");
+            let flag = [(path.as_str(), json!("7"))];
+            assert_eq!(load(&[&format!("{yaml}{braces}")], &[], &flag).problems.len(), 1, "--set {path}");
+        }
+        valid(&format!("handler: {{plugin: p, limits: {{{key}: 7}}}}\nplugins: {{defaults: {{{key}: 7}}}}"));
+    }
+}
+
+#[test]
 fn a_dead_letter_subject_of_a_partition_is_refused() {
     let yaml = "stream: {name: s}\nsource: {static: {partitions: [{keys: [dead]}]}}\nhandler: {plugin: p, deadLetter: {subject: work.dead}}";
     assert_eq!(problems(yaml), ["handler.deadLetter.subject"]);

@@ -84,7 +84,7 @@ async fn state_goes_on_from_a_snapshot_in_another_engine() {
 }
 
 fn wanted(name: &str) -> Wanted<'_> {
-    Wanted { name, section: "handler", config: Map::new(), limits: Limits::default() }
+    Wanted { name, section: "handler", kind: PluginKind::Handler, config: Map::new(), limits: Limits::default() }
 }
 
 /// A plugin directory with the hostile handler, unspoilt, as `good`.
@@ -125,6 +125,29 @@ fn what_a_sidecar_may_not_do_is_refused() {
     assert!(matches!(find("config: [1]"), Err(CatalogError::Sidecar { .. })));
     let refused = find("grants: { http: [\"*\"] }").unwrap_err();
     assert!(matches!(refused, CatalogError::Sidecar { ref detail, .. } if detail.contains("grants")), "{refused}");
+}
+
+#[test]
+fn a_sidecar_of_hooks_sets_no_limit_of_what_only_handlers_do() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("telltale.wasm"), component("telltale")).unwrap();
+    let engine = PluginEngine::new().unwrap();
+    let catalog = Catalog::new(directory.path(), Limits::default());
+    for (yaml, is_good) in [("limits: { publishBytes: 1 }", false), ("limits: { memory: 8MiB }", true)] {
+        fs::write(directory.path().join("telltale.yaml"), yaml).unwrap();
+        let wanted = Wanted { section: "hooks", kind: PluginKind::Hooks, ..wanted("telltale") };
+        let loaded = catalog.load(&engine, wanted, HooksPlugin::load).map(drop);
+        let listed = catalog.list().unwrap().pop().unwrap().component.map(drop);
+        for result in [loaded, listed] {
+            match result {
+                Ok(()) => assert!(is_good, "{yaml}"),
+                Err(CatalogError::Sidecar { detail, .. }) => {
+                    assert!(!is_good && detail.contains("kind hooks"), "{detail}")
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
 }
 
 #[test]
