@@ -30,7 +30,7 @@ pub use handler::{CloseReason, Completed, OpenReason, Outcome, Snapshot};
 pub use id::{Epoch, Generation, Incarnation, Position, Sequence, Term, Version, WorkerId};
 pub use machine::{
     Batch, Command, Failure, Handled, Input, Limits, OnExhausted, Outgoing, Output, PartitionMachine, PartitionView,
-    Phase, QueuedMessage, Report, TakeDecision, decide_take,
+    Phase, QueuedMessage, Report, SwapOrder, TakeDecision, Trial, decide_take,
 };
 pub use partition::{DEFAULT_WEIGHT, InvalidPartition, NoPartitionId, Partition, PartitionId};
 pub use state::WorkerState;

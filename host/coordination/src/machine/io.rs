@@ -1,5 +1,6 @@
 //! What a partition machine asks for and what it is told.
 
+use super::{SwapOrder, Trial};
 use crate::record::{Phase as RecordPhase, Seen, StreamIdentity};
 use crate::{
     CloseReason, Epoch, Expect, Fleet, Generation, Incarnation, Now, OpenReason, Outcome, Position, Sequence, Snapshot,
@@ -159,6 +160,13 @@ pub enum Input<M, O> {
     StreamChecked(Result<StreamIdentity, ()>),
     /// The operator wants the partition paused, or no longer.
     Paused(bool),
+    /// Another version of the handler is to go on, at the end of the batch that is in hand.
+    Swap(SwapOrder),
+    /// The version on trial is kept, or the other one comes back.
+    Verdict {
+        /// Which of the two.
+        keep: bool,
+    },
     /// Answer to [`Command::Read`].
     Record(Result<Option<StoredEntry>, ()>),
     /// Answer to [`Command::Write`].
@@ -230,8 +238,11 @@ pub enum Command<M, O> {
         /// What must be there.
         expect: Expect,
     },
-    /// Instantiate the handler.
+    /// Instantiate the handler. An instance of another version, if there is one, is closed once the new one is open, and stays where that
+    /// fails.
     Open {
+        /// Digest of the version.
+        handler: String,
         /// Why.
         why: OpenReason,
         /// From what.
@@ -329,6 +340,25 @@ pub enum Report {
     Superseded(Incarnation),
     /// A record that this build cannot read, or of another group. It is left alone.
     Unreadable(String),
+    /// Another version of the handler is open.
+    Swapped {
+        /// Its digest.
+        to: String,
+        /// For how long no message was handed over.
+        pause: Duration,
+    },
+    /// The other version does not open; the one before goes on.
+    SwapFailed {
+        /// Digest of the one that does not.
+        to: String,
+        /// Why.
+        why: String,
+    },
+    /// The version on trial is given up: the one before goes on, from its last commit.
+    SwappedBack {
+        /// Digest of the one that is given up.
+        from: String,
+    },
     /// The handler did not open.
     OpenFailed(String),
     /// The handler refuses a state that another version of it has written: the partition is released as it was, for a worker that has
@@ -458,4 +488,8 @@ pub struct PartitionView {
     pub cannot_open: Option<String>,
     /// Why it does not go on, if it does not.
     pub trouble: Option<String>,
+    /// Digest of the handler's version that handles it.
+    pub handler: String,
+    /// How that version does, while it is on trial.
+    pub trial: Option<Trial>,
 }

@@ -7,8 +7,8 @@
 //! * A commit is of one instant: position, attempts and snapshot together, at a batch boundary with nothing unconfirmed.
 //! * Messages are kept until they are committed, so that a lost instance can go back to its last commit.
 //!
-//! `ownership` and `objects` hold the record's side, `work` and `outcome` the handler's, `intake` what waits for it, and `ration` says
-//! when a commit may be made.
+//! `ownership` and `objects` hold the record's side, `work` and `outcome` the handler's, `intake` what waits for it, `ration` says
+//! when a commit may be made, and `swap` changes the handler's version.
 
 mod intake;
 mod io;
@@ -19,6 +19,7 @@ mod queue;
 mod ration;
 mod stream;
 mod suspicion;
+mod swap;
 mod taking;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use io::{
     Batch, Command, Failure, Handled, Input, Limits, OnExhausted, Outgoing, Output, PartitionView, Phase,
     QueuedMessage, Report,
 };
+pub use swap::{SwapOrder, Trial};
 pub use taking::{TakeDecision, decide_take};
 
 use crate::record::{Attempts, Owner, OwnershipRecord, Seen, StreamIdentity};
@@ -40,6 +42,7 @@ use ration::Ration;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use suspicion::Suspicion;
+use swap::Swap;
 use work::Call;
 
 /// The machine of one partition. `M` is a message's body, `O` an output's.
@@ -48,7 +51,13 @@ pub struct PartitionMachine<M, O> {
     group: String,
     stream: StreamIdentity,
     me: Owner,
+    /// Digest of the handler's version that is open, or is opened next.
     handler: String,
+    swap: Option<Swap>,
+    /// The version to change to, at the end of the batch that is in hand.
+    next_swap: Option<SwapOrder>,
+    /// Whether the version on trial is kept, once it is judged.
+    verdict: Option<bool>,
     /// Where a partition begins that nobody has ever owned.
     start: Position,
     limits: Limits,
@@ -154,6 +163,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             stream,
             me,
             handler,
+            swap: None,
+            next_swap: None,
+            verdict: None,
             start,
             limits,
             fleet: Arc::new(Fleet::default()),
@@ -244,6 +256,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             Input::Rewound(last) => self.stream_rewound(last),
             Input::StreamChecked(stream) => self.stream_checked(stream),
             Input::Paused(paused) => self.paused = paused,
+            Input::Swap(order) => self.swap_ordered(order),
+            Input::Verdict { keep } => self.judged(keep),
             Input::Record(entry) => self.record_read(entry),
             Input::Written(outcome) => self.written(outcome),
             Input::Opened(result) => self.opened(result),
@@ -290,6 +304,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             paused: self.paused,
             cannot_open: self.refused.clone(),
             trouble: self.trouble.clone(),
+            handler: self.handler.clone(),
+            trial: self.trial(),
         }
     }
 
@@ -428,6 +444,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     /// Drops everything in memory; what is not committed belongs to the next owner.
     fn forget_work(&mut self) {
         self.forget_suspicion();
+        self.forget_swap();
         self.queue.clear();
         self.queue_bytes = 0;
         self.handled = 0;

@@ -30,6 +30,11 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     pub(super) fn call_returned(&mut self, result: Result<Handled<O>, Failure>) {
         let Some(Call::Handle { first, last, messages }) = self.call.clone() else { return };
         self.call = None;
+        if self.goes_back() {
+            // What a version that is given up has done since the commit counts for nothing.
+            self.is_open = result.is_ok();
+            return;
+        }
         match result {
             Ok(handled) => self.judge_outcome(handled, last, messages),
             Err(failure) => self.lost_call(&failure, first, last, messages),
@@ -39,7 +44,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     fn judge_outcome(&mut self, handled: Handled<O>, last: Sequence, messages: usize) {
         let Handled { outcome, outputs } = handled;
         let first_reject = outcome.done.iter().position(|c| matches!(c, Completed::Reject(_)));
-        if self.limits.on_exhausted == OnExhausted::Block
+        if self.on_exhausted() == OnExhausted::Block
             && let Some(at) = first_reject
             && (at + 1 < outcome.done.len() || at > 0)
         {
@@ -112,10 +117,19 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         format!("{group}/{}@{}/{key}/{generation}:{sequence}:{place}", stream.name, stream.created)
     }
 
+    /// What becomes of messages that cannot be handled. On trial none is given up.
+    fn on_exhausted(&self) -> OnExhausted {
+        if self.is_on_trial() { OnExhausted::Block } else { self.limits.on_exhausted }
+    }
+
     /// What to do about a message that cannot be handled.
     fn give_up(&mut self, message: QueuedMessage<M>, reason: &str, attempts: u32) -> GiveUp<M, O> {
         let sequence = message.sequence;
         let reason = reason.to_owned();
+        if self.is_on_trial() {
+            self.trial_waits();
+            return GiveUp::Wait;
+        }
         match self.limits.on_exhausted {
             OnExhausted::Drop => {
                 self.report(Report::Exhausted { sequence, reason });
@@ -177,6 +191,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         }
         if pending.done > 0 {
             self.handled = (self.handled + pending.done).min(self.queue.len());
+            self.trial_went_on(pending.done);
             self.handled_since.get_or_insert(self.now);
             let next = self.queue.get(self.handled).map(|m| m.sequence);
             let trapped = self.traps.map(|(sequence, count)| Attempts { sequence, count });
@@ -195,12 +210,13 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         let alone = messages == 1;
         if let Failure::Guest(why) | Failure::Refused(why) = failure {
             self.report(Report::Trapped { sequence: first, messages, why: why.clone() });
+            self.trial_failed();
             self.one_by_one = self.one_by_one.max(last);
             // Only a message alone in its call can be blamed.
             let traps = self.traps.filter(|(sequence, _)| alone && *sequence == first).map_or(0, |(_, n)| n);
             if alone {
                 self.traps = Some((first, traps + 1));
-                if traps + 1 >= self.limits.max_traps && self.poison(first, why) {
+                if traps + 1 >= self.limits.max_traps && !self.is_on_trial() && self.poison(first, why) {
                     return;
                 }
                 self.pause_until = Some(self.now + self.backoff(traps));

@@ -45,7 +45,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return;
         }
         if let Some(pending) = &self.pending {
-            if self.gives_up() && pending.send_at.is_some() {
+            if (self.gives_up() || self.goes_back()) && pending.send_at.is_some() {
                 // It cannot be confirmed now: the next owner repeats the batch, under the same IDs.
                 self.pending = None;
                 self.forgive_attempt();
@@ -59,17 +59,26 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             }
             return;
         }
+        self.end_trial();
         if self.gives_up() {
+            self.go_back(false);
             self.phase = Phase::Releasing;
             self.reader = None;
             self.needs_open = None;
             return self.release();
         }
+        self.take_up_swap();
+        if self.needs_open.is_none() && self.change_over() {
+            return;
+        }
         if self.needs_open.is_some() {
             return self.open();
         }
         self.phase = Phase::Running;
-        if !self.is_committing() && self.commit_is_due() && self.may_commit() {
+        let on_trial = self.is_on_trial();
+        #[cfg(test)]
+        let on_trial = Mutant::CommitsOnTrial.or(on_trial, false);
+        if !on_trial && !self.is_committing() && self.commit_is_due() && self.may_commit() {
             return self.ask_snapshot();
         }
         if let Some(at) = self.pause_until {
@@ -78,7 +87,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             }
             self.pause_until = None;
         }
-        if self.paused || self.outgrown {
+        if self.paused || self.outgrown || self.awaits_verdict() {
             return;
         }
         if self.awaits_commit() {
@@ -142,9 +151,12 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     pub(super) fn open_from(&mut self, snapshot: Option<Snapshot>) {
         let (Some((record, _)), Some(why)) = (&self.record, self.needs_open) else { return };
         let epoch = record.epoch;
+        let (handler, with_state) = self.version_to_open();
+        let snapshot = snapshot.filter(|_| with_state);
+        let why = if handler == self.handler { why } else { OpenReason::Swapped };
         self.phase = Phase::Opening;
         self.call = Some(Call::Open);
-        self.command(Command::Open { why, snapshot, epoch });
+        self.command(Command::Open { handler, why, snapshot, epoch });
     }
 
     pub(super) fn opened(&mut self, result: Result<(), Failure>) {
@@ -155,17 +167,19 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.call = None;
         if self.phase == Phase::Releasing {
             // Fenced while it opened.
-            self.is_open = result.is_ok();
+            self.is_open |= result.is_ok();
             return self.close(CloseReason::Lost);
         }
         match result {
             Ok(()) => {
                 self.is_open = true;
                 self.needs_open = None;
+                self.swap_opened();
                 self.open_failures = 0;
                 self.refused = None;
                 self.trouble = None;
             }
+            Err(failure) if self.swap_failed(failure.text()) => {}
             Err(Failure::Refused(why)) if self.foreign_state().is_some() => self.cannot_open(why),
             Err(failure) => self.open_failed(failure.text().to_owned()),
         }
@@ -293,7 +307,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                     self.handled = 0;
                     self.passed = Sequence(0);
                     self.is_open = matches!(failure, Failure::Refused(_));
-                } else if matches!(failure, Failure::Refused(_)) {
+                } else if matches!(failure, Failure::Refused(_)) && !self.wants_swap() {
                     self.snapshot_retry_at = Some(self.now + self.limits.commit_interval.max(self.limits.backoff.0));
                 } else {
                     self.pause_until = Some(self.now + self.backoff(0));

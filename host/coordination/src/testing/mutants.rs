@@ -44,6 +44,10 @@ pub(crate) enum Mutant {
     NoWayBackToCommit,
     /// A commit that loses its compare is given up without a question.
     LostCommitFences,
+    /// What a version on trial has handled is committed.
+    CommitsOnTrial,
+    /// A version on trial is kept, whatever the verdict.
+    TrialAlwaysKept,
     /// What one partition's handler gives as its state is handed to the next that opens.
     SnapshotShared,
     /// An owner who lives is overruled at once.

@@ -3,7 +3,7 @@
 use super::{Commands, Hand, batch, entry, reports, written};
 use crate::machine::*;
 use crate::record::Phase as RecordPhase;
-use crate::testing::data_path::{Fate, limits, snapshot};
+use crate::testing::data_path::{Fate, HANDLER, limits, snapshot};
 use crate::testing::ms;
 use crate::{Completed, Epoch, Outcome};
 use std::time::Duration;
@@ -242,7 +242,8 @@ fn after_a_trap_the_batch_is_replayed_one_by_one_and_only_a_message_alone_is_bla
     hand.messages([1, 2, 3, 4, 5]);
     let commands = hand.traps();
     assert_eq!(reports(&commands), [Report::Trapped { sequence: Sequence(1), messages: 4, why: "trap".into() }]);
-    let reopened = Command::Open { why: OpenReason::Recovered, snapshot: None, epoch: Epoch(1) };
+    let reopened =
+        Command::Open { handler: HANDLER.into(), why: OpenReason::Recovered, snapshot: None, epoch: Epoch(1) };
     assert_eq!(commands[1], reopened);
     assert_eq!(batch(&hand.give(Input::Opened(Ok(())))), (vec![1], 1));
     assert_eq!(batch(&hand.acked(1)), (vec![2], 1));
@@ -264,7 +265,12 @@ fn after_a_trap_the_batch_is_replayed_one_by_one_and_only_a_message_alone_is_bla
     let commands = hand.give(Input::Sent(Ok(())));
     assert_eq!(
         commands,
-        [Command::Open { why: OpenReason::Recovered, snapshot: Some(snapshot(&[1])), epoch: Epoch(1) }]
+        [Command::Open {
+            handler: HANDLER.into(),
+            why: OpenReason::Recovered,
+            snapshot: Some(snapshot(&[1])),
+            epoch: Epoch(1)
+        }]
     );
     assert_eq!(hand.give(Input::Opened(Ok(()))), [Command::Snapshot]);
     let commands = hand.state(&[1]);

@@ -8,6 +8,7 @@ mod owning;
 mod soak;
 mod streams;
 mod suspicion;
+mod swapping;
 mod versions;
 mod world;
 

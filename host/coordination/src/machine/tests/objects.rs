@@ -3,7 +3,7 @@
 use super::{Hand, batch, entry, record, reports, written};
 use crate::machine::*;
 use crate::record::{OwnershipRecord, Phase as RecordPhase, StoredSnapshot, StoredState, object_parts};
-use crate::testing::data_path::{Command, Input, applied, limits, owner, snapshot};
+use crate::testing::data_path::{Command, HANDLER, Input, applied, limits, owner, snapshot};
 use crate::testing::ms;
 use crate::{Epoch, Expect, Snapshot, WriteOutcome};
 
@@ -133,7 +133,10 @@ fn a_new_owner_loads_the_object_before_it_opens_and_keeps_its_name_until_its_own
     }
     let commands = hand.give(Input::Object(Ok(snapshot(&[1, 40]).data)));
     let from = Some(snapshot(&[1, 40]));
-    assert_eq!(commands, [Command::Open { why: OpenReason::Assigned, snapshot: from, epoch: Epoch(8) }]);
+    assert_eq!(
+        commands,
+        [Command::Open { handler: HANDLER.into(), why: OpenReason::Assigned, snapshot: from, epoch: Epoch(8) }]
+    );
     hand.give(Input::Opened(Ok(())));
     // Handed over at once: the next record still names it, and nothing is deleted.
     let (released, _) = written(&hand.give(Input::Revoked(CloseReason::Revoked)));

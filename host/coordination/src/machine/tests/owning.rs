@@ -4,7 +4,7 @@ use super::{Commands, Hand, batch, entry, record, reports, written};
 use crate::Completed;
 use crate::machine::*;
 use crate::record::{OwnershipRecord, Phase as RecordPhase, StoredSnapshot, StoredState, encode};
-use crate::testing::data_path::{Input, applied, limits, owner, snapshot};
+use crate::testing::data_path::{HANDLER, Input, applied, limits, owner, snapshot};
 use crate::testing::ms;
 use crate::{Epoch, Expect, Generation, Incarnation, Outcome, StoredEntry, Version, WorkerId, WriteOutcome};
 
@@ -62,7 +62,12 @@ fn taking_raises_the_epoch_and_goes_on_from_position_and_state() {
     let commands = hand.give(Input::Written(WriteOutcome::Written(10)));
     assert_eq!(
         commands[1..],
-        [Command::Open { why: OpenReason::Assigned, snapshot: Some(snapshot(&[1, 40])), epoch: Epoch(8) }]
+        [Command::Open {
+            handler: HANDLER.into(),
+            why: OpenReason::Assigned,
+            snapshot: Some(snapshot(&[1, 40])),
+            epoch: Epoch(8)
+        }]
     );
     assert_eq!(hand.give(Input::Opened(Ok(()))), [Command::WantReader(Sequence(40))]);
 }

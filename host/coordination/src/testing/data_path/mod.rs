@@ -65,7 +65,10 @@ pub(crate) fn owner(number: u32, claim: u64) -> Owner {
     Owner { worker: WorkerId::new("worker", number), incarnation: Incarnation { claim, uuid } }
 }
 
+/// Digest of the version of the handler that every machine begins with.
+pub(crate) const HANDLER: &str = "digest";
+
 pub(crate) fn machine(id: PartitionId, me: Owner, start: Position, limits: Limits) -> Machine {
     let stream = StreamIdentity { name: "work".into(), created: "2026-01-01".into() };
-    Machine::new(id, "g".into(), stream, me, "digest".into(), start, limits)
+    Machine::new(id, "g".into(), stream, me, HANDLER.into(), start, limits)
 }

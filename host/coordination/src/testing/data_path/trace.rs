@@ -30,7 +30,9 @@ fn record(value: &[u8]) -> String {
 pub(crate) fn command(command: &Command) -> String {
     match command {
         Command::Write { value, expect } => format!("> Write {expect:?} {}", record(value.as_bytes())),
-        Command::Open { why, snapshot, epoch } => format!("> Open {why:?} epoch {epoch}, {}", state(snapshot.as_ref())),
+        Command::Open { handler, why, snapshot, epoch } => {
+            format!("> Open {handler} {why:?} epoch {epoch}, {}", state(snapshot.as_ref()))
+        }
         Command::Handle(batch) => {
             let messages: Vec<_> = batch.messages.iter().map(|m| (m.sequence.0, m.body)).collect();
             format!("> Handle attempt {} of {messages:?}", batch.first_attempt)
