@@ -161,6 +161,9 @@ catalogue! {
     /// The handler gave no snapshot, or one above `handler.maxSnapshotBytes`. The partition goes on uncommitted up to
     /// `handler.maxUncommitted`, then it waits; with one that is too large it waits at once.
     PluginSnapshot = 1307, "ErrPluginSnapshot", Failed;
+    /// Another version of a plugin was not taken, or was taken back from its trial. The version before goes on, and this one is not
+    /// tried again before its file or its settings change.
+    PluginSwap = 1308, "ErrPluginSwap", Failed;
 
     /// Another worker owns the partition now. What this worker did since its last commit is handled again there.
     CommitFenced = 1401, "ErrCommitFenced", Failed;

@@ -30,3 +30,4 @@ mod snapshots;
 mod soak;
 mod sources;
 mod start_from;
+mod swapping;

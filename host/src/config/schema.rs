@@ -352,6 +352,8 @@ section! {
         on_exhausted: OnExhausted = OnExhausted::Block;
         /// Traps of one message, alone in its call, until it is dead-lettered.
         max_traps: u32 = 2;
+        /// How another version of the plugin is judged, when its file or its settings change, before it is kept.
+        swap: Swap = Swap::default();
         /// What one instance may use. Keys that are not set here come from `plugins.defaults`.
         limits: Limits = Limits::default();
     }
@@ -364,6 +366,29 @@ section! {
         /// hand-over never waits. Without a limit each busy partition writes once per `handler.commitInterval`; a server takes tens
         /// of thousands of such writes a second, so that a limit is for one that has other work, or slow disks.
         max_per_second: Option<u32> = None => "no limit";
+    }
+}
+
+section! {
+    /// Another version of a handler: some of the worker's partitions change to it, then all. Until it has stood its trial nothing of it is
+    /// committed, and where it fails all of them go back to the version before, and to the last commit of that.
+    pub struct Swap {
+        /// Share of the partitions that change first, from 0 to 1.
+        canary: f64 = 0.1;
+        /// How long each of the two stages of the trial lasts.
+        probation: Probation = Probation::default();
+        /// The share of failed calls and rejected messages above which the version is taken back, from 0 to 1.
+        max_error_rate: f64 = 0.01;
+    }
+}
+
+section! {
+    /// How long a stage of a trial lasts: it ends with the first of the two.
+    pub struct Probation {
+        /// Messages that the version has handled on this worker.
+        messages: u32 = 1_000;
+        /// Time.
+        time: Duration = secs(2);
     }
 }
 
@@ -417,6 +442,8 @@ section! {
     pub struct Plugins {
         /// Directory with the plugins' `.wasm` files.
         directory: PathBuf = PathBuf::from("./plugins");
+        /// Whether a handler whose file or sidecar changes is swapped while the worker runs. If not, at the next start.
+        watch: bool = true;
         /// Limits of a plugin that names none of its own. To exceed a limit is an error that names it.
         defaults: Limits = Limits::default();
     }

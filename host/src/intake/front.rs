@@ -6,7 +6,9 @@ use super::manager::{Manager, Order, Views};
 use super::origin::Origin;
 use super::queue::{self, Keeper, Membership, Queue, QueueOptions};
 use super::ration::Ration;
+use super::rollout::SwapRequest;
 use super::shared::Shared;
+use super::versions::Versions;
 use crate::config::SubjectTemplate;
 use crate::hooks::Hooks;
 use crate::nats::{Nats, NewStream, Objects, Peers, Publisher, Store};
@@ -152,7 +154,7 @@ impl Intake {
             control: options.control,
             stream,
             template: options.template,
-            plugin: options.plugin,
+            versions: Versions::new(options.plugin),
             dead_letter: options.dead_letter,
             limits: options.limits,
             metrics: options.metrics,
@@ -181,6 +183,11 @@ impl Intake {
     /// Handle nothing of these partitions from now on, and go on with all others. Before the first word nothing is handled.
     pub fn pause(&self, pause: PauseRecord) {
         let _ = self.orders.send(Order::Pause(pause));
+    }
+
+    /// Take up another version of the handler.
+    pub fn swap(&self, request: SwapRequest) {
+        let _ = self.orders.send(Order::Swap(request));
     }
 
     /// Stop at once; nothing that is held counts any more.

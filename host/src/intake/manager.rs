@@ -5,11 +5,13 @@ use super::feed::{FeedState, PartitionInput};
 use super::front::IntakeEvent;
 use super::partition::PartitionTask;
 use super::queue::Membership;
+use super::rollout::{Rollout, Step, SwapOutcome, SwapReport, SwapRequest};
 use super::shared::{Shared, TaskEvent};
 use crate::nats::Loss;
 use parti_coordination::record::{Owner, PauseRecord, StreamIdentity};
 use parti_coordination::{
-    Assigned, CloseReason, Fleet, Input, Now, Partition, PartitionId, PartitionView, Phase, Position, Term, Version,
+    Assigned, CloseReason, Fleet, Input, Now, Partition, PartitionId, PartitionView, Phase, Position, SwapOrder, Term,
+    Version,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
@@ -23,6 +25,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How often the figures of the data path are told although nothing has changed.
 const TELL: Duration = Duration::from_secs(1);
 
+/// How often a version on trial is looked at.
+const TRIAL: Duration = Duration::from_millis(20);
+
 /// How every partition stands that this worker works on or waits for.
 pub(super) type Views = Arc<Mutex<BTreeMap<PartitionId, Arc<Mutex<PartitionView>>>>>;
 
@@ -31,6 +36,7 @@ pub(super) enum Order {
     Identity(Owner),
     Assign(Assigned),
     Pause(PauseRecord),
+    Swap(SwapRequest),
     Fence,
     Drain,
 }
@@ -41,6 +47,12 @@ struct Task {
     view: Arc<Mutex<PartitionView>>,
     /// Fenced: it ends, whatever the plan says.
     ending: bool,
+}
+
+impl Task {
+    fn view(&self) -> PartitionView {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 pub(super) struct Manager {
@@ -67,6 +79,8 @@ pub(super) struct Manager {
     /// come back.
     refused: BTreeMap<PartitionId, String>,
     refused_told: BTreeMap<String, BTreeSet<String>>,
+    /// Another version of the handler, while it is taken up.
+    rollout: Option<Rollout>,
     tell: mpsc::UnboundedSender<IntakeEvent>,
 }
 
@@ -98,6 +112,7 @@ impl Manager {
             told: None,
             refused: BTreeMap::new(),
             refused_told: BTreeMap::new(),
+            rollout: None,
             tell,
         }
     }
@@ -110,6 +125,7 @@ impl Manager {
         let mut releases = self.shared.peers.releases();
         let mut losses = self.watch_records();
         let mut tick = tokio::time::interval(TELL);
+        let mut trial = tokio::time::interval(TRIAL);
         loop {
             tokio::select! {
                 order = orders.recv() => match order {
@@ -135,8 +151,10 @@ impl Manager {
                         let _ = task.inbox.send(Input::Hint);
                     }
                 }
-                _ = tick.tick() => {}
+                _ = tick.tick() => self.bring_into_line(),
+                _ = trial.tick(), if self.rollout.is_some() => {}
             }
+            self.roll_out();
             self.figures();
         }
     }
@@ -192,6 +210,7 @@ impl Manager {
                 }
                 self.pause = Some(pause);
             }
+            Order::Swap(request) => self.swap(request),
             Order::Fence => {
                 self.me = None;
                 self.rank = None;
@@ -262,6 +281,22 @@ impl Manager {
             TaskEvent::Superseded(by) => {
                 let _ = self.tell.send(IntakeEvent::Superseded(by));
             }
+            TaskEvent::Swapped { to, pause } => {
+                if let Some(rollout) = &mut self.rollout {
+                    rollout.swapped(&to, pause);
+                }
+            }
+            TaskEvent::SwapFailed { partition, to, why } => {
+                if let Some(rollout) = &mut self.rollout {
+                    rollout.swap_failed(&partition, &to, &why);
+                }
+            }
+            TaskEvent::Failed(why) => {
+                if let Some(rollout) = &mut self.rollout {
+                    rollout.call_failed(why);
+                }
+            }
+            TaskEvent::Rehearsed(result) => self.rehearsed(result),
             TaskEvent::Gone(id) => {
                 self.tasks.remove(&id);
                 self.views.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
@@ -270,6 +305,72 @@ impl Manager {
                     self.begin(partition);
                 }
             }
+        }
+    }
+
+    /// Begins to take up another version of the handler, unless one is being taken up.
+    fn swap(&mut self, request: SwapRequest) {
+        if self.rollout.is_some() {
+            let why = "another version is on trial; wait for its verdict".to_owned();
+            let _ = request.reply.send(SwapReport::refused(why));
+            return;
+        }
+        self.shared.versions.propose(Arc::clone(&request.to));
+        let sample = Rollout::sample(self.assigned.values());
+        self.rollout = Some(Rollout::begin(&self.shared, request, sample));
+    }
+
+    fn rehearsed(&mut self, result: Result<usize, String>) {
+        let running = |(id, task): (&PartitionId, &Task)| (task.view().phase == Phase::Running).then(|| id.clone());
+        let running: Vec<PartitionId> = self.tasks.iter().filter_map(running).collect();
+        if let Some(rollout) = &mut self.rollout {
+            let step = rollout.rehearsed(result, &running);
+            self.carry_on(step);
+        }
+    }
+
+    fn roll_out(&mut self) {
+        if let Some(rollout) = &mut self.rollout {
+            let step = rollout.look(self.tasks.iter().map(|(id, task)| (id, task.view())));
+            self.carry_on(step);
+        }
+    }
+
+    fn carry_on(&mut self, step: Step) {
+        match (step, self.rollout.take()) {
+            (Step::End(outcome), Some(rollout)) => {
+                self.shared.versions.settle(outcome == SwapOutcome::Kept);
+                let order = self.in_force();
+                for task in self.tasks.values() {
+                    let _ = task.inbox.send(Input::Swap(order.clone()));
+                }
+                rollout.end(outcome);
+            }
+            (Step::Change(partitions), Some(rollout)) => {
+                let order = rollout.order();
+                for task in partitions.iter().filter_map(|id| self.tasks.get(id)) {
+                    let _ = task.inbox.send(Input::Swap(order.clone()));
+                }
+                self.rollout = Some(rollout);
+            }
+            (_, rollout) => self.rollout = rollout,
+        }
+    }
+
+    /// To go on with the version in force, whichever that is.
+    fn in_force(&self) -> SwapOrder {
+        let to = self.shared.versions.current().version().id().into();
+        SwapOrder { to, on_trial: false, discard_state: false }
+    }
+
+    /// Whoever has another version than the one in force, while none is taken up, changes to that: it has begun, or come back, since.
+    fn bring_into_line(&self) {
+        if self.rollout.is_some() {
+            return;
+        }
+        let order = self.in_force();
+        for task in self.tasks.values().filter(|task| task.view().handler != order.to) {
+            let _ = task.inbox.send(Input::Swap(order.clone()));
         }
     }
 

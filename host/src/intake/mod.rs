@@ -7,6 +7,7 @@
 //! * `manager` keeps one task per partition of the assignment; `shared` is what these have in common.
 //! * `front` has [`Intake`], which is what `worker` talks to.
 //! * `ration` bounds the commits of all of them together.
+//! * `versions` are the handler's; `rollout` takes another one up, on trial.
 //!
 //! Everything here runs on the work runtime, apart from leases and probes: a guest that burns every core must not cost a
 //! lease.
@@ -21,7 +22,10 @@ mod partition;
 mod queue;
 mod ration;
 mod reading;
+mod rollout;
 mod shared;
+mod versions;
 
 pub use front::{Intake, IntakeEvent, IntakeOptions, PartitionReport};
 pub use queue::QueueOptions;
+pub use rollout::{SwapOutcome, SwapReport, SwapRequest, SwapRules};

@@ -2,16 +2,16 @@
 
 use super::feed::Wish;
 use super::ration::Ration;
+use super::versions::Versions;
 use crate::config::SubjectTemplate;
 use crate::error::ErrorCode;
 use crate::hooks::Hooks;
 use crate::nats::{Nats, Objects, Peers, Publisher, Store};
-use crate::plugin::HandlerPlugin;
 use crate::telemetry::{Counter, Metrics};
 use parti_coordination::record::StreamIdentity;
 use parti_coordination::{Incarnation, Limits, PartitionId};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 
 /// What every partition's task shares.
@@ -28,7 +28,7 @@ pub(super) struct Shared {
     pub(super) control: Nats,
     pub(super) stream: String,
     pub(super) template: SubjectTemplate,
-    pub(super) plugin: Arc<HandlerPlugin>,
+    pub(super) versions: Versions,
     pub(super) dead_letter: Option<String>,
     pub(super) limits: Limits,
     pub(super) metrics: Arc<Metrics>,
@@ -59,6 +59,14 @@ pub(super) enum TaskEvent {
     Error(ErrorCode, String),
     /// A later run of our own ID owns a partition.
     Superseded(Incarnation),
+    /// It has changed the version of the handler.
+    Swapped { to: Arc<str>, pause: Duration },
+    /// It could not change the version of the handler.
+    SwapFailed { partition: PartitionId, to: Arc<str>, why: String },
+    /// A version that is to be taken up has been tried beside the data path.
+    Rehearsed(Result<usize, String>),
+    /// A call of the handler has failed.
+    Failed(String),
     /// It has ended.
     Gone(PartitionId),
 }

@@ -56,9 +56,11 @@ impl<E> Plugin<E> {
             .instantiate_pre(&component)
             .and_then(|pre| exports(&pre).map(|exports| (pre, exports)))
             .map_err(|error| LoadError::Mismatch { plugin: plugin.clone(), detail: format!("{error:#}") })?;
+        let digest = Digest::of(bytes);
         let version = PluginVersion {
+            id: id(&digest, &config, &limits),
             shared: Arc::new(Shared::new(plugin, section, limits, PluginConfig::new(config))),
-            digest: Digest::of(bytes),
+            digest,
             inspection,
             size,
             compile_time: begun.elapsed(),
@@ -85,10 +87,20 @@ impl<E> std::fmt::Debug for Plugin<E> {
     }
 }
 
+fn id(digest: &Digest, config: &serde_json::Map<String, serde_json::Value>, limits: &Limits) -> String {
+    const DIGITS: usize = 8;
+    let is_plain = config.is_empty() && *limits == Limits::default();
+    // A map is written in the order of its keys.
+    let settings = Digest::of(format!("{} {limits:?}", serde_json::Value::Object(config.clone())).as_bytes());
+    let settings = settings.as_str().get(..DIGITS).filter(|_| !is_plain);
+    settings.map_or_else(|| digest.to_string(), |settings| format!("{digest}+{settings}"))
+}
+
 /// What one compiled version of a plugin is, whatever its kind.
 pub struct PluginVersion {
     shared: Arc<Shared>,
     digest: Digest,
+    id: String,
     inspection: Inspection,
     size: u64,
     compile_time: Duration,
@@ -126,6 +138,13 @@ impl PluginVersion {
     #[must_use]
     pub fn digest(&self) -> &Digest {
         &self.digest
+    }
+
+    /// What tells this version from every other, here and on other workers: the digest of the component and, where it is configured
+    /// or limited in its own way, eight digits of the digest of that.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Bytes of the component.

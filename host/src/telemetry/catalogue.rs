@@ -2,7 +2,7 @@
 //! `GET /metrics` answers, and `docs/metrics.md`.
 
 use super::handles::{Age, Counter, CounterBy, CounterWith, Gauge, GaugeWith, Handle, Histogram, HistogramBy, Spec};
-use super::labels::{HookResult, KvOperation, KvResult, Verdict};
+use super::labels::{HookResult, KvOperation, KvResult, SwapResult, Verdict};
 use super::{WorkerLabel, openmetrics};
 use parti_coordination::AlertLevel;
 use parti_coordination::{WorkerState, record::Lifecycle};
@@ -22,6 +22,8 @@ const AGE_SECONDS: &[f64] = &[
 ];
 /// From ten partitions to a hundred thousand.
 const PLAN_SECONDS: &[f64] = &[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+/// A commit, and a new instance.
+const SWAP_SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.03, 0.1, 0.3, 1.0, 5.0];
 /// `handler.batchSize` is 64 by default.
 const BATCH_MESSAGES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 /// The thresholds of the `degradedAlert` presets, and what is shorter than the first.
@@ -167,6 +169,8 @@ catalogue! {
             "Time of one call of a handler, which handles one batch.";
         message_age: Histogram = "parti_message_age_seconds" [] in AGE_SECONDS =>
             "Age of the first message of a batch when the handler had completed it, since the stream stored it; by the clocks of server and worker.";
+        swap_pause: Histogram = "parti_plugin_swap_pause_seconds" [] in SWAP_SECONDS =>
+            "For how long a partition stood still while it changed the version of its handler.";
         batch_size: Histogram = "parti_batch_size_messages" [] in BATCH_MESSAGES =>
             "Messages in one batch.";
         commit_seconds: Histogram = "parti_commit_seconds" [] in NATS_SECONDS =>
@@ -195,6 +199,8 @@ catalogue! {
             "Calls that took longer than they may.";
         plugin_log_lines_dropped: CounterWith<1> = "parti_plugin_log_lines_dropped_total" ["plugin"] =>
             "Log lines of a plugin, of any kind, beyond its lines per second.";
+        plugin_swaps: CounterBy<SwapResult> = "parti_plugin_swaps_total" ["result"] =>
+            "Versions of plugins that were to be taken up while the worker ran, by how that ended.";
         hook_calls: CounterBy<HookResult> = "parti_hook_calls_total" ["result"] =>
             "Calls of lifecycle hooks by how they ended.";
         hooks_dropped: Counter = "parti_hooks_dropped_total" [] =>

@@ -109,6 +109,18 @@ label! {
     }
 }
 
+label! {
+    /// How a swap ended.
+    SwapResult {
+        /// The new version is in force.
+        Kept = "kept",
+        /// It failed on trial, and the version before goes on.
+        TakenBack = "taken-back",
+        /// Nothing was changed.
+        Refused = "refused",
+    }
+}
+
 label_values!(WorkerState: Init ClaimingId Election WaitingAssignment Stable Scaling Rebalancing Emergency Degraded Shutdown);
 label_values!(AlertLevel: Info Warn Error Critical);
 label_values!(Lifecycle: ColdStart PlannedScale Emergency Refresh Rebalance);

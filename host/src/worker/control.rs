@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::plugins::DroppedLines;
+use super::plugins::Running;
 use super::status::{self, Board};
 use super::{notices, probes};
 
@@ -88,7 +88,7 @@ pub(super) struct Control {
     pub(super) hooks: Hooks,
     pub(super) board: Arc<Mutex<Board>>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) dropped_lines: DroppedLines,
+    pub(super) running: Running,
     pub(super) label: WorkerLabel,
     pub(super) peers: Peers,
     pub(super) origin: Instant,
@@ -137,7 +137,7 @@ impl Control {
                 return if leaving { End::Finished } else { end };
             }
             self.show_age();
-            self.dropped_lines.count();
+            self.running.count_dropped_lines(&self.metrics);
             let deadline =
                 self.coordinator.poll_timeout().map(|Now(at)| tokio::time::Instant::from_std(self.origin + at));
             let wake = async {

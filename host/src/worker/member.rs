@@ -1,6 +1,7 @@
 //! A worker's coordination alone, inside this process: no messages, no HTTP, no signals. `parti bench --fleet` runs many.
 
 use super::control::End;
+use super::plugins::Running;
 use super::status::Board;
 use super::{Identification, connect, coordinate, open_buckets, silent, start_failure};
 use crate::config::Config;
@@ -102,7 +103,8 @@ async fn run(config: &Config, board: Arc<Mutex<Board>>, stop: watch::Receiver<bo
     let label = WorkerLabel::default();
     let metrics = Arc::new(Metrics::new(label.clone()).map_err(super::metrics_error)?);
     let label = Identification { metrics, label, board, origin };
-    let (control, inbox) = coordinate(config, nats, buckets, &[], super::fixed(config), None, Hooks::default(), label);
+    let (control, inbox) =
+        coordinate(config, nats, buckets, Running::of(Vec::new()), super::fixed(config), None, Hooks::default(), label);
     match control.run(inbox, silent(), stop).await {
         End::Finished => Ok(()),
         End::Failed(failure) => Err(start_failure(config, failure)),

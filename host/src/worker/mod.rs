@@ -11,6 +11,7 @@ mod probes;
 mod settings;
 mod start;
 mod status;
+mod updates;
 
 use crate::config::Config;
 use crate::error::{ErrorCode, OperatorError};
@@ -18,13 +19,13 @@ use crate::hooks::Hooks;
 use crate::http::{self, Backend};
 use crate::intake::{Intake, IntakeEvent, IntakeOptions};
 use crate::nats::{ConnectError, KeyLifetime, Nats, Objects, Peers, Store};
-use crate::plugin::{EngineError, MapBudget, PluginEngine, PluginVersion};
+use crate::plugin::{EngineError, MapBudget, PluginEngine};
 use crate::source::{PluginSource, Source, StaticSource};
 use crate::telemetry::{Metrics, WorkerLabel};
 use control::{Control, ControlBuckets, End, Lifetimes};
 use parti_coordination::record::StreamIdentity;
 use parti_coordination::{Bucket, Coordinator, Event, StartFailure};
-use plugins::DroppedLines;
+use plugins::Running;
 use status::{Board, WorkerStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -32,6 +33,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+use updates::Updates;
 
 pub(crate) use member::{Glance, Member};
 pub use plugins::Plugins;
@@ -111,11 +114,11 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         ErrorCode::HttpListen.error(line(), line(), line())
     })?;
 
-    let engine = PluginEngine::new().map_err(|error| engine_error(&error))?;
-    let plugins = load_plugins(engine, &config).await?;
-    let versions = plugins.versions();
-    for plugin in &versions {
-        tracing::info!(plugin = plugin.name(), kind = %plugin.kind(), digest = %plugin.digest(), "Plugin loaded");
+    let engine = Arc::new(PluginEngine::new().map_err(|error| engine_error(&error))?);
+    let plugins = load_plugins(Arc::clone(&engine), &config).await?;
+    let running = Running::of(plugins.versions());
+    for plugin in running.versions() {
+        tracing::info!(plugin = plugin.name(), kind = %plugin.kind(), version = plugin.id(), "Plugin loaded");
         metrics.plugin_info.series([plugin.name(), plugin.digest().as_str(), &plugin.kind().to_string()]).set(1);
     }
     let (hooks, hooks_task) = match (&plugins.hooks, &config.hooks) {
@@ -182,7 +185,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
             group: config.group.clone(),
             stream: config.stream.as_ref().map(|s| s.name.clone()),
             nats: nats.clone(),
-            plugins: versions.clone(),
+            running: running.clone(),
             intake: intake.clone(),
         }),
         metrics: Arc::clone(&metrics),
@@ -196,9 +199,21 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         None => fixed(&config),
     };
     let told = told.unwrap_or_else(silent);
+    let update_metrics = Arc::clone(&metrics);
     let label = Identification { metrics, label, board, origin };
-    let (control, inbox) = coordinate(&config, nats.clone(), buckets.0, &versions, source, intake, hooks, label);
+    let (control, inbox) =
+        coordinate(&config, nats.clone(), buckets.0, running.clone(), source, intake.clone(), hooks.clone(), label);
+    let updates = match (plugins.handler, intake) {
+        (Some(handler), Some(intake)) if config.plugins.watch => {
+            let (events, config) = (control.events.clone(), Arc::new(config.clone()));
+            let updates = Updates { engine, config, intake, running, hooks, metrics: update_metrics, events };
+            // Beside the messages and away from the leases: it compiles.
+            Some(AbortOnDropHandle::new(work.spawn(updates.run(handler))))
+        }
+        _ => None,
+    };
     let end = control.run(inbox, told, stop).await;
+    drop(updates);
     if let Some(task) = hooks_task {
         task.finish().await;
     }
@@ -215,7 +230,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
 }
 
 /// Every plugin, or what is wrong with the first that cannot be loaded.
-async fn load_plugins(engine: PluginEngine, config: &Config) -> Result<Plugins, OperatorError> {
+async fn load_plugins(engine: Arc<PluginEngine>, config: &Config) -> Result<Plugins, OperatorError> {
     let config = config.clone();
     let loaded = tokio::task::spawn_blocking(move || Plugins::load(&engine, &config)).await;
     let (plugins, errors) = loaded.map_err(|error| {
@@ -249,7 +264,7 @@ fn coordinate(
     config: &Config,
     nats: Nats,
     buckets: ControlBuckets,
-    plugins: &[Arc<PluginVersion>],
+    running: Running,
     source: Arc<dyn Source>,
     intake: Option<Intake>,
     hooks: Hooks,
@@ -257,7 +272,7 @@ fn coordinate(
 ) -> (Control, mpsc::UnboundedReceiver<Event>) {
     let (events, inbox) = mpsc::unbounded_channel();
     let control = Control {
-        coordinator: Coordinator::new(settings::coordinator(config, plugins, Arc::clone(&metrics))),
+        coordinator: Coordinator::new(settings::coordinator(config, &running.versions(), Arc::clone(&metrics))),
         peers: Peers::new(&nats, &config.group),
         nats,
         buckets,
@@ -273,7 +288,7 @@ fn coordinate(
         intake,
         hooks,
         board,
-        dropped_lines: DroppedLines::of(plugins, &metrics),
+        running,
         metrics,
         label,
         origin,

@@ -1,14 +1,15 @@
 //! The plugins that the configuration names, loaded. `parti check` loads them too, one after the other, to report them all.
 
 use super::settings::from_sentence;
-use crate::config::{Config, Limits as Set};
+use crate::config::{Config, Handler, Limits as Set};
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
     Catalog, CatalogError, HandlerPlugin, HooksPlugin, Limits, Load, PluginEngine, PluginKind, PluginVersion,
     SourcePlugin, Wanted,
 };
-use crate::telemetry::{Counter, Metrics};
-use std::sync::Arc;
+use crate::telemetry::Metrics;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// What a worker loads at its start.
@@ -27,14 +28,8 @@ impl Plugins {
     /// among the errors, and missing here.
     #[must_use]
     pub fn load(engine: &PluginEngine, config: &Config) -> (Self, Vec<OperatorError>) {
-        let catalog =
-            Catalog::new(&config.plugins.directory, limits(&config.plugins.defaults, Limits::default().call_timeout));
-        let mut loading = Loading { engine, catalog, errors: Vec::new() };
-        let handler = config.handler.as_ref().and_then(|set| {
-            let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
-            let wanted = Wanted { name: &set.plugin, section: "handler", kind: PluginKind::Handler, config, limits };
-            loading.load(wanted, HandlerPlugin::load)
-        });
+        let mut loading = Loading::of(engine, config);
+        let handler = config.handler.as_ref().and_then(|set| loading.handler(set));
         let source = config.source.as_ref().and_then(|source| source.plugin.as_ref()).and_then(|set| {
             let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
             let kind = PluginKind::Source;
@@ -49,6 +44,16 @@ impl Plugins {
         (Self { handler, source, hooks }, loading.errors)
     }
 
+    /// The handler alone, as it is in the directory now; nothing on an assignment-only worker. Compiles.
+    pub(super) fn load_handler(
+        engine: &PluginEngine,
+        config: &Config,
+    ) -> Option<Result<Arc<HandlerPlugin>, OperatorError>> {
+        let mut loading = Loading::of(engine, config);
+        let handler = loading.handler(config.handler.as_ref()?);
+        handler.map(Ok).or_else(|| loading.errors.pop().map(Err))
+    }
+
     /// What each of them is.
     #[must_use]
     pub fn versions(&self) -> Vec<Arc<PluginVersion>> {
@@ -59,20 +64,50 @@ impl Plugins {
     }
 }
 
-/// The log lines that plugins drop, for the metric: the plugins count them without knowing of metrics.
-pub(super) struct DroppedLines(Vec<(Arc<PluginVersion>, Counter)>);
+/// The plugins that this worker runs now. Clones show the same ones.
+#[derive(Clone)]
+pub(super) struct Running(Arc<Mutex<Vec<Entry>>>);
 
-impl DroppedLines {
-    /// Of these plugins.
-    pub(super) fn of(plugins: &[Arc<PluginVersion>], metrics: &Metrics) -> Self {
-        let series = |plugin: &Arc<PluginVersion>| metrics.plugin_log_lines_dropped.series([plugin.name()]);
-        Self(plugins.iter().map(|plugin| (Arc::clone(plugin), series(plugin))).collect())
+struct Entry {
+    version: Arc<PluginVersion>,
+    /// Log lines that it has dropped, as far as they are counted.
+    dropped: u64,
+}
+
+impl Running {
+    pub(super) fn of(plugins: Vec<Arc<PluginVersion>>) -> Self {
+        Self(Arc::new(Mutex::new(plugins.into_iter().map(|version| Entry { version, dropped: 0 }).collect())))
     }
 
-    /// Counts what was dropped since the last time.
-    pub(super) fn count(&self) {
-        for (plugin, counter) in &self.0 {
-            counter.inc_by(plugin.stats().log_lines_dropped.saturating_sub(counter.get()));
+    fn entries(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What each of them is.
+    pub(super) fn versions(&self) -> Vec<Arc<PluginVersion>> {
+        self.entries().iter().map(|entry| Arc::clone(&entry.version)).collect()
+    }
+
+    /// Their versions by name, as the group is told.
+    pub(super) fn ids(&self) -> BTreeMap<String, String> {
+        self.entries().iter().map(|entry| (entry.version.name().to_owned(), entry.version.id().to_owned())).collect()
+    }
+
+    /// Another version runs in the place of the one of its kind.
+    pub(super) fn replace(&self, version: Arc<PluginVersion>) {
+        if let Some(entry) = self.entries().iter_mut().find(|entry| entry.version.kind() == version.kind()) {
+            *entry = Entry { version, dropped: 0 };
+        }
+    }
+
+    /// Counts the log lines that were dropped since the last time: plugins count them without knowing of metrics.
+    pub(super) fn count_dropped_lines(&self, metrics: &Metrics) {
+        for Entry { version, dropped } in self.entries().iter_mut() {
+            let now = version.stats().log_lines_dropped;
+            if now > *dropped {
+                metrics.plugin_log_lines_dropped.series([version.name()]).inc_by(now - *dropped);
+                *dropped = now;
+            }
         }
     }
 }
@@ -83,7 +118,18 @@ struct Loading<'a> {
     errors: Vec<OperatorError>,
 }
 
-impl Loading<'_> {
+impl<'a> Loading<'a> {
+    fn of(engine: &'a PluginEngine, config: &Config) -> Self {
+        let defaults = limits(&config.plugins.defaults, Limits::default().call_timeout);
+        Self { engine, catalog: Catalog::new(&config.plugins.directory, defaults), errors: Vec::new() }
+    }
+
+    fn handler(&mut self, set: &Handler) -> Option<Arc<HandlerPlugin>> {
+        let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
+        let wanted = Wanted { name: &set.plugin, section: "handler", kind: PluginKind::Handler, config, limits };
+        self.load(wanted, HandlerPlugin::load)
+    }
+
     fn load<P>(&mut self, wanted: Wanted<'_>, load: Load<P>) -> Option<Arc<P>> {
         let loaded = self.catalog.load(self.engine, wanted, load);
         loaded.map_err(|error| self.errors.push(operator_error(&error))).ok()

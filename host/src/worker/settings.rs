@@ -82,7 +82,7 @@ pub(super) fn coordinator(config: &Config, plugins: &[Arc<PluginVersion>], metri
         assignment_ttl: config.kv_bucket.assignment_ttl,
         capacity: config.capacity,
         labels: config.labels.clone(),
-        plugins: plugins.iter().map(|p| (p.name().to_owned(), p.digest().to_string())).collect(),
+        plugins: plugins.iter().map(|p| (p.name().to_owned(), p.id().to_owned())).collect(),
         uuid: Uuid::new_v4(),
         host: host_name(),
         pid: std::process::id(),

@@ -1,9 +1,9 @@
 //! What the worker shows: a board that the control task writes and HTTP reads, and what it tells operators over NATS.
 
+use super::plugins::Running;
 use crate::http::{Degraded, PartitionStatus, PluginStatus, Status, StatusSource};
 use crate::intake::{Intake, PartitionReport};
 use crate::nats::{Nats, PartitionFigures};
-use crate::plugin::PluginVersion;
 use parti_coordination::record::{Owner, PauseRecord};
 use parti_coordination::{Assigned, Epoch, Term, Version, WorkerId, WorkerState};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,7 +48,7 @@ pub(super) struct WorkerStatus {
     pub(super) group: String,
     pub(super) stream: Option<String>,
     pub(super) nats: Nats,
-    pub(super) plugins: Vec<Arc<PluginVersion>>,
+    pub(super) running: Running,
     pub(super) intake: Option<Intake>,
 }
 
@@ -76,7 +76,8 @@ impl StatusSource for WorkerStatus {
             nats_connected: self.nats.link().borrow().connected,
             degraded: board.degraded.clone(),
             plugins: self
-                .plugins
+                .running
+                .versions()
                 .iter()
                 .map(|plugin| PluginStatus {
                     name: plugin.name().to_owned(),

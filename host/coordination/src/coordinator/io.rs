@@ -141,6 +141,8 @@ pub enum Event {
     /// The partitions whose state this worker's handler cannot open, as far as it has tried, by the digest of the handler that wrote
     /// it; sent on change.
     CannotOpen(std::collections::BTreeMap<String, std::collections::BTreeSet<String>>),
+    /// The versions of the plugins that this worker runs from now on, by name.
+    Plugins(std::collections::BTreeMap<String, String>),
     /// A record names a later run of our own ID: this process is a zombie.
     Superseded(Incarnation),
     /// The partitions are to be listed again.

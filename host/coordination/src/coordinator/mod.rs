@@ -209,6 +209,11 @@ impl Coordinator {
                 // The leader is to know at once.
                 self.heartbeat_at = self.ctx.now;
             }
+            Event::Plugins(plugins) => {
+                self.ctx.settings.plugins = plugins;
+                // Who is to take over a state must be known to have its version.
+                self.heartbeat_at = self.ctx.now;
+            }
             Event::Superseded(by) => {
                 if let Some((worker, incarnation)) = self.worker()
                     && by.claim > incarnation.claim

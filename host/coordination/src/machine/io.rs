@@ -160,13 +160,9 @@ pub enum Input<M, O> {
     StreamChecked(Result<StreamIdentity, ()>),
     /// The operator wants the partition paused, or no longer.
     Paused(bool),
-    /// Another version of the handler is to go on, at the end of the batch that is in hand.
+    /// Another version of the handler is to go on, at the end of the batch that is in hand. For a version on trial this is the verdict:
+    /// ordered without a trial it is kept, and with anything else it is given up.
     Swap(SwapOrder),
-    /// The version on trial is kept, or the other one comes back.
-    Verdict {
-        /// Which of the two.
-        keep: bool,
-    },
     /// Answer to [`Command::Read`].
     Record(Result<Option<StoredEntry>, ()>),
     /// Answer to [`Command::Write`].
@@ -242,7 +238,7 @@ pub enum Command<M, O> {
     /// fails.
     Open {
         /// Digest of the version.
-        handler: String,
+        handler: Arc<str>,
         /// Why.
         why: OpenReason,
         /// From what.
@@ -343,21 +339,21 @@ pub enum Report {
     /// Another version of the handler is open.
     Swapped {
         /// Its digest.
-        to: String,
+        to: Arc<str>,
         /// For how long no message was handed over.
         pause: Duration,
     },
     /// The other version does not open; the one before goes on.
     SwapFailed {
         /// Digest of the one that does not.
-        to: String,
+        to: Arc<str>,
         /// Why.
         why: String,
     },
     /// The version on trial is given up: the one before goes on, from its last commit.
     SwappedBack {
         /// Digest of the one that is given up.
-        from: String,
+        from: Arc<str>,
     },
     /// The handler did not open.
     OpenFailed(String),
@@ -489,7 +485,7 @@ pub struct PartitionView {
     /// Why it does not go on, if it does not.
     pub trouble: Option<String>,
     /// Digest of the handler's version that handles it.
-    pub handler: String,
+    pub handler: Arc<str>,
     /// How that version does, while it is on trial.
     pub trial: Option<Trial>,
 }

@@ -52,7 +52,7 @@ pub struct PartitionMachine<M, O> {
     stream: StreamIdentity,
     me: Owner,
     /// Digest of the handler's version that is open, or is opened next.
-    handler: String,
+    handler: Arc<str>,
     swap: Option<Swap>,
     /// The version to change to, at the end of the batch that is in hand.
     next_swap: Option<SwapOrder>,
@@ -162,7 +162,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             group,
             stream,
             me,
-            handler,
+            handler: handler.into(),
             swap: None,
             next_swap: None,
             verdict: None,
@@ -257,7 +257,6 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             Input::StreamChecked(stream) => self.stream_checked(stream),
             Input::Paused(paused) => self.paused = paused,
             Input::Swap(order) => self.swap_ordered(order),
-            Input::Verdict { keep } => self.judged(keep),
             Input::Record(entry) => self.record_read(entry),
             Input::Written(outcome) => self.written(outcome),
             Input::Opened(result) => self.opened(result),
@@ -304,7 +303,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             paused: self.paused,
             cannot_open: self.refused.clone(),
             trouble: self.trouble.clone(),
-            handler: self.handler.clone(),
+            handler: Arc::clone(&self.handler),
             trial: self.trial(),
         }
     }

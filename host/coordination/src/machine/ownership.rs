@@ -197,7 +197,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     /// Digest of the handler that wrote a record's state, if it is not ours.
     pub(super) fn state_of_another(&self, record: &OwnershipRecord) -> Option<String> {
         record.snapshot.as_ref()?;
-        record.handler.clone().filter(|handler| *handler != self.handler)
+        record.handler.clone().filter(|handler| **handler != *self.handler)
     }
 
     /// What our handler has refused is left to another worker, or to the operator, until its state is another. Where nobody
@@ -477,7 +477,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             attempts: self.tries(),
             seizes,
             alone,
-            handler: Some(self.handler.clone()),
+            handler: Some(self.handler.to_string()),
             snapshot,
             phase: if releasing { RecordPhase::Released } else { RecordPhase::Owned },
             ..record

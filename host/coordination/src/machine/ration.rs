@@ -47,7 +47,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     }
 
     /// It was parked, and has room for more only when what is handled is committed.
-    fn is_full_of_handled(&self) -> bool {
+    pub(super) fn is_full_of_handled(&self) -> bool {
         self.reader.is_none() && !self.wanted && self.handled > 0 && self.handled == self.queue.len()
     }
 }

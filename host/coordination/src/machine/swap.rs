@@ -13,13 +13,14 @@ use super::{PartitionMachine, Phase, Report};
 #[cfg(test)]
 use crate::testing::Mutant;
 use crate::{Now, OpenReason, Sequence};
+use std::sync::Arc;
 
 /// The version of the handler that a partition is to change to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwapOrder {
     /// Its digest.
-    pub to: String,
-    /// Whether it is on trial until [`super::Input::Verdict`]. If not, it is in force as soon as it is open.
+    pub to: Arc<str>,
+    /// Whether it is on trial until the next order. If not, it is in force as soon as it is open.
     pub on_trial: bool,
     /// It begins without the state that the other version has written.
     pub discard_state: bool,
@@ -50,7 +51,7 @@ enum Stage {
     /// The new version opens; the other one is still there.
     Opening,
     /// The new version handles messages. The digest is that of the other one.
-    OnTrial { from: String, trial: Trial },
+    OnTrial { from: Arc<str>, trial: Trial },
 }
 
 impl<M: Clone, O: Clone> PartitionMachine<M, O> {
@@ -59,8 +60,13 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         if matches!(self.phase, Phase::Releasing | Phase::Gone) {
             return;
         }
-        if matches!(&self.swap, Some(Swap { stage: Stage::OnTrial { .. }, .. })) {
-            self.verdict = Some(false);
+        if let Some(Swap { order: now, stage: Stage::OnTrial { .. }, .. }) = &self.swap {
+            // To go on with it for good, or with something else.
+            let keep = now.to == order.to && !order.on_trial && !order.discard_state;
+            self.verdict = Some(keep);
+            if keep {
+                return;
+            }
         }
         // What the other version refuses, this one may open.
         if self.refused.take().is_some() && self.phase == Phase::Waiting {
@@ -72,13 +78,6 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.next_swap = Some(order);
     }
 
-    /// The worker has judged the version that is on trial.
-    pub(super) fn judged(&mut self, keep: bool) {
-        if self.is_on_trial() {
-            self.verdict = Some(keep);
-        }
-    }
-
     pub(super) fn is_on_trial(&self) -> bool {
         matches!(&self.swap, Some(Swap { stage: Stage::OnTrial { .. }, .. }))
     }
@@ -87,7 +86,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     pub(super) fn trial(&self) -> Option<Trial> {
         let Some(Swap { stage: Stage::OnTrial { trial, .. }, .. }) = &self.swap else { return None };
         // What bounds the messages that a crash repeats bounds the trial too.
-        let is_full = self.awaits_commit() || self.reader.is_none();
+        let is_full = self.awaits_commit() || self.is_full_of_handled();
         Some(Trial { waits: trial.waits || is_full, ..*trial })
     }
 
@@ -193,7 +192,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     }
 
     /// The version to open, and whether it gets the state. From now on what becomes of that is the swap's.
-    pub(super) fn version_to_open(&mut self) -> (String, bool) {
+    pub(super) fn version_to_open(&mut self) -> (Arc<str>, bool) {
         match &mut self.swap {
             Some(swap @ Swap { stage: Stage::Wanted | Stage::Opening, .. }) => {
                 swap.stage = Stage::Opening;
@@ -201,7 +200,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             }
             // A lost instance of a version on trial begins where that has begun.
             Some(Swap { order, stage: Stage::OnTrial { .. }, .. }) => (order.to.clone(), !order.discard_state),
-            None => (self.handler.clone(), true),
+            None => (Arc::clone(&self.handler), true),
         }
     }
 

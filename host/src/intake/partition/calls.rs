@@ -1,13 +1,13 @@
 //! The calls into a partition's handler: opened one at a time, and what their answers mean to the machine.
 
 use super::super::chunk::Held;
-use super::super::shared::Shared;
+use super::super::feed::PartitionInput;
+use super::super::shared::TaskEvent;
 use super::PartitionTask;
 use crate::plugin::{CallError, Handled as PluginHandled, HandlerInstance, Message, Publish};
 use crate::telemetry::Verdict;
-use parti_coordination::{Batch, CloseReason, Completed, Failure, Handled, Input, OpenReason, Partition, Snapshot};
+use parti_coordination::{Batch, CloseReason, Completed, Failure, Handled, Input, OpenReason, Snapshot};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A call that is open. It brings back the instance, if that is of any more use.
@@ -55,10 +55,13 @@ impl PartitionTask {
             if let Some(error) = failed {
                 self.failure(&error);
             }
+            // Whichever instance there is: one of another version, if the new one has not opened.
+            let former = self.former.take();
+            self.instance = self.instance.take().or(former);
             return self.close(why);
         }
         let input = match answer {
-            Answer::Opened(result) => Input::Opened(result.map_err(|error| self.failure(&error))),
+            Answer::Opened(result) => self.opened(result),
             Answer::Handled(result, Times { took, age }) => {
                 self.shared.metrics.handle_seconds.observe(took.as_secs_f64());
                 if result.as_ref().is_ok_and(|handled| !handled.outcome.done.is_empty()) {
@@ -76,6 +79,35 @@ impl PartitionTask {
             }
         };
         self.tell(input);
+    }
+
+    /// Opens this version. An instance of another one stays until that has succeeded.
+    pub(super) fn open(&mut self, version: &str, why: OpenReason, snapshot: Option<Snapshot>) {
+        let Some(plugin) = self.shared.versions.find(version) else {
+            return self.tell(Input::Opened(Err(Failure::Host(format!("version {version} is not loaded any more")))));
+        };
+        self.former = self.instance.take();
+        let partition = self.partition.clone();
+        self.call(async move {
+            match plugin.open(&partition, why, snapshot.as_ref()).await {
+                Ok(instance) => (Some(instance), Answer::Opened(Ok(()))),
+                Err(error) => (None, Answer::Opened(Err(error))),
+            }
+        });
+    }
+
+    fn opened(&mut self, result: Result<(), CallError>) -> PartitionInput {
+        let former = self.former.take();
+        let result = result.map_err(|error| self.failure(&error));
+        match former {
+            Some(former) if result.is_ok() => drop(tokio::spawn(async move {
+                if let Err(error) = former.close(CloseReason::Swapped).await {
+                    tracing::warn!(%error, "The version before failed while it was closed");
+                }
+            })),
+            former => self.instance = self.instance.take().or(former),
+        }
+        Input::Opened(result)
     }
 
     fn handled(&self, handled: PluginHandled) -> Handled<Publish> {
@@ -105,20 +137,9 @@ impl PartitionTask {
             _ => self.shared.traps.inc(),
         }
         self.tell_hooks(error.code(), &text);
+        let _ = self.shared.events.send(TaskEvent::Failed(text.clone()));
         self.instance = None;
         Failure::Guest(text)
-    }
-}
-
-pub(super) async fn open(
-    shared: Arc<Shared>,
-    partition: Partition,
-    why: OpenReason,
-    snapshot: Option<Snapshot>,
-) -> (Option<HandlerInstance>, Answer) {
-    match shared.plugin.open(&partition, why, snapshot.as_ref()).await {
-        Ok(instance) => (Some(instance), Answer::Opened(Ok(()))),
-        Err(error) => (None, Answer::Opened(Err(error))),
     }
 }
 

@@ -46,6 +46,8 @@ pub(super) struct PartitionTask {
     machine: Machine,
     epoch: Epoch,
     instance: Option<HandlerInstance>,
+    /// The one of another version, until the new one is open.
+    former: Option<HandlerInstance>,
     calling: Option<Calling>,
     /// The instance is to be closed as soon as the call that is open has ended; what that gives does not count.
     closes: Option<CloseReason>,
@@ -72,7 +74,7 @@ impl PartitionTask {
             shared.group.clone(),
             stream,
             me,
-            shared.plugin.version().digest().to_string(),
+            shared.versions.current().version().id().to_owned(),
             start,
             shared.limits.clone(),
         );
@@ -86,6 +88,7 @@ impl PartitionTask {
             machine,
             epoch: Epoch(0),
             instance: None,
+            former: None,
             calling: None,
             closes: None,
             turn: None,
@@ -207,9 +210,9 @@ impl PartitionTask {
                     Input::StreamChecked(identity.map_err(|error| tracing::debug!(%error, "The stream cannot be seen")))
                 });
             }
-            Command::Open { why, snapshot, epoch } => {
+            Command::Open { handler, why, snapshot, epoch } => {
                 self.epoch = epoch;
-                self.call(calls::open(Arc::clone(&self.shared), self.partition.clone(), why, snapshot));
+                self.open(&handler, why, snapshot);
             }
             Command::Handle(batch) => {
                 let instance = self.instance.take();

@@ -33,7 +33,7 @@ pub(super) async fn send(
                     ("Parti-Partition", partition.to_owned()),
                     ("Parti-Attempts", attempts.to_string()),
                     ("Parti-Reason", one_line(&reason)),
-                    ("Parti-Handler", shared.plugin.version().digest().to_string()),
+                    ("Parti-Handler", shared.versions.current().version().id().to_owned()),
                 ];
                 headers.extend(origin.into_iter().map(|(name, value)| (name.to_owned(), value)));
                 let subject = shared.dead_letter.clone().unwrap_or_default();

@@ -63,6 +63,19 @@ impl PartitionTask {
                 );
                 self.tell_hooks(ErrorCode::PluginOpen, &why);
             }
+            Report::Swapped { to, pause } => {
+                metrics.swap_pause.observe(pause.as_secs_f64());
+                tracing::debug!(%epoch, version = %to, ?pause, "Another version of the handler goes on");
+                let _ = self.shared.events.send(TaskEvent::Swapped { to, pause });
+            }
+            Report::SwapFailed { to, why } => {
+                tracing::error!(%epoch, version = %to, why, "A version of the handler does not open; the one before goes on");
+                let partition = self.partition.id().clone();
+                let _ = self.shared.events.send(TaskEvent::SwapFailed { partition, to, why });
+            }
+            Report::SwappedBack { from } => {
+                tracing::debug!(%epoch, version = %from, "The version of the handler before goes on, from its last commit");
+            }
             Report::OpenFailed(why) => {
                 tracing::error!(why, "The handler did not open; the partition waits");
                 self.tell_hooks(ErrorCode::PluginOpen, &why);

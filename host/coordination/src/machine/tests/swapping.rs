@@ -13,6 +13,10 @@ fn order(on_trial: bool) -> Input {
     Input::Swap(SwapOrder { to: OTHER.into(), on_trial, discard_state: false })
 }
 
+fn back() -> Input {
+    Input::Swap(SwapOrder { to: HANDLER.into(), on_trial: false, discard_state: false })
+}
+
 fn opens(commands: &Commands) -> (&str, OpenReason, Option<Snapshot>) {
     let Some(Command::Open { handler, why, snapshot, .. }) = commands.last() else { panic!("{commands:?}") };
     (handler, *why, snapshot.clone())
@@ -35,7 +39,7 @@ fn on_trial() -> (Hand, Commands) {
 fn a_version_begins_at_the_commit_of_the_one_before() {
     let (hand, commands) = on_trial();
     assert_eq!(reports(&commands), [Report::Swapped { to: OTHER.into(), pause: ms(0) }]);
-    assert_eq!(hand.machine.view().handler, OTHER);
+    assert_eq!(&*hand.machine.view().handler, OTHER);
     assert_eq!(hand.machine.view().trial, Some(Trial::default()));
 }
 
@@ -46,7 +50,7 @@ fn nothing_is_committed_on_trial_and_all_of_it_after() {
     assert_eq!(commands, [], "{commands:?}");
     assert_eq!(hand.wait(ms(10_000)), []);
     assert_eq!(hand.machine.view().trial, Some(Trial { handled: 4, failed: 0, waits: false }));
-    assert_eq!(hand.give(Input::Verdict { keep: true }), [Command::Snapshot]);
+    assert_eq!(hand.give(order(false)), [Command::Snapshot]);
     let (record, _) = written(&hand.state(&[1, 2, 3, 4, 5]));
     assert_eq!((record.position, record.handler.as_deref()), (Position(5), Some(OTHER)));
 }
@@ -55,7 +59,7 @@ fn nothing_is_committed_on_trial_and_all_of_it_after() {
 fn a_verdict_against_a_version_leads_back_to_the_commit() {
     let (mut hand, _) = on_trial();
     hand.acked(4);
-    let commands = hand.give(Input::Verdict { keep: false });
+    let commands = hand.give(back());
     assert_eq!(reports(&commands), [Report::SwappedBack { from: OTHER.into() }]);
     assert_eq!(opens(&commands), (HANDLER, OpenReason::Swapped, Some(snapshot(&[1]))));
     let commands = hand.give(Input::Opened(Ok(())));
@@ -68,10 +72,10 @@ fn a_verdict_against_a_version_leads_back_to_the_commit() {
 #[test]
 fn what_a_call_gives_after_the_verdict_against_its_version_counts_for_nothing() {
     let (mut hand, _) = on_trial();
-    assert_eq!(hand.give(Input::Verdict { keep: false }), []);
+    assert_eq!(hand.give(back()), []);
     assert_eq!(opens(&hand.acked(4)), (HANDLER, OpenReason::Swapped, Some(snapshot(&[1]))));
     let (mut hand, _) = on_trial();
-    hand.give(Input::Verdict { keep: false });
+    hand.give(back());
     assert_eq!(opens(&hand.traps()), (HANDLER, OpenReason::Swapped, Some(snapshot(&[1]))));
 }
 
@@ -97,7 +101,7 @@ fn a_version_that_does_not_open_changes_nothing() {
     let commands = hand.give(Input::Opened(Err(Failure::Refused("not this".into()))));
     assert_eq!(reports(&commands), [Report::SwapFailed { to: OTHER.into(), why: "not this".into() }]);
     assert_eq!(batch(&commands).0, [2], "the instance of the old version is still there");
-    assert_eq!(hand.machine.view().handler, HANDLER);
+    assert_eq!(&*hand.machine.view().handler, HANDLER);
 }
 
 #[test]
@@ -112,7 +116,7 @@ fn nothing_is_given_up_on_trial() {
     assert_eq!(hand.machine.view().trial, Some(Trial { handled: 1, failed: 1, waits: true }));
     assert_eq!(hand.wait(ms(60_000)), []);
     // The version before does what it wants with it.
-    hand.give(Input::Verdict { keep: false });
+    hand.give(back());
     assert_eq!(batch(&hand.give(Input::Opened(Ok(())))).0, [2, 3, 4, 5]);
 }
 
@@ -127,7 +131,7 @@ fn a_message_that_traps_on_trial_is_not_poison() {
     assert_eq!(hand.give(Input::Opened(Ok(()))), []);
     assert_eq!(hand.wait(ms(60_000)), []);
     assert_eq!(hand.machine.view().trial, Some(Trial { handled: 0, failed: 2, waits: true }));
-    hand.give(Input::Verdict { keep: false });
+    hand.give(back());
     assert_eq!(batch(&hand.give(Input::Opened(Ok(())))).0, [2, 3, 4, 5], "nothing is held against it");
 }
 
@@ -181,5 +185,5 @@ fn who_is_fenced_on_trial_begins_with_the_version_before_if_the_partition_comes_
     theirs.generation = crate::Generation(1);
     hand.give(entry(&theirs, 99));
     hand.give(Input::Closed);
-    assert_eq!((hand.machine.view().handler.as_str(), hand.machine.view().trial), (HANDLER, None));
+    assert_eq!((&*hand.machine.view().handler, hand.machine.view().trial), (HANDLER, None));
 }

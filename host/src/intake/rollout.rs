@@ -1,0 +1,296 @@
+//! Takes up another version of the handler on this worker, and takes it back if it does not do.
+//!
+//! First it is rehearsed beside the data path, on copies of states in force. Then some partitions change to it, and, if it stands the
+//! trial there, all. While it is on trial no partition commits, so that each can go back to the commit of the version before; what a
+//! trial may last is therefore bounded by time and by messages. The [`Manager`](super::manager) drives this: it tells what the
+//! partitions' tasks tell, and looks at their views.
+
+use super::shared::{Shared, TaskEvent};
+use crate::plugin::HandlerPlugin;
+use parti_coordination::record::{OwnershipRecord, decode};
+use parti_coordination::{OpenReason, Partition, PartitionId, PartitionView, Phase, Snapshot, SwapOrder};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// States that a version is rehearsed on.
+const REHEARSALS: usize = 3;
+
+/// How long after its time a trial waits for partitions that have not changed: their calls may take that long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a version is judged.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SwapRules {
+    /// Share of the partitions that change first, from 0 to 1.
+    pub canary: f64,
+    /// Messages after which a stage of the trial ends.
+    pub messages: u64,
+    /// Time after which a stage of the trial ends.
+    pub time: Duration,
+    /// The share of failed calls and given up messages above which the version is taken back.
+    pub max_error_rate: f64,
+}
+
+/// A version that is to be taken up.
+pub struct SwapRequest {
+    /// The version.
+    pub to: Arc<HandlerPlugin>,
+    /// How it is judged. Without rules it is in force as soon as it is open.
+    pub rules: Option<SwapRules>,
+    /// It begins without the states that the version before has written.
+    pub discard_state: bool,
+    /// Who hears how it ended.
+    pub reply: oneshot::Sender<SwapReport>,
+}
+
+/// How a swap ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SwapOutcome {
+    /// The version is in force.
+    Kept,
+    /// The version before goes on; why.
+    TakenBack(String),
+    /// Nothing was changed; why.
+    Refused(String),
+}
+
+/// What became of a swap, and what it has cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SwapReport {
+    /// How it ended.
+    pub outcome: SwapOutcome,
+    /// Partitions that have changed to the version.
+    pub partitions: usize,
+    /// Messages that it has handled on trial.
+    pub handled: u64,
+    /// Calls that failed and messages that it would have given up.
+    pub failed: u64,
+    /// For how long partitions stood still, shortest first.
+    pub pauses: Vec<Duration>,
+}
+
+impl SwapReport {
+    /// Nothing was changed.
+    #[must_use]
+    pub fn refused(why: String) -> Self {
+        Self { outcome: SwapOutcome::Refused(why), partitions: 0, handled: 0, failed: 0, pauses: Vec::new() }
+    }
+}
+
+/// A swap under way.
+pub(super) struct Rollout {
+    request: SwapRequest,
+    stage: Stage,
+    since: Instant,
+    /// Partitions that were told to change.
+    told: BTreeSet<PartitionId>,
+    pauses: Vec<Duration>,
+    /// Why the version does not do, as it was said first.
+    complaint: Option<String>,
+    /// What has gone wrong last in a call of the handler.
+    last_failure: Option<String>,
+    handled: u64,
+    failed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Rehearsing,
+    Canary,
+    All,
+}
+
+/// What is to be done next.
+pub(super) enum Step {
+    Wait,
+    /// Tell these partitions to change.
+    Change(Vec<PartitionId>),
+    /// The version is kept, or not.
+    End(SwapOutcome),
+}
+
+impl Rollout {
+    /// Begins with the rehearsal, for which it is told a few of the partitions.
+    pub(super) fn begin(shared: &Arc<Shared>, request: SwapRequest, partitions: Vec<Partition>) -> Self {
+        let (rehearsed, plugin, shared) = (shared.events.clone(), Arc::clone(&request.to), Arc::clone(shared));
+        let with_state = !request.discard_state;
+        tokio::spawn(async move {
+            let result = rehearse(&shared, &plugin, partitions, with_state).await;
+            let _ = rehearsed.send(TaskEvent::Rehearsed(result));
+        });
+        Self {
+            request,
+            stage: Stage::Rehearsing,
+            since: Instant::now(),
+            told: BTreeSet::new(),
+            pauses: Vec::new(),
+            complaint: None,
+            last_failure: None,
+            handled: 0,
+            failed: 0,
+        }
+    }
+
+    /// Partitions that a version is rehearsed on.
+    pub(super) fn sample<'a>(partitions: impl Iterator<Item = &'a Partition>) -> Vec<Partition> {
+        partitions.take(REHEARSALS).cloned().collect()
+    }
+
+    pub(super) fn version(&self) -> &str {
+        self.request.to.version().id()
+    }
+
+    /// What the partitions are told.
+    pub(super) fn order(&self) -> SwapOrder {
+        let (on_trial, discard_state) = (self.request.rules.is_some(), self.request.discard_state);
+        SwapOrder { to: self.version().into(), on_trial, discard_state }
+    }
+
+    /// The rehearsal is over; these partitions are worked on. What is to be done then.
+    pub(super) fn rehearsed(&mut self, result: Result<usize, String>, running: &[PartitionId]) -> Step {
+        if let Err(why) = result {
+            return Step::End(SwapOutcome::Refused(why));
+        }
+        let share = self.request.rules.map_or(1.0, |rules| rules.canary.clamp(0.0, 1.0));
+        let first = ((running.len() as f64 * share).ceil() as usize).clamp(1, running.len().max(1));
+        self.stage = if first < running.len() { Stage::Canary } else { Stage::All };
+        self.since = Instant::now();
+        self.change(running.iter().take(first).cloned().collect())
+    }
+
+    fn change(&mut self, partitions: Vec<PartitionId>) -> Step {
+        self.told.extend(partitions.iter().cloned());
+        Step::Change(partitions)
+    }
+
+    pub(super) fn swapped(&mut self, to: &str, pause: Duration) {
+        if to == self.version() {
+            self.pauses.push(pause);
+        }
+    }
+
+    pub(super) fn swap_failed(&mut self, partition: &PartitionId, to: &str, why: &str) {
+        if to == self.version() {
+            self.complaint.get_or_insert_with(|| format!("it does not open for partition {partition}: {why}"));
+        }
+    }
+
+    pub(super) fn call_failed(&mut self, why: String) {
+        self.last_failure = Some(why);
+    }
+
+    /// Looks at the partitions, and says what is to be done.
+    pub(super) fn look<'a>(&mut self, views: impl Iterator<Item = (&'a PartitionId, PartitionView)>) -> Step {
+        if self.stage == Stage::Rehearsing {
+            return Step::Wait;
+        }
+        if let Some(why) = self.complaint.take() {
+            return Step::End(SwapOutcome::TakenBack(why));
+        }
+        let (mut rest, mut unchanged, mut at_their_end) = (Vec::new(), 0usize, true);
+        (self.handled, self.failed) = (0, 0);
+        for (id, view) in views.filter(|(_, view)| matches!(view.phase, Phase::Opening | Phase::Running)) {
+            if !self.told.contains(id) {
+                rest.push(id.clone());
+            } else if *view.handler != *self.request.to.version().id() {
+                unchanged += 1;
+            } else if let Some(trial) = view.trial {
+                self.handled += trial.handled;
+                self.failed += trial.failed;
+                at_their_end &= trial.waits;
+            }
+        }
+        let elapsed = self.since.elapsed();
+        let Some(rules) = self.request.rules else {
+            return match unchanged {
+                0 => Step::End(SwapOutcome::Kept),
+                _ if elapsed >= PATIENCE => Step::End(SwapOutcome::TakenBack(late(unchanged))),
+                _ => Step::Wait,
+            };
+        };
+        // More than a whole stage could make up for.
+        if self.failed as f64 > rules.max_error_rate * rules.messages as f64 {
+            return Step::End(SwapOutcome::TakenBack(self.verdict()));
+        }
+        let is_over =
+            self.handled >= rules.messages || elapsed >= rules.time || (at_their_end && !self.told.is_empty());
+        if unchanged > 0 {
+            let is_late = elapsed >= rules.time + PATIENCE;
+            return if is_late { Step::End(SwapOutcome::TakenBack(late(unchanged))) } else { Step::Wait };
+        }
+        if !is_over {
+            return Step::Wait;
+        }
+        if self.failed as f64 > rules.max_error_rate * (self.handled + self.failed) as f64 {
+            return Step::End(SwapOutcome::TakenBack(self.verdict()));
+        }
+        if self.stage == Stage::Canary && !rest.is_empty() {
+            self.stage = Stage::All;
+            self.since = Instant::now();
+            return self.change(rest);
+        }
+        Step::End(SwapOutcome::Kept)
+    }
+
+    fn verdict(&self) -> String {
+        let last = self.last_failure.as_ref().map(|last| format!("; the last failure: {last}")).unwrap_or_default();
+        format!(
+            "on trial {} calls failed or messages were given up, and {} messages were handled{last}",
+            self.failed, self.handled
+        )
+    }
+
+    /// Tells who has asked how it ended.
+    pub(super) fn end(mut self, outcome: SwapOutcome) {
+        self.pauses.sort_unstable();
+        let partitions = self.pauses.len();
+        let (handled, failed, pauses) = (self.handled, self.failed, self.pauses);
+        let _ = self.request.reply.send(SwapReport { outcome, partitions, handled, failed, pauses });
+    }
+}
+
+fn late(unchanged: usize) -> String {
+    format!(
+        "{unchanged} partitions have not changed to it in time: their handler is still in a call, or NATS does not answer"
+    )
+}
+
+/// Opens the version with copies of states in force, has it give its state, and throws all of that away. Says how many states those
+/// were.
+async fn rehearse(
+    shared: &Shared,
+    plugin: &HandlerPlugin,
+    partitions: Vec<Partition>,
+    with_state: bool,
+) -> Result<usize, String> {
+    let mut states = 0;
+    for partition in partitions {
+        let snapshot = if with_state { state(shared, partition.id()).await? } else { None };
+        states += usize::from(snapshot.is_some());
+        let of = |error: String| format!("partition {}: {error}", partition.id());
+        let mut instance = plugin
+            .open(&partition, OpenReason::Swapped, snapshot.as_ref())
+            .await
+            .map_err(|error| of(error.to_string()))?;
+        instance.snapshot().await.map_err(|error| of(error.to_string()))?;
+    }
+    Ok(states)
+}
+
+/// The committed state of a partition, if it has one that can be read.
+async fn state(shared: &Shared, partition: &PartitionId) -> Result<Option<Snapshot>, String> {
+    let unread = |error: String| format!("the state of partition {partition} cannot be read: {error}");
+    let entry = shared.records.read(&partition.record_key()).await.map_err(|error| unread(error.to_string()))?;
+    let Some(value) = entry.and_then(|entry| entry.value) else { return Ok(None) };
+    let record: OwnershipRecord = decode(&value).map_err(|error| unread(error.0))?;
+    let Some(stored) = record.snapshot else { return Ok(None) };
+    match stored.object() {
+        // It may be replaced meanwhile, which says nothing about the version.
+        Some(name) => {
+            Ok(shared.objects.get(name).await.ok().map(|data| Snapshot { format: stored.format.clone(), data }))
+        }
+        None => stored.load().map(Some).map_err(|error| unread(error.0)),
+    }
+}
