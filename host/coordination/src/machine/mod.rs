@@ -7,11 +7,12 @@
 //! * A commit is of one instant: position, attempts and snapshot together, at a batch boundary with nothing unconfirmed.
 //! * Messages are kept until they are committed, so that a lost instance can go back to its last commit.
 //!
-//! `ownership` and `objects` hold the record's side, `work` and `outcome` the handler's, `intake` what waits for it, `ration` says
-//! when a commit may be made, and `swap` changes the handler's version.
+//! `taking`, `ownership`, `loss` and `objects` hold the record's side, `work` and `outcome` the handler's, `intake` what waits for it,
+//! `ration` says when a commit may be made, and `swap` changes the handler's version.
 
 mod intake;
 mod io;
+mod loss;
 mod objects;
 mod outcome;
 mod ownership;
@@ -36,13 +37,14 @@ use crate::record::{Attempts, Owner, OwnershipRecord, Seen, StreamIdentity};
 use crate::{CloseReason, Epoch, Fleet, Now, OpenReason, PartitionId, Position, Sequence};
 use objects::Objects;
 use outcome::Pending;
-use ownership::{Predecessor, Purpose};
+use ownership::Purpose;
 use queue::Detach;
 use ration::Ration;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use suspicion::Suspicion;
 use swap::Swap;
+use taking::Predecessor;
 use work::Call;
 
 /// The machine of one partition. `M` is a message's body, `O` an output's.
