@@ -42,6 +42,7 @@ use queue::Detach;
 use ration::Ration;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use suspicion::Suspicion;
 use swap::Swap;
 use taking::Predecessor;
@@ -95,6 +96,9 @@ pub struct PartitionMachine<M, O> {
     reading: bool,
     /// The record is to be read as soon as what is being written has landed.
     looks_after_write: bool,
+    /// When it was last seen to be as we know it, and after how long we look again.
+    looked_at: Now,
+    look_every: Duration,
     /// Something was written since the open read was asked for: its answer counts for nothing.
     outdated: bool,
     read_at: Option<Now>,
@@ -159,6 +163,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         start: Position,
         limits: Limits,
     ) -> Self {
+        let look_every = loss::look_every(&id);
         Self {
             id,
             group,
@@ -190,6 +195,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             asked_at: None,
             reading: false,
             looks_after_write: false,
+            looked_at: Now::default(),
+            look_every,
             outdated: false,
             read_at: None,
             waiting: None,
@@ -400,6 +407,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
 
     fn advance(&mut self) {
         self.deadline = None;
+        self.look_now_and_then();
         if let Some(at) = self.read_at
             && !self.reading
             && self.due(at)

@@ -41,6 +41,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
 
     /// The record while we hold the partition.
     fn confirm(&mut self, entry: Option<StoredEntry>) {
+        self.looked_at = self.now;
         let found = self.understand(entry.as_ref());
         let Some((ours, known)) = self.record.clone() else { return };
         let revision = entry.map_or(0, |e| e.revision);
@@ -158,6 +159,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     fn landed(&mut self, revision: u64) {
         let Some((record, _, purpose)) = self.writing.take() else { return };
         self.begun = true;
+        self.looked_at = self.now;
         let position = record.position;
         let before = self.record.take().map(|(record, _)| record);
         if !matches!(purpose, Purpose::Take { .. }) {

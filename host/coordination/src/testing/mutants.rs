@@ -64,6 +64,8 @@ pub(crate) enum Mutant {
     ObjectsShared,
     /// A state in the object store is deleted before the commit that replaces it is confirmed.
     DeletedBeforeCommit,
+    /// An owner who has nothing to commit never looks at his record unless he is told to.
+    NeverLooks,
 }
 
 thread_local! {

@@ -182,8 +182,8 @@ async fn seek(args: &SeekArgs, connected: &Connected, id: PartitionId, target: T
         print(match taken_by {
             Some(worker) => format!("{id} is at position {}; {worker} has taken it again from there", grouped(to.0)),
             None => format!(
-                "{id} is at position {}; no worker has taken it yet. The one that the plan names will as soon as it runs and \
-                 reaches NATS",
+                "{id} is at position {}; no worker has taken it yet. The one that the plan names will within half a minute, or as soon \
+                 as it runs and reaches NATS",
                 grouped(to.0)
             ),
         });

@@ -73,6 +73,54 @@ fn an_owner_that_missed_the_hint_is_stopped_by_its_next_compare() {
 }
 
 #[test]
+fn an_idle_owner_that_missed_the_hint_looks_for_itself_within_half_a_minute_again_and_again() {
+    let mut hand = Hand::running(limits());
+    for _ in 0..3 {
+        assert_eq!(hand.wait(ms(19_000)), []);
+        assert_eq!(hand.wait(ms(11_000)), [Command::Read]);
+        assert_eq!(hand.give(entry(&record(owner(1, 1), 1, RecordPhase::Owned, 0), 1)), []);
+    }
+    hand.wait(ms(30_000));
+    assert_eq!(hand.give(entry(&moved(1), 2)), [moved_report(1), Command::Close(CloseReason::Lost)]);
+    takes_again(&mut hand, &moved(1), 2);
+    assert_eq!(batch(&hand.messages([3])), (vec![3], 1));
+}
+
+#[test]
+fn an_idle_owner_whose_record_somebody_has_deleted_writes_it_again() {
+    let mut hand = Hand::running(limits());
+    assert_eq!(hand.wait(ms(30_000)), [Command::Read]);
+    let marker = Input::Record(Ok(Some(StoredEntry { value: None, revision: 2 })));
+    let (again, expect) = written(&hand.give(marker));
+    assert_eq!((again.epoch, again.position, expect), (Epoch(2), Position(0), Expect::Revision(2)));
+}
+
+#[test]
+fn who_commits_finds_out_by_that_and_does_not_look() {
+    let mut hand = Hand::running(limits());
+    for sequence in 1..40 {
+        hand.messages([sequence]);
+        hand.acked(1);
+        assert_eq!(hand.wait(ms(1000)), [Command::Snapshot]);
+        written(&hand.state(&[]));
+        assert!(!hand.write_lands().contains(&Command::Read));
+    }
+}
+
+#[test]
+fn owners_that_begin_together_do_not_all_look_at_once() {
+    let mut times: Vec<_> = (0..100)
+        .map(|n| {
+            let id = PartitionId::from_keys(&[format!("tool-{n}")]).unwrap();
+            loss::look_every(&id).as_millis() / 1000
+        })
+        .collect();
+    times.sort_unstable();
+    times.dedup();
+    assert_eq!(times, (20..30).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_partition_that_is_moved_while_it_opens_or_is_taken_is_taken_again() {
     let mut hand = Hand::new(limits());
     hand.give(Input::Assigned(Arc::new(Fleet::default())));
@@ -137,7 +185,7 @@ fn a_paused_partition_commits_what_is_in_hand_handles_nothing_and_goes_on_where_
     assert_eq!(written(&commands).0.position, Position(5));
     assert_eq!(reports(&commands), [Report::Parked { reader: 1 }]);
     hand.write_lands();
-    assert_eq!(hand.wait(ms(60_000)), []);
+    assert_eq!(hand.wait(ms(15_000)), []);
     let view = hand.machine.view();
     assert_eq!((view.phase, view.paused, view.queued), (Phase::Running, true, 0));
     assert_eq!(hand.give(Input::Paused(false)), [Command::WantReader(Sequence(5))]);
@@ -151,7 +199,7 @@ fn a_paused_partition_holds_nothing_that_waits_and_loses_nothing() {
     hand.give(Input::Paused(true));
     assert_eq!(hand.messages(1..=20), [Command::Report(Report::Parked { reader: 1 })]);
     assert_eq!((hand.machine.queued_bytes(), hand.machine.mark()), (0, Sequence(0)));
-    assert_eq!(hand.wait(ms(60_000)), [], "it must not be read for again and again");
+    assert_eq!(hand.wait(ms(15_000)), [], "it must not be read for again and again");
     assert_eq!(hand.give(Input::Paused(false)), [Command::WantReader(Sequence(0))]);
     hand.give(Input::Reader { reader: 2, from: Sequence(1) });
     hand.give(Input::Messages { reader: 2, messages: hand_over(1..=4) });
@@ -211,7 +259,7 @@ fn in_queue_mode_a_paused_partition_keeps_what_its_queue_holds_and_loses_nothing
     hand.give(Input::Paused(true));
     assert_eq!(hand.messages(1..=20), [Command::Report(Report::Parked { reader: 1 })]);
     assert_eq!(hand.machine.view().queued, limits().queue_messages);
-    assert_eq!(hand.wait(ms(60_000)), []);
+    assert_eq!(hand.wait(ms(15_000)), []);
     assert_eq!(batch(&hand.give(Input::Paused(false))).0, [1, 2, 3, 4]);
     assert_eq!(hand.acked(4), [Command::Snapshot]);
     written(&hand.state(&[1, 2, 3, 4]));
