@@ -87,7 +87,10 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             }
             self.pause_until = None;
         }
-        if self.paused || self.outgrown || self.awaits_verdict() {
+        let paused = self.paused;
+        #[cfg(test)]
+        let paused = Mutant::PausedWhenIdle.or(paused, paused && self.queue.len() == self.handled);
+        if paused || self.outgrown || self.awaits_verdict() {
             return;
         }
         if self.awaits_commit() {

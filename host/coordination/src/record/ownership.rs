@@ -1,6 +1,8 @@
 //! The values of the ownership bucket: who owns a partition, how far it is, and where its state is.
 
 use super::Unreadable;
+#[cfg(test)]
+use crate::testing::Mutant;
 use crate::{Epoch, Generation, Incarnation, Position, Sequence, Snapshot, WorkerId};
 use serde::{Deserialize, Serialize};
 
@@ -103,9 +105,12 @@ impl OwnershipRecord {
     /// that the stream holds now: what the owner has seen may be of before the stream was set back, which would move the partition again.
     #[must_use]
     pub fn moved(&self, position: Position, seen: Option<Seen>, keep_state: bool) -> Self {
+        let generation = self.generation.next();
+        #[cfg(test)]
+        let generation = Mutant::MovedInGeneration.or(generation, self.generation);
         Self {
             epoch: self.epoch.next(),
-            generation: self.generation.next(),
+            generation,
             phase: Phase::Released,
             position,
             seen,

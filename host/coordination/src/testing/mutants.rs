@@ -66,6 +66,12 @@ pub(crate) enum Mutant {
     DeletedBeforeCommit,
     /// An owner who has nothing to commit never looks at his record unless he is told to.
     NeverLooks,
+    /// An operator who moves a partition keeps its generation.
+    MovedInGeneration,
+    /// A lost compare is repeated over whatever has the same owner, also if an operator has written it.
+    MoveOverwritten,
+    /// A pause is obeyed once nothing waits any more.
+    PausedWhenIdle,
 }
 
 thread_local! {

@@ -140,3 +140,23 @@ fn an_object_deleted_before_its_successor_is_committed_is_noticed() {
 fn a_lost_record_taken_for_that_of_a_new_partition_is_noticed() {
     caught_at_work(Mutant::LostRecordBeginsAnew, &["is lost at position"]);
 }
+
+#[test]
+fn a_move_by_the_operator_that_keeps_the_generation_is_noticed() {
+    caught_at_work(Mutant::MovedInGeneration, &["is not published", "which it owns"]);
+}
+
+#[test]
+fn a_move_by_the_operator_that_the_owner_writes_over_is_noticed() {
+    caught_at_work(Mutant::MoveOverwritten, &["generation"]);
+}
+
+#[test]
+fn a_pause_that_is_obeyed_when_nothing_waits_any_more_is_noticed() {
+    caught_at_work(Mutant::PausedWhenIdle, &["is paused"]);
+}
+
+#[test]
+fn an_idle_owner_that_never_looks_at_its_record_is_noticed() {
+    caught_at_work(Mutant::NeverLooks, &["not all is handled"]);
+}

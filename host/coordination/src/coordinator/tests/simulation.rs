@@ -54,8 +54,13 @@ enum Fault {
     Source,
     SourceFails,
     Clock,
+    /// The operator moves a partition.
+    Seek,
+    /// The operator pauses partitions, or lets them go on.
+    Hold,
 }
 
+/// Of a fleet with nothing to work on: there is nothing that an operator could move.
 const FAULTS: [Fault; 13] = [
     Fault::Kill,
     Fault::Pause,
@@ -163,6 +168,8 @@ impl Simulation {
         };
         let pace = random.pick(&[(5, 200), (50, 1000), (500, 5000)]);
         let mixed = random.chance(50);
+        let commands = [Fault::Seek, Fault::Hold].into_iter().filter(|_| random.chance(50));
+        self.kinds.extend(commands);
         self.fleet.with_work(pace, mixed, trouble);
         let deadly = self.fleet.random.pick(&[0, 0, 2]);
         if let Some(work) = &mut self.fleet.work {
@@ -270,6 +277,8 @@ impl Simulation {
                 }
             }
             Fault::SourceFails => fleet.source_fails = !fleet.source_fails,
+            Fault::Seek => fleet.seek(),
+            Fault::Hold => fleet.pause_some(),
             Fault::Clock => {
                 let rate = fleet.random.pick(&[500, 800, 1000, 1250, 2000]);
                 fleet.set_clock(at, None, rate);
@@ -284,6 +293,7 @@ impl Simulation {
         fleet.trouble = Trouble::default();
         fleet.source_fails = false;
         fleet.work_calmly();
+        fleet.resume_all();
         for at in 0..self.workers {
             if fleet.processes[at].status == Status::Paused {
                 fleet.resume(at);

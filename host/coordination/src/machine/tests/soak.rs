@@ -19,7 +19,7 @@ fn poison_goes_to_the_dead_letters_and_the_messages_around_it_are_kept_in_order(
             world.publish(fate);
         }
         world.finish(ms(60_000));
-        assert_eq!(world.ledger.letters.len(), 5);
+        assert_eq!(world.ledger.letters(), 5);
         let snapshot = world.committed().unwrap().snapshot.unwrap().load().unwrap();
         assert_eq!(applied(Some(&snapshot)).len(), 25);
     }
@@ -67,7 +67,7 @@ fn a_message_that_kills_its_worker_is_found_and_no_other_is_blamed() {
             world.publish(if n == seed % 25 { Fate::Deadly } else { Fate::Fine });
         }
         world.finish(ms(120_000));
-        assert_eq!(world.ledger.letters.len(), 1);
+        assert_eq!(world.ledger.letters(), 1);
     }
 }
 

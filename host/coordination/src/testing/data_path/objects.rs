@@ -1,6 +1,6 @@
 //! The object store: what is in it, and that nothing is ever gone which a record names.
 
-use super::{Command, Input};
+use super::{Command, Input, applied};
 use crate::record::{OwnershipRecord, StoredSnapshot, object_parts};
 use crate::{Epoch, Snapshot};
 use std::collections::BTreeMap;
@@ -27,8 +27,12 @@ impl Objects {
         })
     }
 
-    /// The state that a record holds or names.
-    pub(super) fn load(&self, stored: &StoredSnapshot) -> Result<Snapshot, String> {
+    /// The sequences in the state that a record holds or names.
+    pub(super) fn state(&self, record: &OwnershipRecord) -> Result<Vec<u64>, String> {
+        Ok(applied(record.snapshot.as_ref().map(|stored| self.load(stored)).transpose()?.as_ref()))
+    }
+
+    fn load(&self, stored: &StoredSnapshot) -> Result<Snapshot, String> {
         match stored.object() {
             None => stored.load().map_err(|e| e.to_string()),
             Some(name) => {

@@ -1,6 +1,7 @@
 //! The promises that are checked after every step. A promise about what NATS holds is checked when it is written, one about a
 //! process when the process has acted.
 
+use super::operator::PAUSE;
 use super::{Fleet, Happening, Process, Status, Trouble};
 use crate::coordinator::*;
 use crate::record::{
@@ -215,6 +216,8 @@ impl Fleet {
                 self.laws.leases.insert(record.incarnation.uuid, self.now);
             }
             Bucket::Heartbeats => {}
+            // The operator's: no leader touches it.
+            Bucket::Assignments if key == PAUSE => {}
             Bucket::Assignments if by.is_none() => {
                 // Not the protocol's doing.
                 self.forgive(bucket);

@@ -10,6 +10,7 @@ mod disasters;
 mod laws;
 mod look;
 mod nats;
+mod operator;
 mod requests;
 mod settings;
 mod steps;
@@ -382,6 +383,7 @@ impl Fleet {
         process.cut = false;
         process.heard.clear();
         process.assigned = None;
+        process.paused = None;
         process.failure = None;
         process.leads = false;
         process.answers = None;
@@ -516,7 +518,7 @@ impl Fleet {
             }
             Action::Notice(notice) => self.notices.push((at, notice)),
             Action::StateChanged { to, .. } => self.processes[at].states.push(to),
-            Action::Paused(paused) => self.processes[at].paused = Some(paused),
+            Action::Paused(paused) => self.pause_work(at, paused),
             Action::LeaderChanged { is_us, .. } => self.processes[at].leads = is_us,
             Action::DegradedEntered { .. } | Action::DegradedAlert { .. } | Action::DegradedLeft { .. } => {
                 self.processes[at].degraded.push(action);

@@ -130,7 +130,7 @@ impl Fleet {
         self.apply(at);
     }
 
-    fn running(&self, at: usize) -> Vec<(PartitionId, u64)> {
+    pub(super) fn running(&self, at: usize) -> Vec<(PartitionId, u64)> {
         self.processes[at].data.jobs.iter().map(|(id, job)| (id.clone(), job.run)).collect()
     }
 
@@ -155,6 +155,7 @@ impl Fleet {
     }
 
     fn begin_job(&mut self, at: usize, id: &PartitionId) {
+        let paused = self.is_paused(at, id);
         let (Some(work), process) = (&mut self.work, &mut self.processes[at]) else { return };
         let Some(me) = process.data.me.clone() else { return };
         work.count += 1;
@@ -162,7 +163,9 @@ impl Fleet {
         let start = Position(work.head);
         let mut task = Task::new(data_path::machine(id.clone(), me, start, work.limits.clone()));
         let fleet = Arc::clone(&process.data.fleet);
-        task.machine.handle(process.clock.read(self.now), Input::Assigned(fleet));
+        let now = process.clock.read(self.now);
+        task.machine.handle(now, Input::Paused(paused));
+        task.machine.handle(now, Input::Assigned(fleet));
         let job = Job { task, run: work.count, began: self.now, ending: false };
         process.data.jobs.insert(id.clone(), job);
     }
@@ -243,6 +246,8 @@ impl Fleet {
         if let Some(wrong) = job.task.asks(&command) {
             return self.violated(format!("#{at} {id}: {wrong}"));
         }
+        self.check_paused(at, id, &command);
+        let Some(job) = self.processes[at].data.jobs.get_mut(id) else { return };
         match command {
             Command::Read
             | Command::Write { .. }
@@ -321,6 +326,11 @@ impl Fleet {
         if !self.processes[from].connected || self.processes[from].cut || !self.nats_runs {
             return;
         }
+        self.announce(id);
+    }
+
+    /// Everybody who works on a partition or waits for it is told to look at its record.
+    pub(super) fn announce(&mut self, id: &PartitionId) {
         for to in 0..self.processes.len() {
             let Some(run) = self.processes[to].data.jobs.get(id).map(|job| job.run) else { continue };
             let (time, life) = (self.random.between(1, 30), self.processes[to].life);
