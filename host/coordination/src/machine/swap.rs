@@ -61,12 +61,12 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return;
         }
         if let Some(Swap { order: now, stage: Stage::OnTrial { .. }, .. }) = &self.swap {
-            // To go on with it for good, or with something else.
-            let keep = now.to == order.to && !order.on_trial && !order.discard_state;
-            self.verdict = Some(keep);
-            if keep {
+            if now.to == order.to && !order.discard_state {
+                // To go on with it for good; or it is on trial already.
+                self.verdict = self.verdict.or((!order.on_trial).then_some(true));
                 return;
             }
+            self.verdict = Some(false);
         }
         // What the other version refuses, this one may open.
         if self.refused.take().is_some() && self.phase == Phase::Waiting {
@@ -157,6 +157,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.commit_wanted = false;
         self.pause_until = None;
         if reopens {
+            // Its instance knows more than is committed: whatever opens now, it is not to come back.
+            self.is_open = false;
             self.needs_open = Some(OpenReason::Swapped);
         }
     }

@@ -31,8 +31,8 @@ fn soak() {
     sweep_for("coordinator::tests::simulation::every_message", from, secs(minutes * 30), simulate_work);
 }
 
-/// A message that is retried to the end takes some seconds, and so does one that traps.
-const HANDLED: Duration = secs(60);
+/// A message that is retried to the end takes some seconds, and so does one that traps; more where each commit waits for its ration.
+const HANDLED: Duration = secs(120);
 
 /// What can happen to a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

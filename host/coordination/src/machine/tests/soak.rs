@@ -2,7 +2,7 @@
 
 use super::world::{Status, World};
 use crate::machine::Limits;
-use crate::testing::data_path::{Fate, Trouble, applied, limits};
+use crate::testing::data_path::{Fate, HANDLER, Trouble, applied, limits};
 use crate::testing::{Mutant, ms, seeds};
 
 #[test]
@@ -58,7 +58,7 @@ fn a_record_that_is_lost_or_set_back_costs_repetitions_and_nothing_else() {
 #[test]
 fn a_message_that_kills_its_worker_is_found_and_no_other_is_blamed() {
     for seed in seeds(0..1000) {
-        soak_with(seed, limits(), false, 6);
+        soak_with(seed, limits(), false, Mishaps { deadly: 6, swaps: 0 });
     }
     // Without anything else that goes wrong, and in the midst of others.
     for seed in 0..200 {
@@ -83,7 +83,7 @@ fn is_noticed(mutant: Mutant, sign: &str, run: impl Fn(u64)) -> bool {
 
 #[test]
 fn seizes_that_nobody_counts_or_that_are_blamed_on_what_is_next_are_noticed() {
-    let run = |seed| soak_with(seed, limits(), false, 6);
+    let run = |seed| soak_with(seed, limits(), false, Mishaps { deadly: 6, swaps: 0 });
     assert!(is_noticed(Mutant::SeizesForgotten, "has killed", run));
     assert!(is_noticed(Mutant::SeizeBlamesTheNext, "is blamed", run));
 }
@@ -94,12 +94,34 @@ fn a_release_that_does_not_wait_for_the_consumer_is_noticed() {
     assert!(is_noticed(Mutant::ReleasedInConsumer, "still has it", run));
 }
 
-fn soak(seed: u64, limits: Limits, loses_records: bool) {
-    soak_with(seed, limits, loses_records, 0);
+#[test]
+fn versions_that_come_and_go_lose_nothing_and_commit_nothing_on_trial() {
+    for seed in seeds(0..1000) {
+        soak_swapping(seed);
+    }
+    assert!(is_noticed(Mutant::CommitsOnTrial, "commits what is on trial", soak_swapping));
+    assert!(is_noticed(Mutant::TrialAlwaysKept, "not everything is handled", soak_swapping));
 }
 
-/// Of a hundred messages so many are deadly.
-fn soak_with(seed: u64, limits: Limits, loses_records: bool, deadly: u64) {
+fn soak_swapping(seed: u64) {
+    let limits = Limits { rationed: seed % 5 == 0, acknowledges: seed % 4 == 0, ..limits() };
+    soak_with(seed, limits, seed % 3 == 0, Mishaps { deadly: 0, swaps: 40 });
+}
+
+fn soak(seed: u64, limits: Limits, loses_records: bool) {
+    soak_with(seed, limits, loses_records, Mishaps::default());
+}
+
+/// What else happens.
+#[derive(Default, Clone, Copy)]
+struct Mishaps {
+    /// Of a hundred messages so many are deadly.
+    deadly: u64,
+    /// In a hundred steps the version of the handler is changed so often.
+    swaps: u64,
+}
+
+fn soak_with(seed: u64, limits: Limits, loses_records: bool, Mishaps { deadly, swaps }: Mishaps) {
     let mut world = World::new(seed, 3, limits);
     let traps = if world.random.chance(50) { 3 } else { 0 };
     if world.random.chance(70) {
@@ -124,6 +146,10 @@ fn soak_with(seed: u64, limits: Limits, loses_records: bool, deadly: u64) {
             (_, 6) if loses_records => world.lose_record(),
             _ => {}
         }
+        if swaps > 0 && world.random.chance(swaps) {
+            let at = world.random.below(3) as usize;
+            world.swap(at);
+        }
         let time = world.random.between(0, 1500);
         world.run(time);
     }
@@ -137,8 +163,16 @@ fn soak_with(seed: u64, limits: Limits, loses_records: bool, deadly: u64) {
             Status::Running => {}
         }
     }
+    if swaps > 0 {
+        world.end_swaps();
+        world.run(ms(1000));
+    }
     world.publish(Fate::Fine);
     world.finish(ms(120_000));
+    if swaps > 0 {
+        let version = world.view().map(|view| view.handler);
+        assert_eq!(version.as_deref(), Some(HANDLER), "that is not the version in force");
+    }
     // A put that comes late may stay until the next ownership; nothing else does.
     let (objects, most) = (world.stored_objects() as u64, world.faults + world.moves + 2);
     assert!(objects <= most, "{objects} objects of one partition after {most} occasions to leave one behind");

@@ -114,7 +114,7 @@ fn nothing_is_given_up_on_trial() {
     assert_eq!(batch(&hand.acked(1)).0, [3]);
     assert_eq!(hand.done(vec![Completed::Reject("no".into())], None), []);
     assert_eq!(hand.machine.view().trial, Some(Trial { handled: 1, failed: 1, waits: true }));
-    assert_eq!(hand.wait(ms(60_000)), []);
+    assert_eq!(hand.wait(ms(20_000)), []);
     // The version before does what it wants with it.
     hand.give(back());
     assert_eq!(batch(&hand.give(Input::Opened(Ok(())))).0, [2, 3, 4, 5]);
@@ -126,10 +126,10 @@ fn a_message_that_traps_on_trial_is_not_poison() {
     assert_eq!(opens(&hand.traps()).0, OTHER);
     assert_eq!(batch(&hand.give(Input::Opened(Ok(())))).0, [2]);
     hand.traps();
-    hand.wait(ms(60_000));
+    hand.wait(ms(10_000));
     // What it does to this message cannot be written down before the verdict.
     assert_eq!(hand.give(Input::Opened(Ok(()))), []);
-    assert_eq!(hand.wait(ms(60_000)), []);
+    assert_eq!(hand.wait(ms(10_000)), []);
     assert_eq!(hand.machine.view().trial, Some(Trial { handled: 0, failed: 2, waits: true }));
     hand.give(back());
     assert_eq!(batch(&hand.give(Input::Opened(Ok(())))).0, [2, 3, 4, 5], "nothing is held against it");
@@ -153,7 +153,7 @@ fn a_state_that_the_old_version_does_not_give_is_left_behind() {
     hand.give(order(false));
     hand.acked(1);
     hand.give(Input::Snapshot(Err(Failure::Refused("never".into()))));
-    assert_eq!(opens(&hand.wait(ms(60_000))), (OTHER, OpenReason::Swapped, None));
+    assert_eq!(opens(&hand.wait(ms(20_000))), (OTHER, OpenReason::Swapped, None));
     assert_eq!(batch(&hand.give(Input::Opened(Ok(())))).0, [1, 2]);
 }
 

@@ -4,6 +4,7 @@ use super::{Command, Input, Ledger, Task, Trouble};
 use crate::machine::{Batch, Failure, Handled, Output};
 use crate::testing::{Random, ms};
 use crate::{Completed, Outcome, Snapshot};
+use std::sync::Arc;
 
 /// What the handler does with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +66,15 @@ impl Task {
         trouble: Trouble,
     ) -> Result<Input, String> {
         match command {
-            Command::Open { snapshot, .. } => {
+            Command::Open { snapshot, handler, .. } => {
                 let fails = random.chance(trouble.opens);
-                self.instance = (!fails).then(|| applied(snapshot.as_ref()));
+                // An instance of another version stays until the new one is open.
+                if !fails {
+                    self.instance = Some(applied(snapshot.as_ref()));
+                    self.version = Arc::clone(handler);
+                } else if self.version == *handler {
+                    self.instance = None;
+                }
                 Ok(Input::Opened(if fails { Err(Failure::Guest("no".into())) } else { Ok(()) }))
             }
             Command::Handle(batch) => {

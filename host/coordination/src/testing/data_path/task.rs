@@ -1,10 +1,11 @@
 //! A machine with what the host keeps beside it: the handler's instance, and the reader that feeds it.
 
-use super::{Command, Input, Ledger, Machine};
+use super::{Command, HANDLER, Input, Ledger, Machine};
 use crate::Sequence;
 use crate::machine::QueuedMessage;
 use crate::testing::Random;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 pub(crate) struct Task {
     pub(crate) machine: Machine,
@@ -12,6 +13,8 @@ pub(crate) struct Task {
     pub(crate) instances: u64,
     /// The state of the handler.
     pub(super) instance: Option<Vec<u64>>,
+    /// Which version that is.
+    pub(super) version: Arc<str>,
     /// The reader's number, and the sequence at which it goes on.
     reader: Option<(u64, u64)>,
     /// What it has asked for and not been told.
@@ -32,7 +35,7 @@ enum Kind {
 
 impl Task {
     pub(crate) fn new(machine: Machine) -> Self {
-        Self { machine, instances: 0, instance: None, reader: None, open: BTreeSet::new() }
+        Self { machine, instances: 0, instance: None, version: HANDLER.into(), reader: None, open: BTreeSet::new() }
     }
 
     /// The machine wants something. Says if it wants what it has asked for already: two answers could be taken for each other.

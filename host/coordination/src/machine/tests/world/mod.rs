@@ -9,7 +9,9 @@ mod stream;
 
 use crate::machine::*;
 use crate::record::{OwnershipRecord, decode};
-use crate::testing::data_path::{Command, Fate, Input, Ledger, Objects, Task, Trouble, no_answer, owner, trace};
+use crate::testing::data_path::{
+    Command, Fate, HANDLER, Input, Ledger, Objects, Task, Trouble, no_answer, owner, trace,
+};
 use crate::testing::{Random, ms};
 use crate::{Expect, StoredEntry, WorkerId, WriteOutcome};
 use std::collections::{BTreeMap, VecDeque};
@@ -273,6 +275,34 @@ impl World {
         }
     }
 
+    /// The worker's host wants another version of the handler, or judges the one that is on trial.
+    pub(super) fn swap(&mut self, at: usize) {
+        let to = self.random.pick(&[HANDLER, "other"]);
+        let on_trial = self.random.chance(70);
+        self.order_version(at, to, on_trial);
+    }
+
+    /// Every worker goes on with the first version.
+    pub(super) fn end_swaps(&mut self) {
+        for at in 0..self.workers.len() {
+            self.order_version(at, HANDLER, false);
+        }
+    }
+
+    /// What a version on trial has handled is written by nobody.
+    fn check_trial(&self, at: usize, value: &str) {
+        let view = self.workers[at].task.as_ref().map(|task| task.machine.view());
+        let committed = view.filter(|view| view.trial.is_some()).map(|view| view.position);
+        let written = decode::<OwnershipRecord>(value.as_bytes()).ok().map(|record| record.position);
+        assert!(committed.is_none() || committed == written, "#{at} commits what is on trial");
+    }
+
+    fn order_version(&mut self, at: usize, to: &str, on_trial: bool) {
+        let order = SwapOrder { to: to.into(), on_trial, discard_state: false };
+        let time = self.random.between(1, 30);
+        self.tell(at, time, Input::Swap(order));
+    }
+
     // Time.
 
     pub(super) fn run(&mut self, time: Duration) {
@@ -430,6 +460,7 @@ impl World {
                 self.tell(at, time, Input::Record(answer));
             }
             Command::Write { value, expect } => {
+                self.check_trial(at, &value);
                 let time = self.random.between(1, 10);
                 let wrong = self.random.chance(lossy).then(|| self.random.below(3));
                 if wrong.is_some() {
