@@ -136,7 +136,8 @@ catalogue! {
     ShutdownTimeout = 1206, "ErrShutdownTimeout", Failed;
     /// The source's list of partitions cannot be used. The last good list stays in force.
     PartitionListInvalid = 1207, "ErrPartitionListInvalid", Failed;
-    /// The strategy's answer cannot be used. The plan in force stays.
+    /// The strategy plugin has not decided: it failed, was late, or its answer cannot be used. What has an owner stays there, the
+    /// built-in strategy places what has none, and the plugin is asked again.
     StrategyFailed = 1208, "ErrStrategyFailed", Failed;
     /// Every worker is at `assignment.maxPartitions` and partitions are left over. Add workers or raise the limit.
     CapacityExceeded = 1209, "ErrCapacityExceeded", Failed;

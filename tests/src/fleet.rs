@@ -244,6 +244,8 @@ pub struct Status {
     pub incarnation: Option<Incarnation>,
     /// Since when and how badly it does without NATS.
     pub degraded: Option<Outage>,
+    /// What keeps it from working as it should.
+    pub problems: Vec<String>,
 }
 
 /// An outage as `/status` tells it.

@@ -30,4 +30,5 @@ mod snapshots;
 mod soak;
 mod sources;
 mod start_from;
+mod strategies;
 mod swapping;

@@ -31,6 +31,21 @@ pub mod hooks {
     });
 }
 
+pub mod strategy {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "assignment-strategy",
+        with: {
+            "parti:plugin/types@0.1.0": super::handler::parti::plugin::types,
+            "parti:plugin/log@0.1.0": super::handler::parti::plugin::log,
+            "parti:plugin/config@0.1.0": super::handler::parti::plugin::config,
+        },
+        additional_derives: [PartialEq, Eq],
+        pub_export_macro: true,
+        export_macro_name: "export_strategy",
+    });
+}
+
 pub mod source {
     wit_bindgen::generate!({
         path: "../../wit",

@@ -45,6 +45,7 @@ pub mod log;
 mod message;
 mod snapshot;
 mod source;
+mod strategy;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 
@@ -53,11 +54,13 @@ pub use bindings::parti::plugin::types::{
     CloseReason, Completed, Header, Message, OpenReason, Outcome, Partition, Snapshot,
 };
 pub use bindings::source::exports::parti::plugin::source::Listed;
+pub use bindings::strategy::exports::parti::plugin::strategy::{Label, Reason, Request, Worker};
 pub use handler::{Failure, Handler, OrFail, Verdict};
 pub use hooks::Hooks;
 pub use message::{PublishError, Unreadable};
 pub use snapshot::SnapshotError;
 pub use source::Source;
+pub use strategy::Strategy;
 
 /// The JSON library behind the helpers of this crate, so that an author's plugin uses the same one.
 pub use serde_json;

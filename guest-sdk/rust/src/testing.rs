@@ -34,7 +34,8 @@ use serde_json::Value;
 
 pub use crate::log::Level;
 use crate::{
-    CloseReason, Error, Handler, Header, Hooks, Listed, Message, OpenReason, Outcome, Partition, Snapshot, Source,
+    CloseReason, Error, Handler, Header, Hooks, Label, Listed, Message, OpenReason, Outcome, Partition, Reason,
+    Request, Snapshot, Source, Strategy, Worker,
 };
 
 pub(crate) mod stand_in;
@@ -139,6 +140,86 @@ impl<H: Handler> Bench<H> {
     /// Every line that was logged, in order.
     pub fn logged(&self) -> &[(Level, String)] {
         &self.host.logged
+    }
+}
+
+/// A fleet without workers and partitions, for a strategy to share out. Add [`worker`](StrategySetup::worker)s and
+/// [`partitions`](StrategySetup::partitions), then call [`assign`](StrategySetup::assign).
+pub fn strategy() -> StrategySetup {
+    StrategySetup {
+        config: Value::Object(serde_json::Map::new()),
+        request: Request {
+            reason: Reason::ColdStart,
+            orphans_only: false,
+            workers: Vec::new(),
+            partitions: Vec::new(),
+            previous: Vec::new(),
+        },
+    }
+}
+
+/// What a strategy is asked. Begin with [`strategy`].
+#[derive(Debug, Clone)]
+pub struct StrategySetup {
+    config: Value,
+    /// The question itself, for a test to change what the methods do not.
+    pub request: Request,
+}
+
+impl StrategySetup {
+    /// `strategy.plugin.config`: an object, for example from `serde_json::json!`.
+    pub fn config(self, config: Value) -> Self {
+        Self { config, ..self }
+    }
+
+    /// One worker more, of capacity 1, with these labels.
+    pub fn worker<const N: usize>(mut self, id: &str, labels: [(&str, &str); N]) -> Self {
+        let label = |(name, value): (&str, &str)| Label { name: name.into(), value: value.into() };
+        self.request.workers.push(Worker { id: id.into(), capacity: 1, labels: labels.map(label).into() });
+        self
+    }
+
+    /// More partitions, by id, as [`partition`] makes one. Nobody has them.
+    pub fn partitions<I: AsRef<str>>(mut self, ids: impl IntoIterator<Item = I>) -> Self {
+        self.request.partitions.extend(ids.into_iter().map(|id| partition(id.as_ref()).partition));
+        self.request.previous.resize(self.request.partitions.len(), None);
+        self
+    }
+
+    /// Why there is a plan to be made.
+    pub fn why(mut self, reason: Reason) -> Self {
+        self.request.reason = reason;
+        self
+    }
+
+    /// Who has each partition, by worker ID, in the order of the partitions, as [`assign`](Self::assign) gives it. A worker that is
+    /// not there any more leaves its partitions to nobody.
+    pub fn owners<I: AsRef<str>>(mut self, owners: impl IntoIterator<Item = I>) -> Self {
+        let index = |id: I| self.request.workers.iter().position(|worker| worker.id == id.as_ref());
+        let previous = owners.into_iter().map(|id| index(id).and_then(|at| u32::try_from(at).ok()));
+        self.request.previous = previous.collect();
+        self.request.previous.resize(self.request.partitions.len(), None);
+        self
+    }
+
+    /// Asks the strategy, as the host would. Gives the worker's ID for each partition.
+    ///
+    /// # Panics
+    /// When the answer has another length than the question or an index that no worker has: the host refuses it.
+    pub fn assign<S: Strategy>(self) -> Result<Vec<String>, Error> {
+        let request = self.request;
+        let answer = stand_in::Host::new(self.config).call(&[], || S::assign(&request))?;
+        assert_eq!(answer.len(), request.partitions.len(), "one index per partition: the host refuses everything else");
+        let id = |index: u32| {
+            let worker = usize::try_from(index).ok().and_then(|at| request.workers.get(at));
+            assert!(
+                worker.is_some(),
+                "index {index}, and there are {} workers: the host refuses it",
+                request.workers.len()
+            );
+            worker.map_or_else(String::new, |worker| worker.id.clone())
+        };
+        Ok(answer.into_iter().map(id).collect())
     }
 }
 

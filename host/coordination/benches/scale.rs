@@ -128,6 +128,7 @@ impl World {
             host: "bench".into(),
             pid: 1,
             strategy: Arc::new(Timed(ConsistentHash::default(), Arc::clone(&self.plans))),
+            strategy_patience: None,
         };
         self.workers.push(Worker {
             coordinator: Coordinator::new(settings),

@@ -191,6 +191,9 @@ pub struct PlanRecord {
     pub partitions: usize,
     /// [`checksum`] of who has what.
     pub checksum: u64,
+    /// The strategy has not decided, and what had an owner stayed with it: whoever leads owes a plan of the strategy's.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub provisional: bool,
 }
 
 impl PlanRecord {
@@ -223,6 +226,11 @@ pub struct AssignmentRecord {
     /// A list that is too long for one value is in this many values under `assignment.<worker>.<k>`, k from 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub chunks: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn is_false(is: &bool) -> bool {
+    !is
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]

@@ -181,6 +181,9 @@ fn inherit_limits(mut config: Config, tree: &Node) -> Config {
     if let Some(handler) = &mut config.handler {
         handler.limits = inherit("handler.limits");
     }
+    if let Some(strategy) = &mut config.strategy.plugin {
+        strategy.limits = inherit("strategy.plugin.limits");
+    }
     if let Some(source) = config.source.as_mut().and_then(|source| source.plugin.as_mut()) {
         source.limits = BatchlessLimits(inherit("source.plugin.limits"));
     }

@@ -1,8 +1,7 @@
 //! The values that are more than a number or a text: secrets, server addresses, subjects, where to start, partitions.
 
 use super::problem::Problems;
-use super::schema::ConsistentHash;
-use super::section::{Setting, Shape, Shorthand, section};
+use super::section::{Setting, Shape, section};
 use super::tree::{Content, Node};
 use super::value::text;
 use parti_coordination::{DEFAULT_WEIGHT, Partition, PartitionId};
@@ -301,45 +300,6 @@ impl Setting for StartFrom {
             Self::Time(time) => time.to_string(),
             Self::Consumer(name) => format!("{{consumer: {name}}}"),
         })
-    }
-}
-
-/// Which worker gets which partition.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Strategy {
-    /// A hash ring: few partitions move when workers come and go.
-    ConsistentHash(ConsistentHash),
-}
-
-section! {
-    /// The map form of `strategy`: the strategies of this version and their options.
-    struct Strategies {
-        /// A hash ring: few partitions move when workers come and go.
-        consistent_hash: ConsistentHash = ConsistentHash::default();
-    }
-    with {
-        const SHORTHAND: Option<Shorthand> = Some(Shorthand::Variant);
-        const LATER: &'static [&'static str] = &["weightedConsistentHash", "roundRobin", "plugin"];
-    }
-}
-
-impl Default for Strategy {
-    fn default() -> Self {
-        Self::ConsistentHash(ConsistentHash::default())
-    }
-}
-
-impl Setting for Strategy {
-    fn shape() -> Shape {
-        Strategies::shape()
-    }
-
-    fn read(node: &Node, path: &str, problems: &mut Problems) -> Option<Self> {
-        Strategies::read(node, path, problems).map(|strategies| Self::ConsistentHash(strategies.consistent_hash))
-    }
-
-    fn show(&self) -> Option<String> {
-        Some("consistentHash".to_owned())
     }
 }
 

@@ -1,5 +1,5 @@
 //! The host's side of the contract in `wit/`, generated. Separate, so that generated names meet the core's names only in
-//! the files of the kinds (`handler.rs`, `source.rs`, `hooks.rs`) and in `host/`, where they are converted.
+//! the files of the kinds (`handler.rs`, `strategy.rs`, `source.rs`, `hooks.rs`) and in `host/`, where they are converted.
 //!
 //! One world holds every kind, so that all share the types; a component exports the interface of its own kind only.
 //! Guests' exports are called asynchronously, so that a guest can yield on epochs; the interfaces offered to guests are
@@ -12,6 +12,7 @@ wasmtime::component::bindgen!({
         package parti:host;
         world plugins {
             include parti:plugin/message-handler@0.1.0;
+            include parti:plugin/assignment-strategy@0.1.0;
             include parti:plugin/partition-source@0.1.0;
             include parti:plugin/lifecycle-hooks@0.1.0;
         }
@@ -21,5 +22,5 @@ wasmtime::component::bindgen!({
     ownership: Borrowing { duplicate_if_necessary: true },
 });
 
-pub(super) use exports::parti::plugin::{handler, hooks, source};
+pub(super) use exports::parti::plugin::{handler, hooks, source, strategy};
 pub(super) use parti::plugin::types as wit;

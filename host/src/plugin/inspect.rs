@@ -13,6 +13,8 @@ use wasmparser::{Parser, Payload};
 pub enum PluginKind {
     /// Processes the messages of partitions.
     Handler,
+    /// Decides which worker gets which partition.
+    Strategy,
     /// Lists the partitions that exist.
     Source,
     /// Is told what happens to a worker.
@@ -20,12 +22,13 @@ pub enum PluginKind {
 }
 
 impl PluginKind {
-    const ALL: [Self; 3] = [Self::Handler, Self::Source, Self::Hooks];
+    const ALL: [Self; 4] = [Self::Handler, Self::Strategy, Self::Source, Self::Hooks];
 
     /// The world in `wit/`.
     fn world(self) -> &'static str {
         match self {
             Self::Handler => "message-handler",
+            Self::Strategy => "assignment-strategy",
             Self::Source => "partition-source",
             Self::Hooks => "lifecycle-hooks",
         }
@@ -35,6 +38,7 @@ impl PluginKind {
     fn interface(self) -> Interface<'static> {
         let name = match self {
             Self::Handler => "parti:plugin/handler",
+            Self::Strategy => "parti:plugin/strategy",
             Self::Source => "parti:plugin/source",
             Self::Hooks => "parti:plugin/hooks",
         };
@@ -51,6 +55,7 @@ impl fmt::Display for PluginKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Handler => "handler",
+            Self::Strategy => "strategy",
             Self::Source => "source",
             Self::Hooks => "hooks",
         })

@@ -22,6 +22,7 @@ mod inspect;
 mod limits;
 mod sidecar;
 mod source;
+mod strategy;
 mod version;
 
 #[cfg(test)]
@@ -37,4 +38,5 @@ pub use host::{PluginStats, Publish};
 pub use inspect::{Inspection, PluginKind, inspect};
 pub use limits::{Limits, LimitsOverride, Size, Time};
 pub use source::{ListedPartition, SourcePlugin};
+pub use strategy::StrategyPlugin;
 pub use version::{Plugin, PluginSettings, PluginVersion};

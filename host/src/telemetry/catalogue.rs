@@ -2,7 +2,7 @@
 //! `GET /metrics` answers, and `docs/metrics.md`.
 
 use super::handles::{Age, Counter, CounterBy, CounterWith, Gauge, GaugeWith, Handle, Histogram, HistogramBy, Spec};
-use super::labels::{HookResult, KvOperation, KvResult, SwapResult, Verdict};
+use super::labels::{HookResult, KvOperation, KvResult, StrategyFault, SwapResult, Verdict};
 use super::{WorkerLabel, openmetrics};
 use parti_coordination::AlertLevel;
 use parti_coordination::{WorkerState, record::Lifecycle};
@@ -107,6 +107,8 @@ catalogue! {
             "Plans that this worker has published as leader, by what made them necessary.";
         assignment_calculation: Histogram = "parti_assignment_calculation_seconds" [] in PLAN_SECONDS =>
             "Time that the strategy took to assign every partition.";
+        strategy_failures: CounterBy<StrategyFault> = "parti_strategy_failures_total" ["reason"] =>
+            "Times that the strategy plugin has not decided when it was asked. Known to the leader; 0 elsewhere.";
         unowned_partitions: Gauge = "parti_unowned_partitions" [] =>
             "Partitions that the plan gives to nobody. Known to the leader; 0 elsewhere.";
         unopenable_partitions: Gauge = "parti_unopenable_partitions" [] =>

@@ -1,6 +1,7 @@
 //! The labels whose values are known in advance. A handle for such a label takes the enum, never a text, so that a
 //! misspelled value does not compile and the series is found by index instead of by hashing.
 
+use parti_coordination::strategy::StrategyFailure;
 use parti_coordination::{AlertLevel, WorkerState, record::Lifecycle};
 use serde::Serialize;
 
@@ -121,6 +122,28 @@ label! {
     }
 }
 
+label! {
+    /// Why a strategy has not decided.
+    StrategyFault {
+        /// It returned an error, trapped, took too long or exceeded a limit.
+        Failed = "failed",
+        /// Its answer has come too late for those who waited.
+        Late = "late",
+        /// Its answer has another length than the question, or names a worker that does not exist.
+        Wrong = "wrong",
+    }
+}
+
+impl From<&StrategyFailure> for StrategyFault {
+    fn from(why: &StrategyFailure) -> Self {
+        match why {
+            StrategyFailure::Failed(_) => Self::Failed,
+            StrategyFailure::Late(_) => Self::Late,
+            StrategyFailure::Length { .. } | StrategyFailure::Range { .. } => Self::Wrong,
+        }
+    }
+}
+
 label_values!(WorkerState: Init ClaimingId Election WaitingAssignment Stable Scaling Rebalancing Emergency Degraded Shutdown);
 label_values!(AlertLevel: Info Warn Error Critical);
 label_values!(Lifecycle: ColdStart PlannedScale Emergency Refresh Rebalance);
@@ -143,6 +166,7 @@ mod tests {
         assert_indexed::<AlertLevel>();
         assert_indexed::<KvOperation>();
         assert_indexed::<HookResult>();
+        assert_indexed::<StrategyFault>();
         assert_indexed::<KvResult>();
         assert_indexed::<WorkerState>();
         assert_indexed::<Lifecycle>();

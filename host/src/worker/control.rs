@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::plugins::Running;
 use super::status::{self, Board};
+use super::strategy::Strategist;
 use super::{notices, probes};
 
 /// Time to live of each kind of value; zero = for ever.
@@ -84,6 +85,7 @@ pub(super) struct Control {
     pub(super) lifetimes: Lifetimes,
     pub(super) probe_timeout: Duration,
     pub(super) source: Arc<dyn Source>,
+    pub(super) strategist: Option<Strategist>,
     pub(super) intake: Option<Intake>,
     pub(super) hooks: Hooks,
     pub(super) board: Arc<Mutex<Board>>,
@@ -238,6 +240,11 @@ impl Control {
                     });
                 }
                 Action::ListPartitions { op } => self.list_partitions(op),
+                Action::AskStrategy { op, question } => {
+                    if let Some(strategist) = &mut self.strategist {
+                        strategist.ask(op, question, self.events.clone());
+                    }
+                }
                 Action::Claimed { worker, incarnation } => {
                     self.label.set(worker.as_str());
                     let owner = Owner { worker: worker.clone(), incarnation };
@@ -295,6 +302,9 @@ impl Control {
                     let mut board = self.board();
                     board.leader = worker;
                     board.is_leader = is_us;
+                    if !is_us {
+                        board.undecided = None;
+                    }
                 }
                 Action::Assigned(assigned) => self.assigned(assigned),
                 Action::Paused(pause) => self.paused(pause),
@@ -312,10 +322,15 @@ impl Control {
                 Action::Failed(failure) => return Some(End::Failed(failure)),
                 Action::Finished => return Some(End::Finished),
                 Action::Notice(notice) => {
-                    match notice {
-                        Notice::Unowned { partitions } => self.metrics.unowned_partitions.set(partitions as u64),
+                    match &notice {
+                        Notice::StrategyFailed { why, .. } => {
+                            self.metrics.strategy_failures.inc(why.into());
+                            self.board().undecided = Some(format!("the strategy has not decided: {why}"));
+                        }
+                        Notice::StrategyRecovered => self.board().undecided = None,
+                        Notice::Unowned { partitions } => self.metrics.unowned_partitions.set(*partitions as u64),
                         Notice::Unopenable { partitions, .. } => {
-                            self.metrics.unopenable_partitions.set(partitions as u64);
+                            self.metrics.unopenable_partitions.set(*partitions as u64);
                         }
                         _ => {}
                     }

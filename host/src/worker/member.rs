@@ -3,7 +3,7 @@
 use super::control::End;
 use super::plugins::Running;
 use super::status::Board;
-use super::{Identification, connect, coordinate, open_buckets, silent, start_failure};
+use super::{Equipment, Identification, connect, coordinate, open_buckets, silent, start_failure};
 use crate::config::Config;
 use crate::error::OperatorError;
 use crate::hooks::Hooks;
@@ -103,8 +103,9 @@ async fn run(config: &Config, board: Arc<Mutex<Board>>, stop: watch::Receiver<bo
     let label = WorkerLabel::default();
     let metrics = Arc::new(Metrics::new(label.clone()).map_err(super::metrics_error)?);
     let label = Identification { metrics, label, board, origin };
-    let (control, inbox) =
-        coordinate(config, nats, buckets, Running::of(Vec::new()), super::fixed(config), None, Hooks::default(), label);
+    let source = super::fixed(config);
+    let equipment = Equipment { source, strategist: None, intake: None, hooks: Hooks::default() };
+    let (control, inbox) = coordinate(config, nats, buckets, Running::of(Vec::new()), equipment, label);
     match control.run(inbox, silent(), stop).await {
         End::Finished => Ok(()),
         End::Failed(failure) => Err(start_failure(config, failure)),

@@ -11,6 +11,7 @@ mod probes;
 mod settings;
 mod start;
 mod status;
+mod strategy;
 mod updates;
 
 use crate::config::Config;
@@ -30,6 +31,7 @@ use status::{Board, WorkerStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use strategy::Strategist;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -198,11 +200,14 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         Some(plugin) => Arc::new(PluginSource::new(plugin, work.handle().clone(), Arc::clone(&metrics))),
         None => fixed(&config),
     };
+    let strategist =
+        plugins.strategy.map(|plugin| Strategist::new(plugin, work.handle().clone(), Arc::clone(&metrics)));
     let told = told.unwrap_or_else(silent);
     let update_metrics = Arc::clone(&metrics);
     let label = Identification { metrics, label, board, origin };
+    let equipment = Equipment { source, strategist, intake: intake.clone(), hooks: hooks.clone() };
     let (control, inbox) =
-        coordinate(&config, nats.clone(), buckets.0, running.clone(), source, intake.clone(), hooks.clone(), label);
+        coordinate(&config, nats.clone(), buckets.0, running.clone(), equipment, label);
     let updates = match (plugins.handler, intake) {
         (Some(handler), Some(intake)) if config.plugins.watch => {
             let (events, config) = (control.events.clone(), Arc::new(config.clone()));
@@ -254,6 +259,14 @@ struct Identification {
     origin: Instant,
 }
 
+/// What the control side of a worker works with besides NATS.
+struct Equipment {
+    source: Arc<dyn Source>,
+    strategist: Option<Strategist>,
+    intake: Option<Intake>,
+    hooks: Hooks,
+}
+
 /// The partitions that the configuration lists.
 fn fixed(config: &Config) -> Arc<dyn Source> {
     Arc::new(StaticSource::new(config.source.as_ref().map(|source| source.fixed().to_vec()).unwrap_or_default()))
@@ -265,9 +278,7 @@ fn coordinate(
     nats: Nats,
     buckets: ControlBuckets,
     running: Running,
-    source: Arc<dyn Source>,
-    intake: Option<Intake>,
-    hooks: Hooks,
+    Equipment { source, strategist, intake, hooks }: Equipment,
     Identification { metrics, label, board, origin }: Identification,
 ) -> (Control, mpsc::UnboundedReceiver<Event>) {
     let (events, inbox) = mpsc::unbounded_channel();
@@ -285,6 +296,7 @@ fn coordinate(
         },
         probe_timeout: config.probe_interval * PROBE_INTERVALS,
         source,
+        strategist,
         intake,
         hooks,
         board,

@@ -21,6 +21,12 @@ pub(super) fn say(notice: &Notice) {
         Notice::SourceFailed(why) => {
             tracing::error!(why, "The partitions cannot be listed; the last list stays in force")
         }
+        Notice::StrategyFailed { lifecycle, why } => tracing::error!(
+            lifecycle = lifecycle.as_str(),
+            %why,
+            "The strategy has not decided: what has an owner stays there, and the built-in strategy places what has none"
+        ),
+        Notice::StrategyRecovered => tracing::info!("The strategy decides again"),
         Notice::WorkerDead { worker, incarnation, evidence } => {
             tracing::warn!(workerId = %worker, %incarnation, evidence, "Worker is dead");
         }
@@ -62,6 +68,7 @@ pub(super) fn tell(hooks: &Hooks, notice: &Notice) {
             hooks.error(ErrorCode::AnotherGroup, format!("group {group:?} writes to {bucket:?}"), None);
         }
         Notice::SourceFailed(why) => hooks.error(ErrorCode::PartitionListInvalid, why, None),
+        Notice::StrategyFailed { why, .. } => hooks.error(ErrorCode::StrategyFailed, why, None),
         Notice::Unopenable { partitions, .. } if *partitions > 0 => {
             let what = format!("no live worker has a handler that opens the state of {partitions} partitions");
             hooks.error(ErrorCode::PluginOpen, what, None);
@@ -77,6 +84,7 @@ pub(super) fn tell(hooks: &Hooks, notice: &Notice) {
         | Notice::WorkerJoined { .. }
         | Notice::WorkerLeaving { .. }
         | Notice::LeaderSilent { .. }
+        | Notice::StrategyRecovered
         | Notice::Unopenable { .. }
         | Notice::Unowned { .. } => {}
     }

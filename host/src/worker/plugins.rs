@@ -5,7 +5,7 @@ use crate::config::{Config, Handler, Limits as Set};
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
     Catalog, CatalogError, HandlerPlugin, HooksPlugin, Limits, Load, PluginEngine, PluginKind, PluginVersion,
-    SourcePlugin, Wanted,
+    SourcePlugin, StrategyPlugin, Wanted,
 };
 use crate::telemetry::Metrics;
 use std::collections::BTreeMap;
@@ -17,6 +17,8 @@ use std::time::Duration;
 pub struct Plugins {
     /// What processes the messages; nothing on an assignment-only worker.
     pub handler: Option<Arc<HandlerPlugin>>,
+    /// What decides which worker gets which partition, if a plugin does.
+    pub strategy: Option<Arc<StrategyPlugin>>,
     /// What lists the partitions, if a plugin does.
     pub source: Option<Arc<SourcePlugin>>,
     /// What is told what happens.
@@ -30,6 +32,12 @@ impl Plugins {
     pub fn load(engine: &PluginEngine, config: &Config) -> (Self, Vec<OperatorError>) {
         let mut loading = Loading::of(engine, config);
         let handler = config.handler.as_ref().and_then(|set| loading.handler(set));
+        let strategy = config.strategy.plugin.as_ref().and_then(|set| {
+            let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
+            let kind = PluginKind::Strategy;
+            let wanted = Wanted { name: &set.name, section: "strategy.plugin", kind, config, limits };
+            loading.load(wanted, StrategyPlugin::load)
+        });
         let source = config.source.as_ref().and_then(|source| source.plugin.as_ref()).and_then(|set| {
             let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
             let kind = PluginKind::Source;
@@ -41,7 +49,7 @@ impl Plugins {
             let wanted = Wanted { name: &set.plugin, section: "hooks", kind: PluginKind::Hooks, config, limits };
             loading.load(wanted, HooksPlugin::load)
         });
-        (Self { handler, source, hooks }, loading.errors)
+        (Self { handler, strategy, source, hooks }, loading.errors)
     }
 
     /// The handler alone, as it is in the directory now; nothing on an assignment-only worker. Compiles.
@@ -60,7 +68,8 @@ impl Plugins {
         let handler = self.handler.iter().map(|plugin| plugin.version());
         let hooks = self.hooks.iter().map(|plugin| plugin.version());
         let source = self.source.iter().map(|plugin| plugin.version());
-        handler.chain(source).chain(hooks).cloned().collect()
+        let strategy = self.strategy.iter().map(|plugin| plugin.version());
+        handler.chain(strategy).chain(source).chain(hooks).cloned().collect()
     }
 }
 

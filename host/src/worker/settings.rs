@@ -1,8 +1,6 @@
 //! From the configuration to what core, adapters and plugins take. The only place that knows both sides.
 
-use crate::config::{
-    Config, Handler, OnExhausted as ConfigOnExhausted, StartFrom, Storage, Strategy, Stream, StreamMode,
-};
+use crate::config::{Config, Handler, OnExhausted as ConfigOnExhausted, StartFrom, Storage, Stream, StreamMode};
 use crate::error::{ErrorCode, OperatorError};
 use crate::intake::QueueOptions;
 use crate::nats::{
@@ -11,7 +9,7 @@ use crate::nats::{
 };
 use crate::plugin::PluginVersion;
 use crate::telemetry::Metrics;
-use parti_coordination::strategy::{ConsistentHash, Request, Strategy as Assigns};
+use parti_coordination::strategy::{ConsistentHash, Request, Strategy};
 use parti_coordination::{DegradedAlert, DegradedBehavior, Limits, OnExhausted, Settings};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +21,9 @@ pub(super) const MEMORY: usize = 256 << 20;
 
 /// Bytes of messages that every partition may hold, however many there are.
 const MIN_QUEUE: usize = 16 << 10;
+
+/// How much longer than one call the core waits for a strategy.
+const ANSWER: Duration = Duration::from_millis(500);
 
 /// How long a live owner may take to release a partition. Longer than a call may take, so that a handler in the middle of
 /// a batch is waited for.
@@ -41,7 +42,7 @@ const RECORD_OVERHEAD: usize = 8 << 10;
 const INLINE_SNAPSHOT: usize = 32 << 10;
 
 pub(super) fn coordinator(config: &Config, plugins: &[Arc<PluginVersion>], metrics: Arc<Metrics>) -> Settings {
-    let Strategy::ConsistentHash(hash) = &config.strategy;
+    let hash = &config.strategy.consistent_hash;
     let (behavior, alert) = (&config.degraded_behavior, &config.degraded_alert);
     Settings {
         group: config.group.clone(),
@@ -94,6 +95,8 @@ pub(super) fn coordinator(config: &Config, plugins: &[Arc<PluginVersion>], metri
             },
             metrics,
         }),
+        // The host ends a call of its own accord; the core waits a little longer, for the answer to come.
+        strategy_patience: config.strategy.plugin.as_ref().map(|plugin| plugin.call_timeout + ANSWER),
     }
 }
 
@@ -120,7 +123,7 @@ struct Timed<S> {
     metrics: Arc<Metrics>,
 }
 
-impl<S: Assigns> Assigns for Timed<S> {
+impl<S: Strategy> Strategy for Timed<S> {
     fn assign(&self, request: Request<'_>) -> Vec<usize> {
         let begun = Instant::now();
         let answer = self.strategy.assign(request);

@@ -23,6 +23,8 @@ pub(super) struct Board {
     pub(super) pause: PauseRecord,
     /// Why nobody can probe this worker.
     pub(super) unreachable: Option<String>,
+    /// Why the strategy has not decided when it was last asked, as far as this worker knows as leader.
+    pub(super) undecided: Option<String>,
 }
 
 impl Board {
@@ -38,6 +40,7 @@ impl Board {
             degraded: None,
             pause: PauseRecord::nothing(),
             unreachable: None,
+            undecided: None,
         }
     }
 }
@@ -86,7 +89,7 @@ impl StatusSource for WorkerStatus {
                     problem: None,
                 })
                 .collect(),
-            problems: board.unreachable.iter().cloned().collect(),
+            problems: board.unreachable.iter().chain(&board.undecided).cloned().collect(),
         }
     }
 

@@ -7,23 +7,29 @@ use std::fmt::Write as _;
 mod handler;
 mod hooks;
 mod source;
+mod strategy;
 
 pub use handler::HandlerComponent;
 pub use hooks::HooksComponent;
 pub use source::SourceComponent;
+pub use strategy::StrategyComponent;
 
 use crate::{Error, log};
 
 /// Exports a type as what the component is. Once per crate.
 ///
-/// `export!(Billing)` exports a [`Handler`](crate::Handler), `export!(Numbered as source)` a [`Source`](crate::Source),
-/// `export!(Diary as hooks)` [`Hooks`](crate::Hooks).
+/// `export!(Billing)` exports a [`Handler`](crate::Handler), `export!(Steady as strategy)` a
+/// [`Strategy`](crate::Strategy), `export!(Numbered as source)` a [`Source`](crate::Source), `export!(Diary as hooks)`
+/// [`Hooks`](crate::Hooks).
 ///
 /// In a native build nothing is exported: it only checks that the type is what it is said to be.
 #[macro_export]
 macro_rules! export {
     ($handler:ty) => {
         $crate::__export!($handler, HandlerComponent, handler, export_handler);
+    };
+    ($strategy:ty as strategy) => {
+        $crate::__export!($strategy, StrategyComponent, strategy, export_strategy);
     };
     ($source:ty as source) => {
         $crate::__export!($source, SourceComponent, source, export_source);

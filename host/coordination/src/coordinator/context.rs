@@ -3,7 +3,7 @@
 use super::degraded::{DegradedAlert, DegradedBehavior};
 use super::io::{Action, Bucket, Expect, Lifetime, Notice, OpId};
 use crate::record::{self, Grouped};
-use crate::strategy::Strategy;
+use crate::strategy::{Question, Strategy};
 use crate::{Now, WorkerState};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -57,8 +57,10 @@ pub struct Settings {
     pub host: String,
     /// Process number, for people.
     pub pid: u32,
-    /// Decides who gets what.
+    /// Decides who gets what; where a strategy outside the core does, what that one leaves undecided.
     pub strategy: Arc<dyn Strategy>,
+    /// How long a strategy outside the core may take; `None` = there is none.
+    pub strategy_patience: Option<Duration>,
 }
 
 /// Which part a reply belongs to.
@@ -177,6 +179,12 @@ impl Context {
     pub(super) fn list_partitions(&mut self, part: Part) -> OpId {
         let op = self.name(part);
         self.emit(Action::ListPartitions { op });
+        op
+    }
+
+    pub(super) fn ask_strategy(&mut self, part: Part, question: Arc<Question>) -> OpId {
+        let op = self.name(part);
+        self.emit(Action::AskStrategy { op, question });
         op
     }
 

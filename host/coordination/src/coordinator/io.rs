@@ -1,8 +1,10 @@
 //! What the coordinator asks for and what it is told: the whole surface between the core and the adapters.
 
 use super::degraded::{AlertLevel, Outage};
-use crate::record::PauseRecord;
+use crate::record::{Lifecycle, PauseRecord};
+use crate::strategy::{Question, StrategyFailure};
 use crate::{Incarnation, Partition, Term, Version, WorkerId, WorkerState};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The KV buckets the coordinator uses. Their names come from the configuration.
@@ -95,6 +97,8 @@ pub enum Reply {
     Listing(Result<Vec<(String, StoredEntry)>, ()>),
     /// Of the partition source.
     Partitions(Result<PartitionList, String>),
+    /// Of the strategy: one worker index per partition, unchecked, or why there is none.
+    Strategy(Result<Vec<usize>, String>),
     /// Of a probe.
     Probe(ProbeAnswer),
 }
@@ -227,6 +231,13 @@ pub enum Action {
         /// Names the reply.
         op: OpId,
     },
+    /// Ask the strategy outside the core. An earlier question that is still open needs no answer any more.
+    AskStrategy {
+        /// Names the reply.
+        op: OpId,
+        /// What to ask.
+        question: Arc<Question>,
+    },
     /// This worker has an ID. Answer probes from now on.
     Claimed {
         /// The ID.
@@ -268,7 +279,7 @@ pub enum Action {
         /// Its number.
         version: Version,
         /// Why.
-        lifecycle: crate::record::Lifecycle,
+        lifecycle: Lifecycle,
         /// Partitions that changed owner.
         moved: usize,
         /// Partitions that nobody owns.
@@ -313,7 +324,7 @@ pub struct Assigned {
     /// Version of the assignment.
     pub version: Version,
     /// Why it was made.
-    pub lifecycle: crate::record::Lifecycle,
+    pub lifecycle: Lifecycle,
     /// The partitions.
     pub partitions: PartitionList,
     /// Who lives and who is dead, by the plan in force.
@@ -396,6 +407,16 @@ pub enum Notice {
     },
     /// The source did not list the partitions; the last list stays in force.
     SourceFailed(String),
+    /// The strategy has not decided: what has an owner stays there, the built-in strategy places what has none, and the plan is
+    /// made anew later.
+    StrategyFailed {
+        /// Which plan was to be made.
+        lifecycle: Lifecycle,
+        /// What is wrong.
+        why: StrategyFailure,
+    },
+    /// The strategy has decided again after it had failed.
+    StrategyRecovered,
     /// A worker is judged dead.
     WorkerDead {
         /// Who.

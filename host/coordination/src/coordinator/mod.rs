@@ -255,7 +255,7 @@ impl Coordinator {
             Reply::Write(outcome) => self.health.operation(&self.ctx, *outcome != WriteOutcome::Unknown),
             Reply::Entry(entry) => self.health.operation(&self.ctx, entry.is_ok()),
             Reply::Listing(list) => self.health.operation(&self.ctx, list.is_ok()),
-            Reply::Partitions(_) | Reply::Probe(_) => {}
+            Reply::Partitions(_) | Reply::Strategy(_) | Reply::Probe(_) => {}
         }
         if let Leaving::Releasing(open) = &mut self.leaving
             && open.remove(&op)

@@ -48,6 +48,7 @@ pub(super) type Refused = BTreeMap<String, BTreeSet<String>>;
 pub(super) struct Member {
     pub(super) incarnation: Incarnation,
     pub(super) capacity: u32,
+    pub(super) labels: BTreeMap<String, String>,
     /// Digests of its plugins.
     pub(super) digests: BTreeSet<String>,
     pub(super) cannot_open: Refused,
@@ -123,6 +124,7 @@ impl Roster {
         Member {
             incarnation,
             capacity: 1,
+            labels: BTreeMap::new(),
             digests: BTreeSet::new(),
             cannot_open: Refused::new(),
             begun: None,
@@ -167,6 +169,7 @@ impl Roster {
             self.changed(ctx.now);
             let mut member = Self::member(ctx, incarnation, false);
             member.capacity = ctx.settings.capacity;
+            member.labels.clone_from(&ctx.settings.labels);
             member.digests = ctx.settings.plugins.values().cloned().collect();
             self.members.insert(worker.clone(), member);
         }
@@ -249,12 +252,14 @@ impl Roster {
                 let says_more = member.digests != digests || member.cannot_open != beat.cannot_open;
                 (member.digests, member.cannot_open) = (digests, beat.cannot_open.clone());
                 member.begun = beat.begun;
-                let before = (member.capacity, member.presumed);
+                let is_other =
+                    (member.capacity, member.presumed) != (beat.capacity, false) || member.labels != beat.labels;
                 (member.capacity, member.presumed) = (beat.capacity, false);
+                member.labels.clone_from(&beat.labels);
                 member.returns_by = returns_by;
                 let leaves = leaving && !member.leaving;
                 member.leaving |= leaving;
-                if says_more || before != (beat.capacity, false) {
+                if says_more || is_other {
                     self.revision += 1;
                 }
                 if leaves {
@@ -266,6 +271,7 @@ impl Roster {
                 let mut member = Self::member(ctx, beat.incarnation, false);
                 member.revision = revision;
                 member.capacity = beat.capacity;
+                member.labels.clone_from(&beat.labels);
                 member.digests = beat.plugins.values().cloned().collect();
                 member.cannot_open.clone_from(&beat.cannot_open);
                 member.begun = beat.begun;

@@ -263,9 +263,10 @@ mod tests {
     use crate::WorkerId;
     use crate::strategy::{Candidate, Strategy};
     use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
+    use std::collections::BTreeMap;
 
     fn workers(n: u32) -> Vec<Candidate> {
-        (0..n).map(|i| Candidate { worker: WorkerId::new("worker", i), capacity: 1 }).collect()
+        (0..n).map(|i| Candidate { worker: WorkerId::new("worker", i), capacity: 1, labels: BTreeMap::new() }).collect()
     }
 
     fn partitions(n: usize) -> Vec<Partition> {

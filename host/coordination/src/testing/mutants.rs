@@ -62,6 +62,14 @@ pub(crate) enum Mutant {
     ReleasedInConsumer,
     /// An object's name says nothing of the partition whose state it holds.
     ObjectsShared,
+    /// Orphans wait for a strategy as long as it takes.
+    OrphansWaitForStrategy,
+    /// A strategy's answer is taken that was given to another question.
+    StaleAnswerTaken,
+    /// A strategy's answer is taken whatever it is.
+    AnswerUnchecked,
+    /// Where a strategy fails, no plan is made for those who joined.
+    JoinersWaitForStrategy,
     /// A state in the object store is deleted before the commit that replaces it is confirmed.
     DeletedBeforeCommit,
     /// An owner who has nothing to commit never looks at his record unless he is told to.

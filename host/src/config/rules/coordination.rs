@@ -1,7 +1,6 @@
 //! The rules of identity, liveness, windows, degraded mode and strategy.
 
 use super::super::schema::Config;
-use super::super::types::Strategy;
 use super::super::value::show_duration;
 use super::{Rule, Severity, breach, when};
 use std::collections::HashMap;
@@ -136,7 +135,7 @@ pub(super) const RULES: &[Rule] = &[
         needs: &[],
         says: "strategy.consistentHash.loadBound is a ratio from 1 to 10: no bound can hold every worker below the mean",
         broken: |c| {
-            let Strategy::ConsistentHash(ring) = &c.strategy;
+            let ring = &c.strategy.consistent_hash;
             let todo = "choose a number such as 1.05 or 1.25";
             when(!(1.0..=10.0).contains(&ring.load_bound), "strategy.consistentHash.loadBound", ring.load_bound, todo)
         },
@@ -146,13 +145,27 @@ pub(super) const RULES: &[Rule] = &[
         needs: &[],
         says: "strategy.consistentHash.virtualNodes is at most 10000: the ring would not fit into memory",
         broken: |c| {
-            let Strategy::ConsistentHash(ring) = &c.strategy;
+            let ring = &c.strategy.consistent_hash;
             when(
                 ring.virtual_nodes > 10_000,
                 "strategy.consistentHash.virtualNodes",
                 ring.virtual_nodes,
                 "150 serves most fleets",
             )
+        },
+    },
+    Rule {
+        severity: Severity::Warning,
+        needs: &["strategy.plugin", "startupTimeout"],
+        says: "strategy.plugin.callTimeout above half of startupTimeout lets a slow strategy fail the start of workers",
+        broken: |c| match &c.strategy.plugin {
+            Some(plugin) => {
+                let most = c.startup_timeout / 2;
+                let todo = format!("lower it to {} or less, or raise startupTimeout", show_duration(most));
+                let time = plugin.call_timeout;
+                when(time > most, "strategy.plugin.callTimeout", show_duration(time), todo)
+            }
+            None => Vec::new(),
         },
     },
     Rule {
@@ -219,7 +232,7 @@ pub(super) const RULES: &[Rule] = &[
         needs: &[],
         says: "strategy.consistentHash.virtualNodes outside 100 to 300 spreads unevenly, or costs time and memory",
         broken: |c| {
-            let Strategy::ConsistentHash(ring) = &c.strategy;
+            let ring = &c.strategy.consistent_hash;
             let odd = ring.virtual_nodes > 0 && !(100..=300).contains(&ring.virtual_nodes);
             when(odd, "strategy.consistentHash.virtualNodes", ring.virtual_nodes, "150 serves most fleets")
         },

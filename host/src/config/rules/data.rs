@@ -16,8 +16,13 @@ fn plugin_name_is_bad(name: &str) -> bool {
 fn plugin_names(c: &Config) -> Vec<(&'static str, &str)> {
     let handler = c.handler.iter().map(|handler| ("handler.plugin", handler.plugin.as_str()));
     let hooks = c.hooks.iter().map(|hooks| ("hooks.plugin", hooks.plugin.as_str()));
+    let strategy = c.strategy.plugin.iter().map(|strategy| ("strategy.plugin.name", strategy.name.as_str()));
     let source = c.source.iter().filter_map(|source| source.plugin.as_ref());
-    handler.chain(source.map(|source| ("source.plugin.name", source.name.as_str()))).chain(hooks).collect()
+    handler
+        .chain(strategy)
+        .chain(source.map(|source| ("source.plugin.name", source.name.as_str())))
+        .chain(hooks)
+        .collect()
 }
 
 /// The ways to log in that are configured.
@@ -128,7 +133,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         severity: Severity::Error,
-        needs: &["handler.plugin", "source.plugin.name", "hooks.plugin"],
+        needs: &["handler.plugin", "strategy.plugin.name", "source.plugin.name", "hooks.plugin"],
         says: "a plugin's name is that of its file: no path, no spaces, no .wasm",
         broken: |c| {
             let bad = plugin_names(c).into_iter().filter(|(_, name)| plugin_name_is_bad(name));

@@ -8,7 +8,6 @@ mod coordination;
 mod data;
 
 use super::schema::Config;
-use super::types::Strategy;
 use super::value::show_duration;
 use std::time::Duration;
 
@@ -100,6 +99,9 @@ fn positive_durations(c: &Config) -> Vec<(&'static str, Duration)> {
     if let Some(hooks) = &c.hooks {
         durations.push(("hooks.callTimeout", hooks.call_timeout));
     }
+    if let Some(strategy) = &c.strategy.plugin {
+        durations.push(("strategy.plugin.callTimeout", strategy.call_timeout));
+    }
     if let Some(source) = c.source.as_ref().and_then(|source| source.plugin.as_ref()) {
         durations.push(("source.plugin.callTimeout", source.call_timeout));
     }
@@ -168,8 +170,13 @@ fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
             ]);
         }
     }
-    let Strategy::ConsistentHash(ring) = &c.strategy;
-    counts.push(("strategy.consistentHash.virtualNodes", ring.virtual_nodes.into()));
+    if let Some(strategy) = c.strategy.plugin.as_ref().filter(|strategy| strategy.limits != *defaults) {
+        counts.extend([
+            ("strategy.plugin.limits.memory", strategy.limits.memory.0),
+            ("strategy.plugin.limits.componentBytes", strategy.limits.component_bytes.0),
+        ]);
+    }
+    counts.push(("strategy.consistentHash.virtualNodes", c.strategy.consistent_hash.virtual_nodes.into()));
     counts
 }
 

@@ -2,7 +2,7 @@
 
 use super::{COMPLETE, load, valid};
 use crate::config::environment::settable;
-use crate::config::{Config, DegradedAlert, DegradedBehavior, Preset, StartFrom, Storage, Strategy, StreamMode, check};
+use crate::config::{Config, DegradedAlert, DegradedBehavior, Preset, StartFrom, Storage, StreamMode, check};
 use crate::error::ErrorCode;
 use parti_coordination::PartitionId;
 use serde_json::json;
@@ -123,6 +123,15 @@ fn a_key_with_nothing_behind_it_means_the_default() {
 }
 
 #[test]
+fn a_strategy_plugin_is_named_beside_the_strategy_that_stands_in_for_it() {
+    let files = ["strategy: {consistentHash: {virtualNodes: 200}}", "strategy: {plugin: zone-aware}"];
+    let strategy = load(&files, &[], &[]).config.unwrap().strategy;
+    assert_eq!((strategy.consistent_hash.virtual_nodes, strategy.plugin.unwrap().name.as_str()), (200, "zone-aware"));
+    let back = load(&files, &[("PARTI_STRATEGY", "consistentHash")], &[]).config.unwrap().strategy;
+    assert!(back.plugin.is_none(), "a name alone replaces what other layers said");
+}
+
+#[test]
 fn every_key_can_be_set_by_its_own_variable() {
     let keys = settable();
     let names: HashSet<_> = keys.iter().map(|key| &key.variable).collect();
@@ -162,7 +171,7 @@ fn every_key_can_be_set_by_its_own_variable() {
     assert_eq!(stream.create.as_ref().unwrap().storage, Storage::Memory);
     assert_eq!(stream.start_from, StartFrom::Consumer("old".into()));
     assert_eq!(stream.mode, StreamMode::Log);
-    let Strategy::ConsistentHash(ring) = &config.strategy;
+    let ring = &config.strategy.consistent_hash;
     assert_eq!(ring.virtual_nodes, 200);
     let handler = config.handler.as_ref().unwrap();
     assert_eq!(handler.config.as_map()["prefix"], json!("out"));

@@ -4,6 +4,7 @@ mod examples;
 mod hooks;
 mod hostile;
 mod sources;
+mod strategies;
 
 use super::*;
 use parti_coordination::{OpenReason, Partition, Sequence};

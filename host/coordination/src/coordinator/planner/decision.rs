@@ -4,8 +4,9 @@ use super::super::context::Context;
 use super::super::io::{Expect, Notice};
 use super::super::roster::{Member, Roster};
 use super::assignment::Published;
+use super::consultation::Advice;
 use super::openable::Openable;
-use super::placement::Placement;
+use super::placement::{Open, Placement};
 use super::publication::{Publication, Summary};
 use super::{Coverage, Planner};
 use crate::record::{AssignmentRecord, FORMAT, Lifecycle, PlanRecord, checksum};
@@ -100,7 +101,9 @@ impl Planner {
             let closed = ctx.due(since + window) | ctx.due(roster.changed_at + quiet);
             return (self.is_cool(ctx) && closed).then_some(Lifecycle::PlannedScale);
         }
-        if self.list_changed && self.imbalance(roster) > ctx.settings.min_rebalance_threshold {
+        let is_uneven = self.list_changed && self.imbalance(roster) > ctx.settings.min_rebalance_threshold;
+        let is_owed = self.consultation.owed_at().is_some_and(|at| ctx.due(at));
+        if is_uneven || is_owed {
             return self.is_cool(ctx).then_some(Lifecycle::Rebalance);
         }
         None
@@ -215,15 +218,33 @@ impl Planner {
         let kept =
             roster.members().filter(|(_, m)| m.leaving && !m.is_vacating()).map(|(worker, m)| (worker, m.incarnation));
         let kept: BTreeMap<&WorkerId, _> = kept.collect();
-        let Placement { target, moved, unowned } = Placement::find(
-            ctx,
-            partitions,
-            &workers,
-            &self.current,
-            &kept,
-            &Openable::of(roster.members()),
-            orphans_only,
-        );
+        let open = Open::new(partitions, &workers, &self.current, &kept, orphans_only);
+        let advice = match ctx.settings.strategy_patience {
+            // What is owed is owed by whatever strategy there is.
+            None => {
+                self.consultation.owe(self.consultation.owed_at().filter(|_| orphans_only));
+                Advice::Follow(open.ask_built_in(ctx))
+            }
+            Some(_) if !open.is_question() => Advice::None,
+            Some(patience) => {
+                let seen = (roster.revision(), self.revision);
+                self.consultation.consult(ctx, open.question(lifecycle), patience, seen)
+            }
+        };
+        let since = match &advice {
+            _ if ctx.settings.strategy_patience.is_none() || !open.is_question() => ctx.now,
+            _ => self.consultation.due_since(),
+        };
+        let Placement { target, moved, unowned } = match advice {
+            Advice::Wait => return,
+            #[cfg(test)]
+            Advice::None if !orphans_only && Mutant::JoinersWaitForStrategy.is_on() => return,
+            Advice::Follow(answer) => open.place(ctx, answer, false, &Openable::of(roster.members())),
+            Advice::None => {
+                let answer = open.ask_built_in(ctx);
+                open.place(ctx, answer, true, &Openable::of(roster.members()))
+            }
+        };
 
         let version = self.highest_version.next();
         let mut waiting = BTreeMap::new();
@@ -275,10 +296,11 @@ impl Planner {
             changed: waiting.keys().cloned().collect(),
             partitions: target.values().map(Vec::len).sum(),
             checksum: checksum(target.iter().flat_map(|(w, list)| list.iter().map(move |p| (w, p)))),
+            provisional: self.consultation.owed_at().is_some(),
         };
         let expect = self.plan.as_ref().map_or(Expect::Nothing, |(_, revision)| Expect::Revision(*revision));
         let write = Self::write_plan(ctx, &plan, expect);
-        let summary = Summary { moved, unowned, workers: workers.len(), since: ctx.now };
+        let summary = Summary { moved, unowned, workers: workers.len(), since };
         self.publication =
             Some(Publication { plan: Some((write, plan)), waiting, writes: BTreeMap::new(), summary: Some(summary) });
     }

@@ -1,11 +1,12 @@
-//! The leader's plan: plant the term, collect what is in force, decide when to plan (`decision`), place
-//! (`placement`), publish (`publication`, `assignment`).
+//! The leader's plan: plant the term, collect what is in force, decide when to plan (`decision`), place (`placement`, with a
+//! strategy outside the core asked by `consultation`), publish (`publication`, `assignment`).
 //!
 //! The plan and its assignments are separate writes. A leader that dies between them leaves assignments that do not add up
 //! to the plan; the next one rewrites every assignment under its own term and plans again for whatever is in none.
 
 mod assignment;
 mod begun;
+mod consultation;
 mod decision;
 mod openable;
 mod placement;
@@ -20,6 +21,7 @@ use crate::record::{AssignmentRecord, ChunkRecord, FORMAT, Lifecycle, PlanRecord
 use crate::testing::Mutant;
 use crate::{Incarnation, Now, Partition, PartitionId, Term, Version, WorkerId};
 use assignment::Published;
+use consultation::Consultation;
 use publication::Publication;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -53,6 +55,9 @@ pub(super) struct Planner {
     /// The list has changed since the last full plan.
     list_changed: bool,
     publication: Option<Publication>,
+    consultation: Consultation,
+    /// Grows with every change of the list or the assignments.
+    revision: u64,
     /// The roster that was last looked at without a reason to plan, and when to look again although nothing has changed.
     looked: Option<(u64, Option<Now>)>,
     /// What the assignments in force lack; computed when it is asked for.
@@ -144,6 +149,7 @@ impl Planner {
     fn changed(&mut self) {
         self.looked = None;
         self.coverage = None;
+        self.revision += 1;
     }
 
     pub(super) fn refresh(&mut self, ctx: &Context) {
@@ -153,6 +159,9 @@ impl Planner {
     pub(super) fn reply(&mut self, ctx: &mut Context, op: OpId, reply: &Reply) -> Verdict {
         if self.listing == Some(op) {
             self.listed(ctx, reply);
+            return Verdict::GoOn;
+        }
+        if self.consultation.reply(op, reply) {
             return Verdict::GoOn;
         }
         if self.checking == Some(op) {
@@ -221,6 +230,7 @@ impl Planner {
             changed: BTreeSet::new(),
             partitions: 0,
             checksum: 0,
+            provisional: false,
         });
         plan.group = Some(ctx.settings.group.clone());
         plan.term = self.term;
@@ -348,6 +358,9 @@ impl Planner {
         self.phase = Phase::Ready;
         self.changed();
         self.list_at = Some(ctx.now);
+        if self.plan().is_some_and(|plan| plan.provisional) && self.consultation.owed_at().is_none() {
+            self.consultation.owe(Some(ctx.now));
+        }
         if !waiting.is_empty() {
             self.publication = Some(Publication { plan: None, waiting, writes: BTreeMap::new(), summary: None });
             self.write_waiting(ctx);
@@ -465,7 +478,12 @@ impl Planner {
         if self.hear_begun(ctx, roster) {
             return;
         }
-        if let Some(lifecycle) = self.look(ctx, roster) {
+        let waits = self.consultation.waits(ctx, (roster.revision(), self.revision));
+        let lifecycle = if waits { None } else { self.look(ctx, roster) };
+        if !waits && lifecycle.is_none() {
+            self.consultation.forget(ctx);
+        }
+        if let Some(lifecycle) = lifecycle {
             self.publish(ctx, roster, lifecycle);
         } else if let Some(at) = self.check_at
             && self.checking.is_none()

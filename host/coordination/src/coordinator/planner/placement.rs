@@ -1,10 +1,12 @@
-//! Who gets which partition: the strategy's answer, within what moves are allowed and what a worker may hold.
+//! Who gets which partition: what there is to decide, and the strategy's answer within what moves are allowed and what a worker
+//! may hold.
 
 use super::super::context::Context;
 use super::super::roster::Member;
 use super::assignment::Published;
 use super::openable::Openable;
-use crate::strategy::{Candidate, Request};
+use crate::record::Lifecycle;
+use crate::strategy::{Candidate, Question, Request};
 use crate::{Incarnation, Partition, PartitionId, WorkerId};
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,27 +21,39 @@ pub(super) struct Placement {
 
 type Current = BTreeMap<WorkerId, Published>;
 
-impl Placement {
-    /// Places the partitions, sorted by id, on these workers; what `kept` workers have stays theirs. With `orphans_only` nothing
-    /// moves that has an owner among the workers.
-    pub(super) fn find(
-        ctx: &Context,
-        partitions: &[Partition],
-        workers: &[(&WorkerId, &Member)],
-        current: &Current,
+/// What there is to decide.
+pub(super) struct Open<'a> {
+    workers: &'a [(&'a WorkerId, &'a Member)],
+    candidates: Vec<Candidate>,
+    /// Every worker with what it keeps, whatever is decided.
+    target: BTreeMap<WorkerId, Vec<Partition>>,
+    owner: HashMap<&'a PartitionId, &'a WorkerId>,
+    partitions: Vec<&'a Partition>,
+    previous: Vec<Option<usize>>,
+    /// Nothing moves that has an owner among the workers.
+    orphans_only: bool,
+}
+
+impl<'a> Open<'a> {
+    /// The partitions, sorted by id, are to be placed on these workers; what `kept` workers have stays theirs.
+    pub(super) fn new(
+        partitions: &'a [Partition],
+        workers: &'a [(&'a WorkerId, &'a Member)],
+        current: &'a Current,
         kept: &BTreeMap<&WorkerId, Incarnation>,
-        openable: &Openable,
         orphans_only: bool,
     ) -> Self {
-        let candidates: Vec<Candidate> = workers
-            .iter()
-            .map(|(worker, m)| Candidate { worker: (*worker).clone(), capacity: m.capacity.max(1) })
-            .collect();
+        let candidate = |(worker, m): &(&WorkerId, &Member)| Candidate {
+            worker: (*worker).clone(),
+            capacity: m.capacity.max(1),
+            labels: m.labels.clone(),
+        };
+        let candidates: Vec<Candidate> = workers.iter().map(candidate).collect();
         let index: HashMap<&WorkerId, usize> = candidates.iter().enumerate().map(|(i, c)| (&c.worker, i)).collect();
         let owner: HashMap<&PartitionId, &WorkerId> =
             current.iter().flat_map(|(worker, a)| a.partitions().iter().map(move |p| (p.id(), worker))).collect();
         let mut target: BTreeMap<WorkerId, Vec<Partition>> =
-            current.keys().chain(index.keys().copied()).map(|worker| (worker.clone(), Vec::new())).collect();
+            current.keys().chain(candidates.iter().map(|c| &c.worker)).map(|w| (w.clone(), Vec::new())).collect();
         let mut open = Vec::new();
         for partition in partitions {
             match owner.get(partition.id()).filter(|owner| kept.contains_key(*owner)) {
@@ -49,20 +63,55 @@ impl Placement {
         }
         let previous: Vec<Option<usize>> =
             open.iter().map(|p| owner.get(p.id()).and_then(|w| index.get(*w)).copied()).collect();
-        let request = Request { workers: &candidates, partitions: &open, previous: &previous };
-        let mut answer: Vec<Option<usize>> = ctx.settings.strategy.assign(request).into_iter().map(Some).collect();
-        if orphans_only {
+        Self { workers, candidates, target, owner, partitions: open, previous, orphans_only }
+    }
+
+    /// Whether a strategy has anything to say: some partition may go to more than one place.
+    pub(super) fn is_question(&self) -> bool {
+        let is_open = |before: &Option<usize>| !self.orphans_only || before.is_none();
+        self.previous.iter().any(is_open)
+    }
+
+    /// What to ask a strategy outside the core.
+    pub(super) fn question(&self, lifecycle: Lifecycle) -> Question {
+        Question {
+            lifecycle,
+            orphans_only: self.orphans_only,
+            workers: self.candidates.clone(),
+            partitions: self.partitions.iter().copied().cloned().collect(),
+            previous: self.previous.clone(),
+        }
+    }
+
+    /// The answer of the built-in strategy.
+    pub(super) fn ask_built_in(&self, ctx: &Context) -> Vec<usize> {
+        let Self { candidates: workers, partitions, previous, .. } = self;
+        ctx.settings.strategy.assign(Request { workers, partitions, previous })
+    }
+
+    /// Follows an answer. With `stays`, what has an owner among the workers stays there, as where only orphans are placed.
+    pub(super) fn place(self, ctx: &Context, answer: Vec<usize>, stays: bool, openable: &Openable) -> Placement {
+        let Self { workers, candidates, mut target, owner, partitions, previous, orphans_only } = self;
+        let mut answer: Vec<Option<usize>> = answer.into_iter().map(Some).collect();
+        answer.resize(partitions.len(), None);
+        if orphans_only || stays {
             for (slot, before) in answer.iter_mut().zip(&previous) {
                 *slot = before.or(*slot);
             }
         }
-        openable.correct(ctx.settings.max_partitions.unwrap_or(usize::MAX), &open, workers, &previous, &mut answer);
+        openable.correct(
+            ctx.settings.max_partitions.unwrap_or(usize::MAX),
+            &partitions,
+            workers,
+            &previous,
+            &mut answer,
+        );
         if let Some(most) = ctx.settings.max_partitions {
             cap(&mut answer, &previous, candidates.len(), most);
         }
 
         let (mut moved, mut unowned) = (0, 0);
-        for (partition, to) in open.into_iter().zip(&answer) {
+        for (partition, to) in partitions.into_iter().zip(&answer) {
             let Some(candidate) = to.and_then(|to| candidates.get(to)) else {
                 unowned += 1;
                 continue;
@@ -72,7 +121,7 @@ impl Placement {
             }
             target.entry(candidate.worker.clone()).or_default().push(partition.clone());
         }
-        Self { target, moved, unowned }
+        Placement { target, moved, unowned }
     }
 }
 

@@ -10,6 +10,7 @@ mod mutants;
 mod outages;
 mod pausing;
 mod simulation;
+mod strategies;
 mod versions;
 
 use super::*;

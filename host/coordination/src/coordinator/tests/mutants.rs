@@ -132,6 +132,26 @@ fn an_object_that_partitions_share_is_noticed() {
 }
 
 #[test]
+fn orphans_that_wait_for_a_strategy_are_noticed() {
+    caught(Mutant::OrphansWaitForStrategy, 300);
+}
+
+#[test]
+fn an_answer_to_another_question_is_noticed() {
+    caught(Mutant::StaleAnswerTaken, 300);
+}
+
+#[test]
+fn an_answer_that_nobody_has_checked_is_noticed() {
+    caught(Mutant::AnswerUnchecked, 300);
+}
+
+#[test]
+fn joiners_that_wait_for_a_strategy_are_noticed() {
+    caught(Mutant::JoinersWaitForStrategy, 300);
+}
+
+#[test]
 fn an_object_deleted_before_its_successor_is_committed_is_noticed() {
     caught_at_work(Mutant::DeletedBeforeCommit, &["is not there"]);
 }

@@ -5,9 +5,9 @@
 //! and others wild enough for those about safety. The same once more with the work itself: every partition that a worker is
 //! assigned has its machine, over one bucket of records and one stream.
 
-use super::fleet::{BUCKETS, Fleet, Status, Trouble, partition};
+use super::fleet::{BUCKETS, Fleet, Status, Strategist, Trouble, partition};
 use crate::coordinator::*;
-use crate::testing::{Run, data_path, ms, secs, seeds, soak_minutes, sweep, sweep_for};
+use crate::testing::{Random, Run, data_path, ms, secs, seeds, soak_minutes, sweep, sweep_for};
 use std::time::{Duration, SystemTime};
 
 #[test]
@@ -101,6 +101,7 @@ impl Simulation {
     fn new(seed: u64, traced: bool, partitions: &[u64]) -> Self {
         let mut fleet = Fleet::new(seed, 0);
         (fleet.collects, fleet.traced) = (true, traced);
+        fleet.strategist = strategist(seed);
         let partitions = fleet.random.pick(partitions);
         fleet.partitions = (0..partitions).map(|n| partition(&format!("p{n:02}"))).collect();
         let random = &mut fleet.random;
@@ -292,6 +293,7 @@ impl Simulation {
         fleet.disturb_all(|| "everything works from here on".into());
         fleet.trouble = Trouble::default();
         fleet.source_fails = false;
+        fleet.strategist = fleet.strategist.map(Strategist::settled);
         fleet.work_calmly();
         fleet.resume_all();
         for at in 0..self.workers {
@@ -367,13 +369,25 @@ impl Simulation {
     }
 }
 
+/// In two of five fleets a strategy outside the core decides.
+fn strategist(seed: u64) -> Option<Strategist> {
+    let mut random = Random(!seed);
+    if !random.chance(40) {
+        return None;
+    }
+    let share = random.pick(&[0, 50, 100]);
+    let mut some = || if random.chance(share) { random.below(26) } else { 0 };
+    let strategist = Strategist { fails: some(), wrong: some(), late: some(), never: some(), restless: false };
+    Some(Strategist { restless: random.chance(30), ..strategist })
+}
+
 /// The longest that a fleet takes to settle after the last fault, on a true clock: NATS is found well again, the lead is won, who
 /// is gone is found out, and one plan follows the other.
 fn bound(s: &Settings) -> Duration {
     let well = s.degraded_behavior.exit_threshold + s.degraded_behavior.recovery_grace_period;
     let led = s.election_timeout * 2 + secs(2);
     let judged = s.heartbeat_ttl * 2 + s.emergency_grace_period + s.shutdown_hold;
-    let planned = s.planned_scale_window + s.min_rebalance_interval;
+    let planned = s.planned_scale_window + s.min_rebalance_interval + s.strategy_patience.unwrap_or_default() * 2;
     // A clock may be slow by a fifth.
     (well + led + judged + planned) * 5 / 4
 }

@@ -2,6 +2,7 @@
 //! process when the process has acted.
 
 use super::operator::PAUSE;
+use super::strategist::Advised;
 use super::{Fleet, Happening, Process, Status, Trouble};
 use crate::coordinator::*;
 use crate::record::{
@@ -16,7 +17,8 @@ use uuid::Uuid;
 /// After the loss of plan and assignments a leader writes back what it remembers: for so long nothing is said about moves.
 const SHAKEN: Duration = secs(90);
 
-/// Within this time of a verdict, on the leader's clock, the plan must know the dead, if nothing else happens.
+/// Within this time of a verdict, on the leader's clock, the plan must know the dead, if nothing else happens; with a strategy
+/// outside the core it is one second more.
 const AT_ONCE: Duration = secs(1);
 
 /// One start of one process.
@@ -31,6 +33,9 @@ pub(super) struct Laws {
     led_since: Duration,
     /// The last plan says nothing new: a leader has only put its term into it.
     is_restated: bool,
+    /// A strategy outside the core decides, and what it last said to whom wrote the last plan.
+    is_advised: bool,
+    follows: Option<Advised>,
     /// Who wrote plans under a term.
     writers: BTreeMap<Term, Writer>,
     /// The assignments in the bucket, and those that were there when the last plan was written.
@@ -120,6 +125,37 @@ impl Laws {
         self.plan = Some(new);
     }
 
+    /// Whether the last plan places only what has no owner.
+    fn is_orphans_only(&self, plan: &PlanRecord) -> bool {
+        match plan.lifecycle {
+            Lifecycle::Emergency | Lifecycle::Refresh => true,
+            // Who has handed over already holds back nobody who joins.
+            Lifecycle::PlannedScale => plan.leaving.keys().any(|w| !ids(self.in_force.get(w)).is_empty()),
+            Lifecycle::ColdStart | Lifecycle::Rebalance => false,
+        }
+    }
+
+    /// Whether the last plan is all that a strategy outside the core has said.
+    fn is_followed(&self, plan: &PlanRecord) -> bool {
+        // The first leader of all begins with an empty plan.
+        let says_something = !self.is_restated && !plan.live.is_empty();
+        self.is_advised && says_something && !self.is_orphans_only(plan) && !plan.provisional
+    }
+
+    /// What is wrong with the last plan's following the strategy, where nobody keeps partitions without being asked about.
+    fn judge_advice(&self) -> Option<String> {
+        let plan = self.plan.as_ref().filter(|plan| self.is_followed(plan))?;
+        let rank = (plan.term, plan.version);
+        let Some((question, answer)) = &self.follows else {
+            return Some(format!("plan {}/{} follows a strategy that nobody has asked", rank.0, rank.1));
+        };
+        if let Some(why) = question.judge(answer) {
+            return Some(format!("plan {}/{} follows a wrong answer: {why}", rank.0, rank.1));
+        }
+        let is_same = question.workers.iter().map(|candidate| &candidate.worker).eq(plan.live.keys());
+        (!is_same).then(|| format!("plan {}/{} follows an answer that was given for other workers", rank.0, rank.1))
+    }
+
     /// What is wrong with a worker's new assignment.
     fn judge_assignment(&self, worker: &WorkerId, new: &AssignmentRecord, now: Duration) -> Option<String> {
         let rank = (new.term, new.version);
@@ -145,13 +181,14 @@ impl Laws {
                 return Some(format!("a new leader alone has taken {lost} from {worker}"));
             }
         }
-        let orphans_only = match plan.lifecycle {
-            Lifecycle::Emergency | Lifecycle::Refresh => true,
-            // Who has handed over already holds back nobody who joins.
-            Lifecycle::PlannedScale => plan.leaving.keys().any(|w| !ids(self.in_force.get(w)).is_empty()),
-            Lifecycle::ColdStart | Lifecycle::Rebalance => false,
-        };
-        if !self.is_restated && orphans_only {
+        if self.is_followed(plan)
+            && let Some(gained) = has.difference(&had).find(|p| !self.is_as_advised(worker, p))
+        {
+            return Some(format!("{}/{} gives {gained} to {worker}, and the strategy has not said so", rank.0, rank.1));
+        }
+        // Whoever has listed a moment too early takes the fleet for a cold one, in which nobody has anything.
+        let stays = plan.provisional && plan.lifecycle != Lifecycle::ColdStart;
+        if !self.is_restated && (self.is_orphans_only(plan) || stays) {
             for (other, theirs) in self.in_force.iter().filter(|(w, _)| *w != worker && plan.live.contains_key(w)) {
                 let theirs = ids(Some(theirs));
                 if let Some(taken) =
@@ -163,6 +200,18 @@ impl Laws {
             }
         }
         None
+    }
+}
+
+impl Laws {
+    /// Whether the strategy gives this partition to this worker, if it was asked about it.
+    fn is_as_advised(&self, worker: &WorkerId, id: &PartitionId) -> bool {
+        let Some((question, answer)) = &self.follows else { return false };
+        let place = question.partitions.iter().position(|partition| partition.id() == id);
+        // One whose owner comes back is not asked about.
+        place.is_none_or(|at| {
+            answer.get(at).and_then(|to| question.workers.get(*to)).is_some_and(|candidate| candidate.worker == *worker)
+        })
     }
 }
 
@@ -234,6 +283,19 @@ impl Fleet {
                 }
                 self.planned += 1;
                 self.laws.planned(plan.clone(), by, self.now);
+                // A limit, or a state that somebody cannot open, corrects what a strategy says.
+                self.laws.is_advised =
+                    self.strategist.is_some() && self.max_partitions.is_none() && self.laws.refused.is_empty();
+                // What a run before has written late is not measured by what this one was told.
+                let by = by.filter(|(at, life)| self.processes[*at].life == *life);
+                self.laws.is_advised &= by.is_some() && self.now >= self.laws.shaken_until;
+                self.laws.follows = by.and_then(|(at, _)| self.processes[at].follows.clone());
+                // Who comes back keeps what it has, and the strategy is not asked about that.
+                if self.hold.is_zero()
+                    && let Some(wrong) = self.laws.judge_advice()
+                {
+                    self.violated(wrong);
+                }
                 self.plans.push(plan);
             }
             Bucket::Assignments => {
@@ -298,7 +360,8 @@ impl Fleet {
                 let (life, said_at) = (self.processes[at].life, self.now);
                 let (worker, claim) = (worker.clone(), incarnation.claim);
                 let term = self.processes[at].coordinator.leading();
-                let time = self.processes[at].clock.takes(AT_ONCE);
+                let at_once = if self.strategist.is_some() { AT_ONCE + secs(1) } else { AT_ONCE };
+                let time = self.processes[at].clock.takes(at_once);
                 let heard = self.processes[at].heard.get(&worker).copied().unwrap_or(0);
                 let wrong =
                     (heard > claim).then(|| format!("#{at} judges {worker} {claim} dead, which {heard} has replaced"));

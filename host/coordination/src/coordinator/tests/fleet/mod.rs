@@ -15,6 +15,7 @@ mod requests;
 mod settings;
 mod steps;
 mod store;
+mod strategist;
 mod work;
 mod work_laws;
 
@@ -31,9 +32,11 @@ use requests::{News, Request};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use store::Store;
+use strategist::Advised;
 use work::{DataPath, Work};
 
 pub(super) use disasters::BUCKETS;
+pub(super) use strategist::Strategist;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
@@ -65,6 +68,11 @@ pub(super) struct Process {
     pub(super) leads: bool,
     /// Requests sent.
     pub(super) sent: usize,
+    /// The question that it last asked the strategy outside the core, the last answer that it waited for, and the one that was the
+    /// last when it wrote a plan.
+    asked: Option<(OpId, std::sync::Arc<crate::strategy::Question>)>,
+    advised: Option<Advised>,
+    follows: Option<Advised>,
     preferred: Option<u32>,
     incarnation: Option<Incarnation>,
     claimed_at: Duration,
@@ -188,6 +196,9 @@ pub(super) struct Fleet {
     pub(super) refuse_heartbeats: bool,
     /// A process that may not listen to probes.
     pub(super) deaf: Option<usize>,
+    /// The strategy outside the core, if there is one, and how often it was asked.
+    pub(super) strategist: Option<Strategist>,
+    pub(super) questions: usize,
     /// The `max_partitions` and the `shutdown_hold` of the latest settings.
     max_partitions: Option<usize>,
     hold: Duration,
@@ -248,6 +259,8 @@ impl Fleet {
             nats_runs: true,
             refuse_heartbeats: false,
             deaf: None,
+            strategist: None,
+            questions: 0,
             max_partitions: None,
             hold: Duration::ZERO,
             lease: secs(5),
@@ -306,6 +319,9 @@ impl Fleet {
             degraded: Vec::new(),
             leads: false,
             sent: 0,
+            asked: None,
+            advised: None,
+            follows: None,
             preferred,
             life: 0,
             incarnation: None,
@@ -386,6 +402,7 @@ impl Fleet {
         process.paused = None;
         process.failure = None;
         process.leads = false;
+        (process.asked, process.advised, process.follows) = (None, None, None);
         process.answers = None;
         process.watches.clear();
         self.begin(at);
@@ -456,6 +473,7 @@ impl Fleet {
             News::Data(id, run, input) => return self.give_data(at, &id, run, input),
         };
         self.hears(at, &event);
+        self.advise(at, &event);
         let now = self.processes[at].clock.read(self.now);
         self.processes[at].coordinator.handle(now, event);
         self.drain(at);
@@ -474,7 +492,11 @@ impl Fleet {
         }
         self.check_action(at, &action);
         let life = self.processes[at].life;
+        if matches!(&action, Action::Write { bucket: Bucket::Assignments, key, .. } if key == "plan") {
+            self.processes[at].follows = self.processes[at].advised.clone();
+        }
         match action {
+            Action::AskStrategy { op, question } => self.ask_strategist(at, op, question),
             Action::Watch { bucket, keys } => self.watch(at, bucket, keys),
             Action::Unwatch { bucket } => {
                 self.processes[at].watches.remove(&bucket);
@@ -537,6 +559,10 @@ fn told(action: &Action) -> String {
     match action {
         Action::Write { bucket, key, value, expect, .. } => format!("writes {bucket:?} {key} {expect:?} {value}"),
         Action::Assigned(a) => format!("is assigned {}/{} {} partitions", a.term, a.version, a.partitions.len()),
+        Action::AskStrategy { op, question } => {
+            let (workers, partitions) = (question.workers.len(), question.partitions.len());
+            format!("asks {op:?} for {:?}: {workers} workers, {partitions} partitions", question.lifecycle)
+        }
         other => format!("{other:?}"),
     }
 }

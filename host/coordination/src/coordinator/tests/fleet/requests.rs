@@ -54,7 +54,9 @@ impl News {
                     Reply::Entry(_) => Reply::Entry(Err(())),
                     Reply::Listing(_) => Reply::Listing(Err(())),
                     Reply::Probe(_) => Reply::Probe(ProbeAnswer::TimedOut),
+                    // These do not come from NATS.
                     Reply::Partitions(answer) => Reply::Partitions(answer),
+                    Reply::Strategy(answer) => Reply::Strategy(answer),
                 };
                 News::Core(Event::Reply { op, reply })
             }

@@ -55,6 +55,7 @@ impl Fleet {
             host: "host".into(),
             pid: 1,
             strategy: Arc::new(ConsistentHash::default()),
+            strategy_patience: self.strategist.map(|_| super::strategist::PATIENCE),
         };
         (self.change)(&mut settings);
         self.max_partitions = settings.max_partitions;

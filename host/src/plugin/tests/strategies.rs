@@ -1,0 +1,62 @@
+//! Assignment strategies through this host.
+
+use super::*;
+use parti_coordination::WorkerId;
+use parti_coordination::record::Lifecycle;
+use parti_coordination::strategy::{Candidate, Question};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// So many workers in turn of the zones a and b, and as many partitions of each zone, of which nobody has any.
+fn question(workers: u32, partitions: usize) -> Question {
+    let zone = |n: usize| if n.is_multiple_of(2) { "a" } else { "b" };
+    let worker = |n: u32| Candidate {
+        worker: WorkerId::new("worker", n),
+        capacity: 1,
+        labels: BTreeMap::from([("zone".to_owned(), zone(n as usize).to_owned())]),
+    };
+    let key = |n: usize| vec![format!("zone-{}", zone(n)), format!("tool-{n:06}")];
+    Question {
+        lifecycle: Lifecycle::ColdStart,
+        orphans_only: false,
+        workers: (0..workers).map(worker).collect(),
+        partitions: (0..partitions).map(|n| Partition::new(key(n), 100).unwrap()).collect(),
+        previous: vec![None; partitions],
+    }
+}
+
+async fn ask(config: Value) -> Result<Vec<usize>, CallError> {
+    let engine = PluginEngine::new().unwrap();
+    // What is to be stopped for its time is stopped soon; everything else has time enough.
+    let limits = match config["how"].as_str() {
+        Some("hang") => Limits { call_timeout: Duration::from_millis(150), ..Limits::default() },
+        _ => Limits::default(),
+    };
+    let settings = PluginSettings { section: "strategy.plugin".into(), config: object(config), limits };
+    let plugin = StrategyPlugin::load(&engine, "oracle", &component("oracle"), settings).unwrap();
+    plugin.assign(&question(3, 6)).await
+}
+
+#[tokio::test]
+async fn a_strategy_answers_or_says_why_not() {
+    assert_eq!(ask(json!({})).await.unwrap(), [0, 1, 2, 0, 1, 2]);
+    // What is wrong with an answer is for the core to find.
+    assert_eq!(ask(json!({"how": "range"})).await.unwrap()[0], 3);
+    assert_eq!(ask(json!({"how": "short"})).await.unwrap().len(), 5);
+    let error = ask(json!({"how": "error"})).await.unwrap_err();
+    assert!(error.to_string().contains("plugin oracle refused to assign the partitions: the stars"), "{error}");
+}
+
+#[tokio::test]
+async fn a_strategy_that_traps_hangs_hoards_or_floods_ends_in_an_error_of_its_own() {
+    let failed = async |how: &str| ask(json!({ "how": how })).await.unwrap_err();
+    let error = failed("trap").await;
+    assert!(matches!(error, CallError::Trap { .. }), "{error:?}");
+    let error = failed("hang").await;
+    assert!(error.to_string().contains("strategy.plugin.callTimeout, which is 150ms"), "{error}");
+    let error = failed("bomb").await;
+    assert!(error.to_string().contains("strategy.plugin.limits.memory allows 64 MiB"), "{error}");
+    let error = failed("flood").await;
+    assert!(error.to_string().contains("too much data"), "{error}");
+}
