@@ -1,6 +1,6 @@
 //! Plans that a plugin decides: its answer is followed, and a wrong one moves nothing that has an owner.
 
-use parti_tests::{Fleet, NatsServer, Status, create_stream, eventually, messages, subject};
+use parti_tests::{Fleet, NatsServer, Status, create_stream, eventually, messages, partition, subject};
 use serde_json::{Value, json};
 
 const PARTITIONS: usize = 12;
@@ -20,6 +20,44 @@ fn fleet(server: &NatsServer, config: Value) -> Fleet {
 /// Who has which partition, by worker ID.
 fn owners(statuses: &[Status]) -> Vec<(String, usize)> {
     statuses.iter().map(|status| (status.worker_id.clone().unwrap_or_default(), status.partition_count)).collect()
+}
+
+#[tokio::test]
+async fn partitions_go_to_the_workers_of_their_zone_and_a_dead_worker_s_are_placed_at_once() {
+    let server = NatsServer::start().await;
+    streams(&server).await;
+    let zones = ["a", "b"];
+    let keys = (0..PARTITIONS).map(|n| json!({ "keys": [format!("zone-{}", zones[n % 2]), partition(n)] }));
+    let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(json!({
+        "strategy": { "plugin": "zone-aware" },
+        "source": { "static": { "partitions": keys.collect::<Vec<_>>() } },
+    }));
+    for n in 0..4 {
+        fleet.start_with(json!({ "labels": { "zone": zones[n % 2] } }));
+    }
+    fleet.settled().await;
+    let in_their_zones = async |fleet: &Fleet| {
+        for worker in fleet.running() {
+            let zone = format!("zone-{}.", zones[worker % 2]);
+            let body = fleet.workers[worker].get("/api/v1/partitions").await?.body;
+            let listed: Vec<Value> = serde_json::from_str(&body).map_err(|error| format!("{error} in {body}"))?;
+            let strange = listed.iter().find(|listed| listed["id"].as_str().is_none_or(|id| !id.starts_with(&zone)));
+            if let Some(strange) = strange {
+                return Err(format!("worker {worker} of {zone} has {strange}"));
+            }
+        }
+        Ok(())
+    };
+    eventually("every partition is in its zone", async || in_their_zones(&fleet).await).await;
+    let counts: Vec<_> = fleet.settled().await.iter().map(|status| status.partition_count).collect();
+    assert_eq!(counts, [3; 4]);
+
+    // A follower of zone a dies: the other one of its zone gets up to a third of all, and nobody waits for long.
+    let (leader, _) = fleet.leader_and_follower().await;
+    let victim = fleet.running().into_iter().find(|worker| *worker != leader).expect("a follower");
+    fleet.workers[victim].kill();
+    let after = fleet.settled().await;
+    assert!(after.iter().all(|status| status.partition_count == 4), "{:?}", owners(&after));
 }
 
 /// A strategy that is right for two workers and goes wrong when a third joins: the joiner gets in, nothing moves, the leader says

@@ -182,7 +182,7 @@ fn inherit_limits(mut config: Config, tree: &Node) -> Config {
         handler.limits = inherit("handler.limits");
     }
     if let Some(strategy) = &mut config.strategy.plugin {
-        strategy.limits = inherit("strategy.plugin.limits");
+        strategy.limits = BatchlessLimits(inherit("strategy.plugin.limits"));
     }
     if let Some(source) = config.source.as_mut().and_then(|source| source.plugin.as_mut()) {
         source.limits = BatchlessLimits(inherit("source.plugin.limits"));

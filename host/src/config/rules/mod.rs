@@ -170,10 +170,10 @@ fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
             ]);
         }
     }
-    if let Some(strategy) = c.strategy.plugin.as_ref().filter(|strategy| strategy.limits != *defaults) {
+    if let Some(strategy) = c.strategy.plugin.as_ref().filter(|strategy| strategy.limits.0 != *defaults) {
         counts.extend([
-            ("strategy.plugin.limits.memory", strategy.limits.memory.0),
-            ("strategy.plugin.limits.componentBytes", strategy.limits.component_bytes.0),
+            ("strategy.plugin.limits.memory", strategy.limits.0.memory.0),
+            ("strategy.plugin.limits.componentBytes", strategy.limits.0.component_bytes.0),
         ]);
     }
     counts.push(("strategy.consistentHash.virtualNodes", c.strategy.consistent_hash.virtual_nodes.into()));

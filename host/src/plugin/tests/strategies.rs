@@ -6,7 +6,7 @@ use parti_coordination::record::Lifecycle;
 use parti_coordination::strategy::{Candidate, Question};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// So many workers in turn of the zones a and b, and as many partitions of each zone, of which nobody has any.
 fn question(workers: u32, partitions: usize) -> Question {
@@ -59,4 +59,29 @@ async fn a_strategy_that_traps_hangs_hoards_or_floods_ends_in_an_error_of_its_ow
     assert!(error.to_string().contains("strategy.plugin.limits.memory allows 64 MiB"), "{error}");
     let error = failed("flood").await;
     assert!(error.to_string().contains("too much data"), "{error}");
+}
+
+#[tokio::test]
+async fn five_hundred_workers_and_a_hundred_thousand_partitions_fit_into_the_default_limits() {
+    let engine = PluginEngine::new().unwrap();
+    let settings = PluginSettings { section: "strategy.plugin".into(), config: Map::new(), limits: Limits::default() };
+    let plugin = StrategyPlugin::load(&engine, "zone-aware", &example("zone-aware"), settings).unwrap();
+    let mut question = question(500, 100_000);
+    let begun = Instant::now();
+    let first = plugin.assign(&question).await.unwrap();
+    println!("the first plan of 500 workers and 100,000 partitions: {:?}", begun.elapsed());
+    for zone in 0..2 {
+        let in_zone = first.iter().skip(zone).step_by(2);
+        assert!(in_zone.clone().all(|worker| worker % 2 == zone), "zone {zone}");
+    }
+    let count = |answer: &[usize], worker: usize| answer.iter().filter(|owner| **owner == worker).count();
+    assert!((0..500).all(|worker| count(&first, worker) == 200));
+    // One dies: its partitions alone move.
+    let dead = question.workers.pop().unwrap();
+    assert_eq!(dead.worker, WorkerId::new("worker", 499));
+    question.previous = first.iter().map(|owner| (*owner < 499).then_some(*owner)).collect();
+    let begun = Instant::now();
+    let second = plugin.assign(&question).await.unwrap();
+    println!("the plan after a death: {:?}", begun.elapsed());
+    assert_eq!(first.iter().zip(&second).filter(|(before, after)| before != after).count(), 200);
 }
