@@ -206,8 +206,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     let update_metrics = Arc::clone(&metrics);
     let label = Identification { metrics, label, board, origin };
     let equipment = Equipment { source, strategist, intake: intake.clone(), hooks: hooks.clone() };
-    let (control, inbox) =
-        coordinate(&config, nats.clone(), buckets.0, running.clone(), equipment, label);
+    let (control, inbox) = coordinate(&config, nats.clone(), buckets.0, running.clone(), equipment, label);
     let updates = match (plugins.handler, intake) {
         (Some(handler), Some(intake)) if config.plugins.watch => {
             let (events, config) = (control.events.clone(), Arc::new(config.clone()));

@@ -228,7 +228,8 @@ impl Identity {
         let mut stranger = None;
         let record = match &entry.value {
             None => {
-                // A marker says no claim any more. No claim is higher than the revision of its write, so the marker's is above all.
+                // A marker says no claim any more. No claim is higher than the revision of its write, so the marker's is above all;
+                // unless the bucket has lost something, and then who is not in the key finds out at the next renewal.
                 self.saw(&worker, entry.revision);
                 None
             }

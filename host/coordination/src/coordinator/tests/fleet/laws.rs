@@ -56,7 +56,7 @@ pub(super) struct Laws {
     leases: BTreeMap<Uuid, Duration>,
     shaken_until: Duration,
     /// When the bucket of IDs last lost something, and whether one has that holds terms.
-    ids_lost_at: Duration,
+    ids_lost: bool,
     term_lost: bool,
     /// Nothing has gone wrong by the test's doing since then, and nothing that it has delayed is still to come.
     pub(super) calm_since: Duration,
@@ -94,7 +94,7 @@ impl Laws {
         for (worker, incarnation) in &new.live {
             let later = self.listed.get(worker).is_some_and(|claim| incarnation.claim < *claim);
             // A bucket that has forgotten who has claimed what lets claims be counted again.
-            if later && self.ids_lost_at.is_zero() {
+            if later && !self.ids_lost {
                 return Some(format!("the plan lists {worker} {incarnation} after a later run of it"));
             }
             if new.dead.get(worker).is_some_and(|claim| incarnation.claim <= *claim) {
@@ -219,7 +219,7 @@ impl Fleet {
     /// A bucket has lost what was in it: what follows is not measured by it.
     pub(super) fn forgive(&mut self, bucket: Bucket) {
         match bucket {
-            Bucket::StableIds => self.laws.ids_lost_at = self.now,
+            Bucket::StableIds => self.laws.ids_lost = true,
             Bucket::Election | Bucket::Heartbeats | Bucket::Assignments => self.laws.term_lost = true,
         }
         if bucket != Bucket::Assignments {
@@ -232,7 +232,7 @@ impl Fleet {
             dead: kept.dead,
             leases: kept.leases,
             calm_since: kept.calm_since,
-            ids_lost_at: kept.ids_lost_at,
+            ids_lost: kept.ids_lost,
             term_lost: true,
             shaken_until: self.now + SHAKEN,
             ..Laws::default()
@@ -351,7 +351,6 @@ impl Fleet {
                 let process = &mut self.processes[at];
                 process.accepted = None;
                 process.incarnation = Some(*incarnation);
-                process.claimed_at = self.now;
                 self.check_claim(at, worker, *incarnation)
             }
             Action::Fenced { worker, .. } => self.check_fenced(at, worker),
@@ -379,13 +378,13 @@ impl Fleet {
         }
     }
 
-    /// Of two live processes that believe in one ID, one is the later run. Only a bucket that forgets who has claimed what can
-    /// mislead them, until they meet.
+    /// Of two live processes that believe in one ID, one is the later run. Only a bucket that has ever forgotten who has claimed what can
+    /// mislead them, until they meet: in it a claim can be higher than the revision of its write, which its marker does not tell.
     fn check_claim(&self, at: usize, worker: &WorkerId, mine: Incarnation) -> Option<String> {
         let mut others = (0..self.processes.len()).filter(|other| *other != at && self.is_there(*other));
         let other = others.find(|other| {
             let process = &self.processes[*other];
-            process.claimed_at > self.laws.ids_lost_at
+            !self.laws.ids_lost
                 && process.coordinator.worker().is_some_and(|(id, i)| id == *worker && i.claim == mine.claim)
         })?;
         Some(format!("#{at} and #{other} both act under claim {} of {worker}", mine.claim))

@@ -75,7 +75,6 @@ pub(super) struct Process {
     follows: Option<Advised>,
     preferred: Option<u32>,
     incarnation: Option<Incarnation>,
-    claimed_at: Duration,
     /// The highest claims that it was told of since it began to watch heartbeats.
     heard: BTreeMap<WorkerId, u64>,
     /// The highest `(term, version)` that this incarnation was assigned.
@@ -325,7 +324,6 @@ impl Fleet {
             preferred,
             life: 0,
             incarnation: None,
-            claimed_at: Duration::ZERO,
             heard: BTreeMap::new(),
             accepted: None,
             clock: Clock::TRUE,
