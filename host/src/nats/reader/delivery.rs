@@ -1,6 +1,10 @@
-//! What a delivered message says of its delivery.
+//! A message as it comes, what it says of its delivery, and as it is handed out.
 
+use super::super::headers::Headers;
 use super::super::wire::number;
+use async_nats::Subject;
+use bytes::Bytes;
+use parti_coordination::Sequence;
 
 /// How the reply subject of a delivery begins.
 pub(super) const DELIVERY: &str = "$JS.ACK.";
@@ -37,5 +41,36 @@ impl Delivery {
             timestamp_ns: numbers.next()??,
             pending: numbers.next()??,
         })
+    }
+}
+
+/// A message as the stream holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamMessage {
+    /// Its subject. Empty if what the server says is no text.
+    pub subject: Subject,
+    /// Its place in the stream.
+    pub sequence: Sequence,
+    /// When the stream stored it, in nanoseconds since 1970.
+    pub timestamp_ns: u64,
+    /// Its headers.
+    pub headers: Headers,
+    /// Its payload.
+    pub payload: Bytes,
+}
+
+/// A message as the server delivered it.
+pub(in crate::nats) struct Delivered {
+    pub(super) subject: Subject,
+    pub(in crate::nats) reply: Subject,
+    pub(super) headers: Headers,
+    pub(super) payload: Bytes,
+    pub(in crate::nats) delivery: Delivery,
+}
+
+impl From<Delivered> for StreamMessage {
+    fn from(Delivered { subject, headers, payload, delivery, .. }: Delivered) -> Self {
+        let (sequence, timestamp_ns) = (Sequence(delivery.sequence), delivery.timestamp_ns);
+        Self { subject, sequence, timestamp_ns, headers, payload }
     }
 }

@@ -7,26 +7,36 @@
 //! consumer.
 //!
 //! A reader never recovers by itself. The host owns the positions, so only the host knows from where to read on.
+//!
+//! * `options` says what to read, and with which consumer.
+//! * `opening` makes the consumer, or takes one that is there.
+//! * `delivery` is what comes; `source` is the connection over which it comes.
 
 mod delivery;
+mod opening;
+mod options;
 mod source;
 #[cfg(test)]
 mod tests;
+
+pub(super) use delivery::Delivered;
+pub use delivery::StreamMessage;
+pub use opening::OpenReaderError;
+pub(super) use opening::{Connection, Way};
+pub use options::{Filters, ReaderOptions, Start};
 
 use super::api::{ApiError, NoArguments, connection_lost};
 use super::connection::{Link, Nats};
 use super::greeting::ServerVersion;
 use super::headers::Headers;
 use super::stream::StreamInfo;
-use super::wire::{Batch, Wire};
 use async_nats::Subject;
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, ReplayPolicy, pull, push};
+use async_nats::jetstream::consumer;
 use bytes::Bytes;
 use delivery::Delivery;
+use opening::BATCH;
+use options::INACTIVE;
 use parti_coordination::Sequence;
-use serde::Serialize;
-use serde_json::json;
 use source::{Arrival, Source};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -34,23 +44,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// Messages per request. Between 500 and 5000 no difference was measured, in throughput or in the CPU time of either side.
-const BATCH: u64 = 1000;
-
-/// Bytes per request, so that two of them bound the memory of a reader. Never below what one message may have.
-const BATCH_BYTES: usize = 8 * 1024 * 1024;
-
-/// How long an unanswered request stays open.
-const EXPIRES: Duration = Duration::from_secs(30);
-
-/// How often the server says that it has nothing to say.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-
 /// Silence after which the consumer counts as gone: three heartbeats and some slack.
 const SILENCE: Duration = Duration::from_millis(3500);
-
-/// How long the server keeps the consumer of a reader that has vanished.
-const INACTIVE: Duration = Duration::from_secs(30);
 
 /// Messages handed out at once at most.
 const CHUNK: usize = 2048;
@@ -61,83 +56,6 @@ const CONTROL: u16 = 100;
 const TIMEOUT: u16 = 408;
 const REQUEST_TERMINATED: u16 = 409;
 const NO_RESPONDERS: u16 = 503;
-
-/// Where a server says, of a consumer that it has just made, which version it is itself (from 2.11 on, ADR-44).
-const SERVER_VERSION: &str = "_nats.ver";
-
-/// What to read.
-#[derive(Debug, Clone)]
-pub struct ReaderOptions {
-    /// Name of the stream.
-    pub stream: String,
-    /// Where to begin.
-    pub start: Start,
-    /// Only these subjects; `None` for all. A filtered reader that is far behind costs the server about 1 ms per message on a
-    /// file stream, an unfiltered one 3–5 µs.
-    pub filters: Option<Filters>,
-}
-
-/// Where to begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// With the first message at or above this sequence. Beyond the stream's last sequence the server says nothing until the
-    /// stream gets there.
-    At(Sequence),
-    /// With the latest message of each subject, then with what comes.
-    LatestOfEachSubject,
-}
-
-/// Subjects to read, wildcards allowed. Never none: to the server an empty list means everything.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Filters(Vec<String>);
-
-impl Filters {
-    /// These subjects; `None` if there are none.
-    #[must_use]
-    pub fn new(subjects: Vec<String>) -> Option<Self> {
-        (!subjects.is_empty()).then_some(Self(subjects))
-    }
-
-    /// The subjects.
-    #[must_use]
-    pub fn subjects(&self) -> &[String] {
-        &self.0
-    }
-}
-
-/// A message as the stream holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StreamMessage {
-    /// Its subject. Empty if what the server says is no text.
-    pub subject: Subject,
-    /// Its place in the stream.
-    pub sequence: Sequence,
-    /// When the stream stored it, in nanoseconds since 1970.
-    pub timestamp_ns: u64,
-    /// Its headers.
-    pub headers: Headers,
-    /// Its payload.
-    pub payload: Bytes,
-}
-
-/// Why a reader could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenReaderError {
-    /// There is no such stream.
-    #[error("there is no stream {0:?}. Create it, or correct its name")]
-    NoStream(String),
-    /// The stream has as many consumers as it may have.
-    #[error("stream {0:?} has as many consumers as it may have. Raise its max_consumers, or run fewer readers of it")]
-    TooManyConsumers(String),
-    /// Anything else.
-    #[error("a reader of stream {stream:?} could not be opened: {why}")]
-    Failed {
-        /// The stream.
-        stream: String,
-        /// What went wrong.
-        why: ApiError,
-    },
-}
 
 /// Why a reader has ended. Whatever it had handed out stays valid; read on with a new one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -189,24 +107,6 @@ pub struct Reader {
     keep: bool,
 }
 
-/// How the messages come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// The server sends them by itself, over a connection of the reader's own.
-    Pushed,
-    /// The reader asks for them.
-    AskedOver(Connection),
-}
-
-/// Over which connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Connection {
-    /// The one that everything else uses.
-    Shared,
-    /// One of the reader's own.
-    Own,
-}
-
 /// How a reader asks for messages.
 struct Asks {
     subject: String,
@@ -215,135 +115,7 @@ struct Asks {
     open: u64,
 }
 
-/// A message as the server delivered it.
-pub(super) struct Delivered {
-    subject: Subject,
-    pub(super) reply: Subject,
-    headers: Headers,
-    payload: Bytes,
-    pub(super) delivery: Delivery,
-}
-
-/// The body of a request for messages. Durations are in nanoseconds.
-#[derive(Serialize)]
-struct NextRequest {
-    batch: u64,
-    max_bytes: usize,
-    expires: u128,
-    idle_heartbeat: u128,
-}
-
 impl Reader {
-    /// Creates the consumer on the server, to be read over a connection of its own: for who reads much, or for long.
-    ///
-    /// # Errors
-    /// See [`OpenReaderError`]; within the operation timeout.
-    pub async fn open(nats: &Nats, options: &ReaderOptions) -> Result<Self, OpenReaderError> {
-        Self::open_as(nats, options, Way::Pushed, false).await
-    }
-
-    /// The same, over the connection that everything else uses.
-    ///
-    /// # Errors
-    /// See [`OpenReaderError`]; within the operation timeout.
-    pub(super) async fn open_shared(nats: &Nats, options: &ReaderOptions) -> Result<Self, OpenReaderError> {
-        Self::open_as(nats, options, Way::AskedOver(Connection::Shared), false).await
-    }
-
-    /// The same, for messages without payloads. Their size is in the header `Nats-Msg-Size`.
-    ///
-    /// # Errors
-    /// See [`OpenReaderError`]; within the operation timeout.
-    pub(super) async fn open_without_payloads(nats: &Nats, options: &ReaderOptions) -> Result<Self, OpenReaderError> {
-        Self::open_as(nats, options, Way::AskedOver(Connection::Shared), true).await
-    }
-
-    async fn open_as(
-        nats: &Nats,
-        options: &ReaderOptions,
-        way: Way,
-        headers_only: bool,
-    ) -> Result<Self, OpenReaderError> {
-        let stream = options.stream.clone();
-        let failed = |why| OpenReaderError::Failed { stream: stream.clone(), why };
-        let name = format!("parti-{}", uuid::Uuid::new_v4().simple());
-        // A consumer that sends waits until somebody listens.
-        let mut reader = Self::attach(nats, &stream, name.clone(), way, 0).await.map_err(failed)?;
-        let config = match way {
-            Way::Pushed => pushed(&name, options, &reader.inbox),
-            Way::AskedOver(_) => asked(&name, options, headers_only),
-        };
-        let create = json!({ "stream_name": stream, "config": config, "action": "create" });
-        let created = nats.api::<_, consumer::Info>(&format!("CONSUMER.CREATE.{stream}.{name}"), &create).await;
-        let created = created.map_err(|error| match error {
-            ApiError::Refused { code, .. } if code == ErrorCode::STREAM_NOT_FOUND.0 => {
-                OpenReaderError::NoStream(stream.clone())
-            }
-            ApiError::Refused { code, .. } if code == ErrorCode::MAXIMUM_CONSUMERS_LIMIT.0 => {
-                OpenReaderError::TooManyConsumers(stream.clone())
-            }
-            why => failed(why),
-        })?;
-        reader.pending = created.num_pending;
-        reader.served_by = match created.config.metadata.get(SERVER_VERSION) {
-            Some(version) => ServerVersion::parse(version),
-            // Before 2.11 none says so; where there is no cluster, it is the one that we are connected to.
-            None => Some(nats.server_version()).filter(|_| created.cluster.is_none()),
-        };
-        reader.keep = false;
-        Ok(reader)
-    }
-
-    /// Reads through a consumer that is there, or will be, and that nobody else reads through. It stays when the reader is
-    /// dropped.
-    pub(super) async fn attach(
-        nats: &Nats,
-        stream: &str,
-        consumer: String,
-        way: Way,
-        pending: u64,
-    ) -> Result<Self, ApiError> {
-        let inbox = Subject::from(nats.inner.client.new_inbox());
-        let failed = |error: &dyn std::fmt::Display| ApiError::Failed(error.to_string());
-        let subscribed = async {
-            if way == Way::AskedOver(Connection::Shared) {
-                let subscription = nats.inner.client.subscribe(inbox.clone()).await;
-                return subscription.map(Source::Shared).map_err(|error| failed(&error));
-            }
-            let wire = Wire::open(&nats.endpoint(), &inbox).await;
-            wire.map(|wire| Source::Own(wire, Batch::default(), 0)).map_err(|error| failed(&error))
-        };
-        let source = nats.while_connected(nats.operation_timeout(), subscribed).await?;
-        let request = NextRequest {
-            batch: BATCH,
-            max_bytes: BATCH_BYTES.max(2 * nats.max_payload()),
-            expires: EXPIRES.as_nanos(),
-            idle_heartbeat: HEARTBEAT.as_nanos(),
-        };
-        let request = serde_json::to_vec(&request).map_err(|error| failed(&error))?;
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
-        // Nothing is under way yet that a reconnect before this moment could have lost.
-        let link = nats.link();
-        let reconnects = link.borrow().reconnects;
-        Ok(Self {
-            nats: nats.clone(),
-            stream: stream.to_owned(),
-            consumer,
-            inbox,
-            source,
-            link,
-            reconnects,
-            asks: (way != Way::Pushed).then(|| Asks { subject, request: request.into(), open: 0 }),
-            delivered: 0,
-            pending,
-            sequence: 0,
-            served_by: None,
-            passed: None,
-            end: None,
-            keep: true,
-        })
-    }
-
     /// Waits for messages and appends them, at least one and at most 2048. May be cancelled without loss.
     ///
     /// # Errors
@@ -575,53 +347,4 @@ async fn silence(heard: impl Fn() -> Option<Instant>) {
 /// Whether this is where the server wants to hear that messages were taken.
 fn is_flow_control(subject: &str) -> bool {
     subject.starts_with("$JS.FC.") && !subject.contains(|c: char| c.is_whitespace())
-}
-
-/// A consumer that sends by itself.
-fn pushed(name: &str, options: &ReaderOptions, inbox: &Subject) -> consumer::Config {
-    consumer::IntoConsumerConfig::into_consumer_config(push::Config {
-        name: Some(name.to_owned()),
-        deliver_subject: inbox.to_string(),
-        deliver_policy: policy(options),
-        ack_policy: AckPolicy::None,
-        replay_policy: ReplayPolicy::Instant,
-        filter_subjects: options.filters.as_ref().map(|filters| filters.0.clone()).unwrap_or_default(),
-        flow_control: true,
-        idle_heartbeat: HEARTBEAT,
-        inactive_threshold: INACTIVE,
-        // One replica in memory: nothing of a reader is worth keeping.
-        num_replicas: 1,
-        memory_storage: true,
-        ..Default::default()
-    })
-}
-
-/// A consumer that is asked.
-fn asked(name: &str, options: &ReaderOptions, headers_only: bool) -> consumer::Config {
-    consumer::IntoConsumerConfig::into_consumer_config(pull::Config {
-        name: Some(name.to_owned()),
-        deliver_policy: policy(options),
-        ack_policy: AckPolicy::None,
-        replay_policy: ReplayPolicy::Instant,
-        filter_subjects: options.filters.as_ref().map(|filters| filters.0.clone()).unwrap_or_default(),
-        inactive_threshold: INACTIVE,
-        headers_only,
-        num_replicas: 1,
-        memory_storage: true,
-        ..Default::default()
-    })
-}
-
-fn policy(options: &ReaderOptions) -> DeliverPolicy {
-    match options.start {
-        Start::At(Sequence(sequence)) => DeliverPolicy::ByStartSequence { start_sequence: sequence.max(1) },
-        Start::LatestOfEachSubject => DeliverPolicy::LastPerSubject,
-    }
-}
-
-impl From<Delivered> for StreamMessage {
-    fn from(Delivered { subject, headers, payload, delivery, .. }: Delivered) -> Self {
-        let (sequence, timestamp_ns) = (Sequence(delivery.sequence), delivery.timestamp_ns);
-        Self { subject, sequence, timestamp_ns, headers, payload }
-    }
 }

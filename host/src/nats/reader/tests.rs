@@ -4,6 +4,7 @@ use super::super::publisher::{OutgoingMessage, Publisher};
 use super::super::stream::{NewStream, Retention, Storage, StreamInfo};
 use super::super::testing::{Release, TestServer, in_time};
 use super::*;
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::sleep;
 
