@@ -5,7 +5,9 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Operation, Store, Watch};
 use async_nats::jetstream::object_store::ObjectStore;
 use futures::{StreamExt as _, TryStreamExt as _};
-use parti_coordination::record::{AssignmentRecord, LeaderRecord, OwnershipRecord, PlanRecord, decode};
+use parti_coordination::record::{
+    AssignmentRecord, HeartbeatRecord, LeaderRecord, OwnershipRecord, PlanRecord, decode,
+};
 use parti_coordination::{Term, Version};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -128,6 +130,12 @@ impl Records {
     pub async fn assignment(&self, worker: &str) -> AssignmentRecord {
         let value = value(&self.assignments, &format!("assignment.{worker}")).await.expect("an assignment");
         decode(&value).unwrap_or_else(|error| panic!("the assignment: {error}"))
+    }
+
+    /// A worker's last sign of life.
+    pub async fn heartbeat(&self, worker: &str) -> HeartbeatRecord {
+        let value = value(&self.heartbeats, &format!("heartbeat.{worker}")).await.expect("a heartbeat");
+        decode(&value).unwrap_or_else(|error| panic!("the heartbeat: {error}"))
     }
 
     /// The plan's head.

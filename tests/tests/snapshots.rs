@@ -3,8 +3,9 @@
 
 use async_nats::jetstream::Context;
 use parti_coordination::record::OwnershipRecord;
-use parti_tests::{Fleet, NatsServer, Records, copy_plugin, eventually, eventually_is, partition, subject};
+use parti_tests::{Fleet, NatsServer, Records, copy_plugin, eventually, eventually_is, parti, partition, subject};
 use serde_json::json;
+use std::collections::BTreeMap;
 
 /// What the plugin `hoard` keeps.
 type Hoard = Vec<(u64, String)>;
@@ -159,6 +160,19 @@ async fn a_state_that_a_new_version_cannot_open_goes_to_a_worker_with_the_versio
         let record = records.committed(&partition(n), last).await;
         assert_eq!(state(&records, &record).await.0.len(), 2);
     }
+    // An operator moves one of them: in its new state it is free to be tried again, and the leader is told at once.
+    let new_id = fleet.workers[1].status().await.expect("a status").worker_id.expect("an ID");
+    let words = async || records.heartbeat(&new_id).await.refusals;
+    let told = words().await;
+    let refused = [told.cannot_open, told.could_not_open].into_iter().flat_map(BTreeMap::into_values).flatten().next();
+    let refused = refused.expect("its share");
+    let config = fleet.config_file();
+    let seek = ["seek", &refused, "--to", "first", "--discard-state", "--yes", "--config"];
+    parti(&[&seek[..], &[config.to_str().expect("a path in UTF-8")]].concat()).await.assert(0, &["is at position"]);
+    eventually_is("refused no more", true, async || {
+        words().await.could_not_open.values().any(|ids| ids.contains(&refused))
+    })
+    .await;
     // The old version goes: nobody can open them, and that is said. Nothing is lost.
     fleet.workers[0].terminate();
     fleet.workers[0].exit().await;

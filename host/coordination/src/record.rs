@@ -6,8 +6,8 @@
 mod ownership;
 
 pub use ownership::{
-    Attempts, Owner, OwnershipRecord, Phase, Seen, StoredSnapshot, StoredState, StreamIdentity, object_name,
-    object_parts,
+    Attempts, Owner, OwnershipRecord, Phase, Seen, StateIdentity, StoredSnapshot, StoredState, StreamIdentity,
+    object_name, object_parts,
 };
 
 use crate::{Incarnation, Partition, PartitionId, Term, Version, WorkerId, WorkerState};
@@ -88,6 +88,29 @@ pub struct LeaderRecord {
     pub term: Term,
 }
 
+/// Partitions by id, by the digest of the handler that wrote their state.
+pub type ByWriter = BTreeMap<String, BTreeSet<String>>;
+
+/// What a worker's handler has refused to open since the worker started, as far as it has not opened the partition since.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusals {
+    /// Partitions that still are in the state that it has refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cannot_open: ByWriter,
+    /// Partitions that are in another state now. It may open that one, though what one version has refused once it tends to refuse
+    /// again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub could_not_open: ByWriter,
+}
+
+impl Refusals {
+    /// Whether its handler refuses this partition's state as it is.
+    #[must_use]
+    pub fn stands_for(&self, partition: &str) -> bool {
+        self.cannot_open.values().any(|ids| ids.contains(partition))
+    }
+}
+
 /// A sign of life: key `heartbeat.<worker>`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HeartbeatRecord {
@@ -116,9 +139,9 @@ pub struct HeartbeatRecord {
     pub owned: usize,
     /// Messages behind.
     pub lag: u64,
-    /// Partitions whose state its handler cannot open, by the digest of the handler that wrote it.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub cannot_open: BTreeMap<String, BTreeSet<String>>,
+    /// What its handler has refused to open.
+    #[serde(flatten)]
+    pub refusals: Refusals,
     /// The plan of whose partitions, as far as they are this worker's, it knows that each has a record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<(Term, Version)>,

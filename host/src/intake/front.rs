@@ -14,11 +14,10 @@ use crate::hooks::Hooks;
 use crate::nats::{Nats, NewStream, Objects, Peers, Publisher, Store};
 use crate::plugin::HandlerPlugin;
 use crate::telemetry::Metrics;
-use parti_coordination::record::{Owner, PauseRecord, StreamIdentity};
+use parti_coordination::record::{Owner, PauseRecord, Refusals, StreamIdentity};
 use parti_coordination::{
     Assigned, Incarnation, Limits, Partition, PartitionId, PartitionView, Position, Term, Version,
 };
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -83,8 +82,8 @@ pub enum IntakeEvent {
         /// The assignment of whose partitions each is known to have a record, if there is one.
         begun: Option<(Term, Version)>,
     },
-    /// The partitions whose state the handler cannot open, as far as it has tried, by the digest of the handler that wrote it.
-    CannotOpen(BTreeMap<String, BTreeSet<String>>),
+    /// What the handler has refused to open has changed.
+    Refused(Refusals),
     /// A later run of our own ID owns a partition: this process is a zombie.
     Superseded(Incarnation),
     /// Nothing is owned any more, after [`Intake::drain`].

@@ -5,18 +5,19 @@ use super::feed::{FeedState, PartitionInput};
 use super::front::IntakeEvent;
 use super::partition::PartitionTask;
 use super::queue::Membership;
+use super::refused::{self, Refused};
 use super::rollout::{Rollout, Step, SwapOutcome, SwapReport, SwapRequest};
 use super::shared::{Shared, TaskEvent};
 use crate::nats::Loss;
-use parti_coordination::record::{Owner, PauseRecord, StreamIdentity};
+use parti_coordination::record::{Owner, PauseRecord, Refusals, StreamIdentity};
 use parti_coordination::{
     Assigned, CloseReason, Fleet, Input, Now, Partition, PartitionId, PartitionView, Phase, Position, SwapOrder, Term,
     Version,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 /// How often the ownership bucket is looked at.
@@ -75,10 +76,9 @@ pub(super) struct Manager {
     pause: Option<PauseRecord>,
     leaving: Option<CloseReason>,
     told: Option<IntakeEvent>,
-    /// The partitions whose state the handler has refused, and who wrote it. Kept when they go to another worker, so that they do not
-    /// come back.
-    refused: BTreeMap<PartitionId, String>,
-    refused_told: BTreeMap<String, BTreeSet<String>>,
+    /// What the handler has refused. Kept when the partitions go to another worker, so that they do not come back.
+    refused: Refused,
+    refusals_told: Refusals,
     /// Another version of the handler, while it is taken up.
     rollout: Option<Rollout>,
     tell: mpsc::UnboundedSender<IntakeEvent>,
@@ -110,8 +110,8 @@ impl Manager {
             pause: None,
             leaving: None,
             told: None,
-            refused: BTreeMap::new(),
-            refused_told: BTreeMap::new(),
+            refused: Refused::default(),
+            refusals_told: Refusals::default(),
             rollout: None,
             tell,
         }
@@ -144,6 +144,7 @@ impl Manager {
                     for (_, task) in self.tasks.iter().filter(|(known, _)| known.as_str() == id) {
                         let _ = task.inbox.send(Input::Hint);
                     }
+                    self.look(self.refused.waits_for(&id));
                 }
                 Some(()) = losses.recv() => {
                     // What was lost is written back by its owner, before anybody misses it; what another hand has written is found.
@@ -151,7 +152,11 @@ impl Manager {
                         let _ = task.inbox.send(Input::Hint);
                     }
                 }
-                _ = tick.tick() => self.bring_into_line(),
+                _ = tick.tick() => {
+                    let due = self.refused.due(Instant::now());
+                    self.look(due);
+                    self.bring_into_line();
+                }
                 _ = trial.tick(), if self.rollout.is_some() => {}
             }
             self.roll_out();
@@ -186,6 +191,13 @@ impl Manager {
             }
         });
         losses
+    }
+
+    /// Finds out whether partitions whose state was refused are in that state still.
+    fn look(&self, partitions: Vec<PartitionId>) {
+        if !partitions.is_empty() {
+            tokio::spawn(refused::look(Arc::clone(&self.shared), partitions));
+        }
     }
 
     fn obey(&mut self, order: Order) {
@@ -297,6 +309,7 @@ impl Manager {
                 }
             }
             TaskEvent::Rehearsed(result) => self.rehearsed(result),
+            TaskEvent::State(id, state) => self.refused.found(&id, state.as_ref()),
             TaskEvent::Gone(id) => {
                 self.tasks.remove(&id);
                 self.views.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
@@ -339,7 +352,12 @@ impl Manager {
     fn carry_on(&mut self, step: Step) {
         match (step, self.rollout.take()) {
             (Step::End(outcome), Some(rollout)) => {
-                self.shared.versions.settle(outcome == SwapOutcome::Kept);
+                let kept = outcome == SwapOutcome::Kept;
+                self.shared.versions.settle(kept);
+                if kept {
+                    // What the version before has refused, this one may open.
+                    self.refused = Refused::default();
+                }
                 let order = self.in_force();
                 for task in self.tasks.values() {
                     let _ = task.inbox.send(Input::Swap(order.clone()));
@@ -388,11 +406,7 @@ impl Manager {
             // What cannot be opened is carried out as far as it can be.
             begun &= view.begun;
             settled &= (holds || view.cannot_open.is_some()) && !task.ending;
-            match &view.cannot_open {
-                Some(writer) => drop(self.refused.insert(id.clone(), writer.clone())),
-                None if view.phase == Phase::Running => drop(self.refused.remove(id)),
-                None => {}
-            }
+            self.refused.note(id, &view);
             paused += u64::from(view.paused);
             queued += view.queued as u64;
             longest = longest.max(view.queued as u64);
@@ -410,13 +424,10 @@ impl Manager {
             self.told = Some(figures.clone());
             let _ = self.tell.send(figures);
         }
-        let mut refused: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for (id, writer) in &self.refused {
-            refused.entry(writer.clone()).or_default().insert(id.to_string());
-        }
-        if self.refused_told != refused {
-            self.refused_told.clone_from(&refused);
-            let _ = self.tell.send(IntakeEvent::CannotOpen(refused));
+        let refusals = self.refused.told();
+        if self.refusals_told != refusals {
+            self.refusals_told.clone_from(&refusals);
+            let _ = self.tell.send(IntakeEvent::Refused(refusals));
         }
         if self.leaving.is_some() && self.tasks.is_empty() {
             self.told = Some(IntakeEvent::Drained);

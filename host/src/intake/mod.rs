@@ -4,7 +4,8 @@
 //! * `partition` drives one [`PartitionMachine`](parti_coordination::PartitionMachine) as a task of its own.
 //! * `feed` reads the stream once and gives each partition its messages; on a WorkQueue or Interest stream `queue` takes its
 //!   place.
-//! * `manager` keeps one task per partition of the assignment; `shared` is what these have in common.
+//! * `manager` keeps one task per partition of the assignment; `shared` is what these have in common, and `refused` what the handler
+//!   has refused to open.
 //! * `front` has [`Intake`], which is what `worker` talks to.
 //! * `ration` bounds the commits of all of them together.
 //! * `versions` are the handler's; `rollout` takes another one up, on trial.
@@ -22,6 +23,7 @@ mod partition;
 mod queue;
 mod ration;
 mod reading;
+mod refused;
 mod rollout;
 mod shared;
 mod versions;

@@ -8,7 +8,7 @@ use crate::error::ErrorCode;
 use crate::hooks::Hooks;
 use crate::nats::{Nats, Objects, Peers, Publisher, Store};
 use crate::telemetry::{Counter, Metrics};
-use parti_coordination::record::StreamIdentity;
+use parti_coordination::record::{StateIdentity, StreamIdentity};
 use parti_coordination::{Incarnation, Limits, PartitionId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,6 +67,8 @@ pub(super) enum TaskEvent {
     Rehearsed(Result<usize, String>),
     /// A call of the handler has failed.
     Failed(String),
+    /// The record of a partition whose state was refused holds this state now.
+    State(PartitionId, Option<StateIdentity>),
     /// It has ended.
     Gone(PartitionId),
 }

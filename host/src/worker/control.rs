@@ -188,7 +188,7 @@ impl Control {
                 self.metrics.lag.set(lag);
                 Event::DataPath { owned, lag, settled, begun }
             }
-            IntakeEvent::CannotOpen(refused) => Event::CannotOpen(refused),
+            IntakeEvent::Refused(refusals) => Event::Refused(refusals),
             IntakeEvent::Superseded(by) => Event::Superseded(by),
             IntakeEvent::Drained => Event::Drained,
         };

@@ -1,7 +1,7 @@
 //! What the coordinator asks for and what it is told: the whole surface between the core and the adapters.
 
 use super::degraded::{AlertLevel, Outage};
-use crate::record::{Lifecycle, PauseRecord};
+use crate::record::{Lifecycle, PauseRecord, Refusals};
 use crate::strategy::{Question, StrategyFailure};
 use crate::{Incarnation, Partition, Term, Version, WorkerId, WorkerState};
 use std::sync::Arc;
@@ -142,9 +142,8 @@ pub enum Event {
         /// The assignment of whose partitions each is known to have a record, if there is one.
         begun: Option<(Term, Version)>,
     },
-    /// The partitions whose state this worker's handler cannot open, as far as it has tried, by the digest of the handler that wrote
-    /// it; sent on change.
-    CannotOpen(std::collections::BTreeMap<String, std::collections::BTreeSet<String>>),
+    /// What this worker's handler has refused to open; sent on change.
+    Refused(Refusals),
     /// The versions of the plugins that this worker runs from now on, by name.
     Plugins(std::collections::BTreeMap<String, String>),
     /// A record names a later run of our own ID: this process is a zombie.

@@ -25,12 +25,12 @@ use election::{Change, Election};
 use identity::Identity;
 use pause::Pause;
 use planner::{Planner, Verdict};
-use roster::{Refused, Roster, Sight};
+use roster::{Roster, Sight};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use watchdog::Watchdog;
 
-use crate::record::{FORMAT, HeartbeatRecord, LeaderRecord};
+use crate::record::{FORMAT, HeartbeatRecord, LeaderRecord, Refusals};
 use crate::{Incarnation, Now, Term, Version, WorkerId, WorkerState};
 
 pub use context::Settings;
@@ -69,7 +69,7 @@ pub struct Coordinator {
     last_beat: Option<WorkerState>,
     data_path: (usize, u64),
     /// Partitions whose state our handler cannot open, by the digest of the handler that wrote it.
-    cannot_open: Refused,
+    refusals: Refusals,
     settled: Option<(Term, Version)>,
     /// The assignment of whose partitions each is known to have a record.
     begun: Option<(Term, Version)>,
@@ -113,7 +113,7 @@ impl Coordinator {
             has_said_goodbye: false,
             last_beat: None,
             data_path: (0, 0),
-            cannot_open: Refused::default(),
+            refusals: Refusals::default(),
             settled: None,
             begun: None,
             leaving: Leaving::No,
@@ -204,8 +204,8 @@ impl Coordinator {
                 self.settled = settled;
                 self.begun = begun;
             }
-            Event::CannotOpen(refused) => {
-                self.cannot_open = refused;
+            Event::Refused(refusals) => {
+                self.refusals = refusals;
                 // The leader is to know at once.
                 self.heartbeat_at = self.ctx.now;
             }
@@ -436,7 +436,7 @@ impl Coordinator {
                 self.watch_leader(&worker);
                 if self.planner.plan().is_some() {
                     let leaving = self.leaving != Leaving::No;
-                    self.roster.include(&self.ctx, &worker, incarnation, leaving, &self.cannot_open, self.begun);
+                    self.roster.include(&self.ctx, &worker, incarnation, leaving, &self.refusals, self.begun);
                     if self.roster.tick(&mut self.ctx, &worker) == Sight::Blind {
                         self.step_aside();
                     }
@@ -578,7 +578,7 @@ impl Coordinator {
             plugins: self.ctx.settings.plugins.clone(),
             owned: self.data_path.0,
             lag: self.data_path.1,
-            cannot_open: self.cannot_open.clone(),
+            refusals: self.refusals.clone(),
             begun: self.begun,
             term: term.max(self.election.highest),
             version,

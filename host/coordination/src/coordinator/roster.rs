@@ -6,7 +6,7 @@
 use super::context::{Context, Part};
 use super::io::{Bucket, Notice, OpId, ProbeAnswer, Reply, StoredEntry};
 use super::watchdog::Finding;
-use crate::record::{HeartbeatRecord, PlanRecord};
+use crate::record::{HeartbeatRecord, PlanRecord, Refusals};
 #[cfg(test)]
 use crate::testing::Mutant;
 use crate::{Incarnation, Now, Term, Version, WorkerId, WorkerState};
@@ -42,16 +42,13 @@ pub(super) enum Sight {
     Blind,
 }
 
-/// Partitions by id whose state a handler cannot open, by the digest of the handler that wrote it.
-pub(super) type Refused = BTreeMap<String, BTreeSet<String>>;
-
 pub(super) struct Member {
     pub(super) incarnation: Incarnation,
     pub(super) capacity: u32,
     pub(super) labels: BTreeMap<String, String>,
     /// Digests of its plugins.
     pub(super) digests: BTreeSet<String>,
-    pub(super) cannot_open: Refused,
+    pub(super) refusals: Refusals,
     /// The plan of whose partitions, as far as they are its own, it knows that each has a record.
     pub(super) begun: Option<(Term, Version)>,
     pub(super) leaving: bool,
@@ -126,7 +123,7 @@ impl Roster {
             capacity: 1,
             labels: BTreeMap::new(),
             digests: BTreeSet::new(),
-            cannot_open: Refused::new(),
+            refusals: Refusals::default(),
             begun: None,
             leaving: false,
             revision: 0,
@@ -161,7 +158,7 @@ impl Roster {
         worker: &WorkerId,
         incarnation: Incarnation,
         leaving: bool,
-        cannot_open: &Refused,
+        refusals: &Refusals,
         begun: Option<(Term, Version)>,
     ) {
         let known = self.members.get(worker).is_some_and(|m| m.incarnation == incarnation && !m.presumed);
@@ -179,10 +176,10 @@ impl Roster {
             member.suspect_since = None;
             let hold = Some(ctx.settings.shutdown_hold).filter(|hold| leaving && !hold.is_zero());
             member.returns_by = hold.map(|hold| ctx.now + hold);
-            if std::mem::replace(&mut member.leaving, leaving) != leaving || member.cannot_open != *cannot_open {
+            if std::mem::replace(&mut member.leaving, leaving) != leaving || member.refusals != *refusals {
                 self.revision += 1;
             }
-            member.cannot_open.clone_from(cannot_open);
+            member.refusals.clone_from(refusals);
             member.begun = begun;
         }
     }
@@ -249,8 +246,8 @@ impl Roster {
                 }
                 member.missed = false;
                 let digests = beat.plugins.values().cloned().collect();
-                let says_more = member.digests != digests || member.cannot_open != beat.cannot_open;
-                (member.digests, member.cannot_open) = (digests, beat.cannot_open.clone());
+                let says_more = member.digests != digests || member.refusals != beat.refusals;
+                (member.digests, member.refusals) = (digests, beat.refusals.clone());
                 member.begun = beat.begun;
                 let is_other =
                     (member.capacity, member.presumed) != (beat.capacity, false) || member.labels != beat.labels;
@@ -273,7 +270,7 @@ impl Roster {
                 member.capacity = beat.capacity;
                 member.labels.clone_from(&beat.labels);
                 member.digests = beat.plugins.values().cloned().collect();
-                member.cannot_open.clone_from(&beat.cannot_open);
+                member.refusals.clone_from(&beat.refusals);
                 member.begun = beat.begun;
                 member.leaving = leaving;
                 member.returns_by = returns_by;

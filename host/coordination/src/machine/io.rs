@@ -1,7 +1,7 @@
 //! What a partition machine asks for and what it is told.
 
 use super::{SwapOrder, Trial};
-use crate::record::{Phase as RecordPhase, Seen, StreamIdentity};
+use crate::record::{Phase as RecordPhase, Seen, StateIdentity, StreamIdentity};
 use crate::{
     CloseReason, Epoch, Expect, Fleet, Generation, Incarnation, Now, OpenReason, Outcome, Position, Sequence, Snapshot,
     StoredEntry, WriteOutcome,
@@ -480,8 +480,8 @@ pub struct PartitionView {
     pub begun: bool,
     /// Whether the operator has paused it.
     pub paused: bool,
-    /// Digest of the handler that wrote a state which this worker's cannot open.
-    pub cannot_open: Option<String>,
+    /// A state of another version of the handler that this worker's cannot open.
+    pub cannot_open: Option<StateIdentity>,
     /// Why it does not go on, if it does not.
     pub trouble: Option<String>,
     /// Digest of the handler's version that handles it.

@@ -33,7 +33,7 @@ pub use io::{
 pub use swap::{SwapOrder, Trial};
 pub use taking::{TakeDecision, decide_take};
 
-use crate::record::{Attempts, Owner, OwnershipRecord, Seen, StreamIdentity};
+use crate::record::{Attempts, Owner, OwnershipRecord, Seen, StateIdentity, StreamIdentity};
 use crate::{CloseReason, Epoch, Fleet, Now, OpenReason, PartitionId, Position, Sequence};
 use objects::Objects;
 use outcome::Pending;
@@ -128,8 +128,8 @@ pub struct PartitionMachine<M, O> {
     call: Option<Call>,
     needs_open: Option<OpenReason>,
     open_failures: u32,
-    /// A state that this worker's handler refuses: the digest of the one that wrote it.
-    refused: Option<String>,
+    /// A state that this worker's handler refuses.
+    refused: Option<StateIdentity>,
     refused_at: Option<Now>,
     pending: Option<Pending<M, O>>,
     /// An answer to [`Command::Send`] is outstanding, whatever became of what it was for.

@@ -2,7 +2,7 @@
 
 use super::ownership::Purpose;
 use super::{Command, PartitionMachine, Phase, Report};
-use crate::record::{FORMAT, Owner, OwnershipRecord, Phase as RecordPhase};
+use crate::record::{FORMAT, Owner, OwnershipRecord, Phase as RecordPhase, StateIdentity};
 #[cfg(test)]
 use crate::testing::Mutant;
 use crate::{Epoch, Expect, Fleet, Generation, Incarnation, Position, StoredEntry, WorkerId};
@@ -131,22 +131,22 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.read_at = Some(self.now + self.limits.poll_interval);
     }
 
-    /// Digest of the handler that wrote a record's state, if it is not ours.
-    pub(super) fn state_of_another(&self, record: &OwnershipRecord) -> Option<String> {
-        record.snapshot.as_ref()?;
-        record.handler.clone().filter(|handler| **handler != *self.handler)
+    /// The state that a record holds, if another version of the handler has written it.
+    pub(super) fn state_of_another(&self, record: &OwnershipRecord) -> Option<StateIdentity> {
+        record.state().filter(|state| *state.handler != *self.handler)
     }
 
     /// What our handler has refused is left to another worker, or to the operator, until its state is another. Where nobody
     /// else can open it either, it is tried again from time to time: what has kept the handler from it may have passed.
     fn still_cannot_open(&mut self, found: Option<&OwnershipRecord>) -> bool {
         let Some(refused) = self.refused.clone() else { return false };
-        let is_another = found.and_then(|found| self.state_of_another(found)).as_ref() != Some(&refused);
+        let is_another = found.and_then(OwnershipRecord::state).as_ref() != Some(&refused);
         if is_another || self.refused_at.is_none_or(|at| self.due(at + REOPEN)) {
             self.refused = None;
             return false;
         }
-        self.trouble = Some(format!("this worker's handler cannot open the state that handler {refused} has written"));
+        let writer = refused.handler;
+        self.trouble = Some(format!("this worker's handler cannot open the state that handler {writer} has written"));
         self.read_at = Some(self.now + self.limits.handover_timeout);
         true
     }

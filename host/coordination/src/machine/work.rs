@@ -2,7 +2,7 @@
 
 use super::suspicion::Caution;
 use super::{Batch, Command, Failure, PartitionMachine, Phase, QueuedMessage, Report};
-use crate::record::{Attempts, StoredSnapshot};
+use crate::record::{Attempts, StateIdentity, StoredSnapshot};
 #[cfg(test)]
 use crate::testing::{Mutant, shared};
 use crate::{CloseReason, OpenReason, Sequence, Snapshot};
@@ -188,17 +188,17 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         }
     }
 
-    /// Digest of the handler that wrote the committed state, if it is not ours.
-    fn foreign_state(&self) -> Option<String> {
+    /// The committed state, if another version of the handler has written it.
+    fn foreign_state(&self) -> Option<StateIdentity> {
         self.record.as_ref().and_then(|(record, _)| self.state_of_another(record))
     }
 
     /// Another version may open what this one does not: it goes to a worker that has it.
     fn cannot_open(&mut self, why: String) {
-        let Some(handler) = self.foreign_state() else { return };
-        self.refused = Some(handler.clone());
+        let Some(state) = self.foreign_state() else { return };
+        self.report(Report::CannotOpen { handler: state.handler.clone(), why });
+        self.refused = Some(state);
         self.refused_at = Some(self.now);
-        self.report(Report::CannotOpen { handler, why });
         self.starts_over = true;
     }
 

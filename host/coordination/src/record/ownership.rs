@@ -90,6 +90,18 @@ fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
+/// Which state of its handler a record holds. It stays the same under whatever owner: the epoch says only who has it. A later commit
+/// makes another, and so does whatever begins a new history: a seek, a stream that was made anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateIdentity {
+    /// Digest of the handler that wrote it.
+    pub handler: String,
+    /// The history that it belongs to.
+    pub generation: Generation,
+    /// It holds the effect of every message up to here.
+    pub position: Position,
+}
+
 /// A message as the stream gave it. Under the same sequence with another time it is another message: the stream was set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Seen {
@@ -100,6 +112,13 @@ pub struct Seen {
 }
 
 impl OwnershipRecord {
+    /// Which state it holds, if it holds one of which is known who wrote it.
+    #[must_use]
+    pub fn state(&self) -> Option<StateIdentity> {
+        let handler = self.snapshot.as_ref().and(self.handler.clone())?;
+        Some(StateIdentity { handler, generation: self.generation, position: self.position })
+    }
+
     /// What an operator writes who moves the partition: released, so that whoever the plan names takes it again from there, and
     /// of a new history, so that no message ID of the old one comes again. Whoever owned it loses its next compare. `seen` is a message
     /// that the stream holds now: what the owner has seen may be of before the stream was set back, which would move the partition again.

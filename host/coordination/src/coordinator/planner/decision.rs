@@ -13,7 +13,7 @@ use crate::record::{AssignmentRecord, FORMAT, Lifecycle, PlanRecord, checksum};
 #[cfg(test)]
 use crate::testing::Mutant;
 use crate::{Partition, PartitionId, WorkerId};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 /// A first plan waits until nobody has joined for this long.
@@ -137,7 +137,12 @@ impl Planner {
             return (0, Vec::new());
         }
         let listed: HashSet<&str> = self.partitions.iter().flatten().map(|p| p.id().as_str()).collect();
-        openable.hopeless(&self.eligible(roster, false), |id| listed.contains(id))
+        let workers = self.eligible(roster, false);
+        let mut holders: HashMap<&str, &WorkerId> = HashMap::new();
+        for (worker, assignment) in &self.current {
+            holders.extend(assignment.partitions().iter().map(|p| (p.id().as_str(), worker)));
+        }
+        openable.hopeless(&workers, |id| listed.contains(id), &holders)
     }
 
     /// The plan names somebody as live or leaving who is dead.

@@ -3,6 +3,7 @@
 use super::fleet::Fleet;
 use crate::PartitionId;
 use crate::coordinator::*;
+use crate::record::{ByWriter, Refusals};
 use crate::testing::secs;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +15,18 @@ fn start(fleet: &mut Fleet, digest: &'static str) -> usize {
     fleet.start()
 }
 
+fn of(writer: &str, ids: &BTreeSet<PartitionId>) -> ByWriter {
+    BTreeMap::from([(writer.to_owned(), ids.iter().map(ToString::to_string).collect())])
+}
+
 /// The worker says that its handler cannot open these partitions' states, which this version has written.
 fn refuses(fleet: &mut Fleet, at: usize, writer: &str, ids: &BTreeSet<PartitionId>) {
-    let ids = ids.iter().map(ToString::to_string).collect();
-    fleet.give(at, Event::CannotOpen(BTreeMap::from([(writer.to_owned(), ids)])));
+    fleet.give(at, Event::Refused(Refusals { cannot_open: of(writer, ids), ..Refusals::default() }));
+}
+
+/// The worker says that these partitions are in other states now than those that its handler has refused.
+fn has_refused(fleet: &mut Fleet, at: usize, writer: &str, ids: &BTreeSet<PartitionId>) {
+    fleet.give(at, Event::Refused(Refusals { could_not_open: of(writer, ids), ..Refusals::default() }));
 }
 
 fn some_of(fleet: &Fleet, at: usize, count: usize) -> BTreeSet<PartitionId> {
@@ -100,4 +109,68 @@ fn what_no_version_can_open_stays_where_it_is_and_is_told_until_somebody_comes_w
     fleet.settle(secs(60));
     fleet.until(secs(10), "it has what only it can open", |fleet| refused.is_subset(&fleet.has(old)));
     assert_eq!(alerts(&fleet).last(), Some(&(0, Vec::new())));
+}
+
+#[test]
+fn a_partition_in_another_state_than_the_refused_one_may_go_to_anybody_but_stays_where_it_is_understood() {
+    let mut fleet = Fleet::new(7, 12);
+    let old = start(&mut fleet, "old");
+    fleet.run(secs(1));
+    let new = start(&mut fleet, "new");
+    fleet.settle(secs(60));
+    fleet.run(secs(40));
+    let refused = some_of(&fleet, new, 2);
+    refuses(&mut fleet, new, "old", &refused);
+    fleet.until(secs(5), "what it cannot open goes", |fleet| refused.is_subset(&fleet.has(old)));
+    fleet.settle(secs(10));
+    // The old version goes on with them. Others of the new one come and go; nothing of theirs would be gained by trying again.
+    has_refused(&mut fleet, new, "old", &refused);
+    let third = start(&mut fleet, "new");
+    fleet.settle(secs(60));
+    fleet.run(secs(40));
+    assert!(refused.is_subset(&fleet.has(old)));
+    // With nobody left of the version that wrote it, it is theirs, and nothing is said of states that nobody can open.
+    fleet.leave(old);
+    fleet.run(secs(10));
+    fleet.settle(secs(60));
+    let theirs: BTreeSet<_> = fleet.has(new).into_iter().chain(fleet.has(third)).collect();
+    assert!(refused.is_subset(&theirs));
+    assert_eq!(alerts(&fleet), []);
+}
+
+#[test]
+fn who_holds_a_partition_and_does_not_refuse_it_keeps_it_whatever_others_of_its_version_have_said() {
+    let mut fleet = Fleet::new(8, 12);
+    for _ in 0..2 {
+        start(&mut fleet, "new");
+    }
+    fleet.settle(secs(60));
+    fleet.run(secs(40));
+    // One of them has refused what the other has opened since: of another state.
+    let (told, held) = (1, some_of(&fleet, 0, 2));
+    refuses(&mut fleet, told, "old", &held);
+    start(&mut fleet, "third");
+    fleet.settle(secs(60));
+    fleet.run(secs(10));
+    assert!(held.is_subset(&fleet.has(0)), "nobody takes it away because of an earlier refusal");
+    assert_eq!(alerts(&fleet), []);
+}
+
+#[test]
+fn refusals_of_several_versions_of_the_handler_are_told_apart() {
+    let mut fleet = Fleet::new(9, 12);
+    let (first, second) = (start(&mut fleet, "one"), start(&mut fleet, "two"));
+    fleet.settle(secs(60));
+    fleet.run(secs(40));
+    // The second has refused a state that the first wrote; the first refuses the one that a third has made of it since.
+    let held = some_of(&fleet, first, 2);
+    has_refused(&mut fleet, second, "one", &held);
+    fleet.run(secs(5));
+    refuses(&mut fleet, first, "three", &held);
+    // To have written an earlier state is no reason to get it; to have refused one is none against.
+    fleet.until(secs(10), "it goes to who has not refused what there is", |fleet| held.is_subset(&fleet.has(second)));
+    refuses(&mut fleet, second, "three", &held);
+    fleet.run(secs(30));
+    assert_eq!(alerts(&fleet).last(), Some(&(2, vec!["three".to_owned()])));
+    assert!(held.is_subset(&fleet.has(second)), "it does not go from hand to hand");
 }

@@ -40,16 +40,35 @@ fn a_state_of_another_version_that_is_refused_is_released_as_it_was_and_not_take
     for revision in 11..15 {
         assert_eq!(hand.give(entry(&released, revision)), []);
         let view = hand.machine.view();
-        assert_eq!(view.cannot_open.as_deref(), Some("other"));
+        assert_eq!(view.cannot_open, released.state());
         assert!(view.trouble.is_some_and(|why| why.contains("other")));
         assert_eq!(hand.give(Input::Hint), [Command::Read]);
     }
-    // The operator discards the state.
-    let moved = released.moved(Position(40), None, false);
-    assert_eq!(written(&hand.give(entry(&moved, 15))).0.epoch, moved.epoch.next());
-    hand.give(Input::Written(WriteOutcome::Written(16)));
-    hand.give(Input::Opened(Ok(())));
-    assert_eq!(hand.machine.view().cannot_open, None);
+    // Nor does it become another state by having another owner, or several.
+    let elsewhere = OwnershipRecord { epoch: Epoch(30), owner: owner(3, 1), ..released };
+    assert_eq!(hand.give(entry(&elsewhere, 15)), []);
+    assert_eq!(hand.machine.view().cannot_open, elsewhere.state());
+}
+
+#[test]
+fn another_state_than_the_refused_one_is_tried_at_once() {
+    let found = of_handler("other");
+    let later = OwnershipRecord { position: Position(41), ..found.clone() };
+    let rewritten = OwnershipRecord { handler: Some("third".into()), ..found.clone() };
+    for other in [later, rewritten, found.moved(Position(40), None, true), found.moved(Position(40), None, false)] {
+        let (mut hand, commands) = refused(&found);
+        let (released, _) = written(&commands);
+        hand.give(Input::Written(WriteOutcome::Written(11)));
+        assert_eq!(hand.give(entry(&released, 11)), []);
+        let other = OwnershipRecord { epoch: released.epoch.next(), ..other };
+        assert_eq!(hand.give(Input::Hint), [Command::Read]);
+        assert_eq!(written(&hand.give(entry(&other, 12))).0.epoch, other.epoch.next());
+        assert_eq!(hand.machine.view().cannot_open, None);
+        hand.give(Input::Written(WriteOutcome::Written(13)));
+        // It is judged anew: what is refused now is this state and no other.
+        hand.give(Input::Opened(Err(Failure::Refused("unknown format".into()))));
+        assert_eq!(hand.machine.view().cannot_open, other.state());
+    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub(super) struct Laws {
     /// When a process last wrote its lease.
     leases: BTreeMap<Uuid, Duration>,
     shaken_until: Duration,
-    /// When the bucket of IDs last lost something, and whether one has that holds terms.
+    /// Whether the bucket of IDs has ever lost something, and whether one has that holds terms.
     ids_lost: bool,
     term_lost: bool,
     /// Nothing has gone wrong by the test's doing since then, and nothing that it has delayed is still to come.
@@ -396,8 +396,8 @@ impl Fleet {
 
     /// A leader has been told of a sign of life.
     pub(super) fn hears(&mut self, at: usize, event: &Event) {
-        if let Event::CannotOpen(refused) = event {
-            self.laws.refused.extend(refused.values().flatten().cloned());
+        if let Event::Refused(refusals) = event {
+            self.laws.refused.extend(refusals.cannot_open.values().flatten().cloned());
         }
         let Event::Watched { bucket: Bucket::Heartbeats, key, entry } = event else { return };
         let Some(worker) = key.strip_prefix("heartbeat.").map(WorkerId::parse) else { return };
