@@ -77,6 +77,44 @@ impl Stored {
         self.get(json!({ "seq": sequence.0 })).await
     }
 
+    /// The first message at this place or after it, from the stream's leader. `None` if there is none.
+    ///
+    /// # Errors
+    /// No answer within the operation timeout.
+    pub async fn next(&self, sequence: Sequence) -> Result<Option<StreamMessage>, ApiError> {
+        self.get(json!({ "seq": sequence.0.max(1), "next_by_subj": ">" })).await
+    }
+
+    /// The last message at this place or before it, from the stream's leader. `None` if there is none.
+    ///
+    /// A server only tells what comes next, so it is looked for in steps that double, and then by halves: where `n` places in a row
+    /// are empty, that takes about twice the logarithm of `n` questions.
+    ///
+    /// # Errors
+    /// No answer within the operation timeout.
+    pub async fn last_up_to(&self, sequence: Sequence) -> Result<Option<StreamMessage>, ApiError> {
+        // From there up to `sequence` there is none.
+        let mut empty = sequence.next();
+        let mut step = 1;
+        let mut found = loop {
+            let from = Sequence(empty.0.saturating_sub(step).max(1));
+            match self.next(from).await?.filter(|message| message.sequence <= sequence) {
+                Some(message) => break message,
+                None if from == Sequence(1) => return Ok(None),
+                None => empty = from,
+            }
+            step *= 2;
+        };
+        while found.sequence.next() < empty {
+            let between = Sequence(found.sequence.0.midpoint(empty.0));
+            match self.next(between).await?.filter(|message| message.sequence <= sequence) {
+                Some(message) => found = message,
+                None => empty = between,
+            }
+        }
+        Ok(Some(found))
+    }
+
     async fn get(&self, ask: Value) -> Result<Option<StreamMessage>, ApiError> {
         let found = self.nats.api::<_, Found>(&format!("STREAM.MSG.GET.{}", self.stream), &ask).await;
         let message = match found {
@@ -251,6 +289,28 @@ mod tests {
                 stored.position_at(Timestamp::now() + jiff::SignedDuration::from_hours(9)).await,
                 Ok(Position(10))
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_neighbours_of_a_place_are_found_across_holes() {
+        for release in Release::ALL {
+            let server = TestServer::start(release).await;
+            let stored = filled(&server.connect().await).await;
+            let place = |found: Result<Option<StreamMessage>, ApiError>| found.unwrap().map(|found| found.sequence.0);
+            let mut there: Vec<u64> = (1..=10).collect();
+            for hole in [&[][..], &[3], &[6, 7], &[1, 2], &[9, 10], &[5], &[8], &[4]] {
+                for sequence in hole {
+                    assert_eq!(stored.delete(Sequence(*sequence)).await, Ok(true));
+                }
+                there.retain(|n| !hole.contains(n));
+                for n in 0..=12 {
+                    let before = there.iter().rfind(|there| **there <= n).copied();
+                    let after = there.iter().find(|there| **there >= n).copied();
+                    assert_eq!(place(stored.last_up_to(Sequence(n)).await), before, "up to {n} of {there:?}");
+                    assert_eq!(place(stored.next(Sequence(n)).await), after, "from {n} of {there:?}");
+                }
+            }
         }
     }
 }
