@@ -6,7 +6,12 @@
 //! second would be the larger part of the bucket. And it names chunks at random, so that what a crash leaves half put could never be
 //! found. Here a chunk's subject names the partition, the ownership, the snapshot and the attempt:
 //! `$O.<bucket>.C.<record key, base64>.<epoch>.<digest>.<attempt>`. A late chunk of an earlier attempt is in nobody's way, and what
-//! belongs to one partition is listed, and purged, by subject.
+//! belongs to one partition is listed, and purged, by subject. `leftovers` purges what a failed attempt has left, where nothing can
+//! ever name it.
+
+mod leftovers;
+#[cfg(test)]
+mod tests;
 
 use super::api::ApiError;
 use super::buckets::{self, BucketMismatch, OpenBucketError, Seeker};
@@ -17,6 +22,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, RawMessage as Encoded
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use leftovers::Leftovers;
 use parti_coordination::Epoch;
 use parti_coordination::record::object_parts;
 use serde::{Deserialize, Serialize};
@@ -24,6 +30,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -35,6 +42,10 @@ const CHUNK_OVERHEAD: usize = 1 << 10;
 
 /// Objects on their way at once: together they are at most this many snapshots in memory.
 const TRANSFERS: usize = 8;
+
+/// So many operation timeouts a read waits for its turn: whoever gives up waiting only begins to wait again. A put waits for one: its
+/// partition's hand-over may wait for it.
+const READ_PATIENCE: u32 = 6;
 
 /// Why an object could not be put, read or deleted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +69,18 @@ pub enum ObjectError {
         name: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// Too many others are on their way. Nothing was sent.
+    #[error(
+        "bucket {bucket:?}: {} other snapshots are on their way, and there was no room for this one within {waited:?}. NATS is too slow \
+         for so many large states: commit less often (handler.commitInterval), or add workers",
+        TRANSFERS
+    )]
+    Crowded {
+        /// The bucket.
+        bucket: String,
+        /// For how long a turn was waited for.
+        waited: Duration,
     },
     /// The bucket does not answer, or it is gone.
     #[error("bucket {bucket:?}: {why}")]
@@ -83,6 +106,7 @@ struct Inner {
     chunk: usize,
     transfers: Semaphore,
     seeker: Seeker,
+    leftovers: Leftovers,
 }
 
 /// What describes an object.
@@ -138,6 +162,7 @@ impl Objects {
             chunk: CHUNK.min(nats.max_payload().saturating_sub(CHUNK_OVERHEAD)).max(1),
             transfers: Semaphore::new(TRANSFERS),
             seeker: Seeker::default(),
+            leftovers: Leftovers::start(nats, &stream_name(bucket)),
         };
         Ok((Self { inner: Arc::new(inner) }, warnings))
     }
@@ -145,14 +170,18 @@ impl Objects {
     /// Puts an object. Under one name the bytes must always be the same: it may be put again after an error.
     ///
     /// # Errors
-    /// It is not known to be there, within the operation timeout.
+    /// It is not known to be there, within the operation timeout, after it has waited no longer than that for its turn.
     pub async fn put(&self, name: &str, data: &[u8]) -> Result<(), ObjectError> {
-        self.transfer(async {
-            let nuid = format!("{}.{}", self.place(name)?, uuid::Uuid::new_v4().simple());
-            let subject = self.chunks(&nuid);
+        let place = self.place(name).map_err(|why| self.failed(why))?;
+        let nuid = format!("{place}.{}", uuid::Uuid::new_v4().simple());
+        let subject = self.chunks(&nuid);
+        // What may be in the bucket: chunks that nothing names, until it is tried to write what names them.
+        let (mut has_chunks, mut may_be_named) = (false, false);
+        let put = self.transfer(1, async {
             let mut chunks = 0;
             for chunk in data.chunks(self.inner.chunk) {
                 let message = PublishMessage::build().payload(Bytes::copy_from_slice(chunk));
+                has_chunks = true;
                 self.inner.nats.publish_and_confirm(&subject, message).await?;
                 chunks += 1;
             }
@@ -169,22 +198,27 @@ impl Objects {
             };
             let meta = serde_json::to_vec(&meta).map_err(|error| ApiError::Failed(error.to_string()))?;
             let message = PublishMessage::build().payload(meta.into()).header("Nats-Rollup", "sub");
+            may_be_named = true;
             self.inner.nats.publish_and_confirm(&self.meta(name), message).await?;
             Ok(())
-        })
-        .await
-        .map_err(|why| self.failed(why))
+        });
+        let put = put.await;
+        if put.is_err() && has_chunks && !may_be_named {
+            self.inner.leftovers.add(subject);
+        }
+        put
     }
 
     /// Reads an object, as the leader of the bucket's stream has it.
     ///
     /// # Errors
-    /// It is not there, it is not what was put, or there was no answer within the operation timeout.
+    /// It is not there, it is not what was put, or there was no answer within the operation timeout, after it has waited a few times
+    /// as long for its turn.
     pub async fn get(&self, name: &str) -> Result<Vec<u8>, ObjectError> {
         let (bucket, name_again) = (self.inner.bucket.clone(), name.to_owned());
         let missing = || ObjectError::Missing { bucket: bucket.clone(), name: name_again.clone() };
         let damaged = |why: String| ObjectError::Damaged { bucket: bucket.clone(), name: name_again.clone(), why };
-        let read = self.transfer(async {
+        let read = self.transfer(READ_PATIENCE, async {
             let ask = json!({ "last_by_subj": self.meta(name) });
             let Some(found) = self.message(&ask).await? else { return Ok(Err(missing())) };
             let meta: Meta = match serde_json::from_slice(&found.1) {
@@ -207,7 +241,7 @@ impl Objects {
             let is_whole = data.len() == meta.size && digest(&data) == meta.digest;
             Ok(if is_whole { Ok(data) } else { Err(damaged("its bytes are not those that were put".to_owned())) })
         });
-        read.await.map_err(|why| self.failed(why))?
+        read.await?
     }
 
     /// Deletes these objects of a partition, and with `before` all of its ownerships before that one. What is not there is
@@ -262,10 +296,17 @@ impl Objects {
         Ok(Some((sequence, payload)))
     }
 
-    /// Bounded in time, and with few others at once.
-    async fn transfer<T>(&self, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
-        let _permit = self.inner.transfers.acquire().await;
-        timeout(self.inner.nats.operation_timeout(), work).await.unwrap_or(Err(ApiError::TimedOut))
+    /// With few others at once, and bounded in time: so many operation timeouts for its turn, and one more once that has come.
+    async fn transfer<T>(
+        &self,
+        patience: u32,
+        work: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ObjectError> {
+        let limit = self.inner.nats.operation_timeout();
+        let waited = limit.saturating_mul(patience);
+        let crowded = || ObjectError::Crowded { bucket: self.inner.bucket.clone(), waited };
+        let _turn = timeout(waited, self.inner.transfers.acquire()).await.map_err(|_| crowded())?;
+        timeout(limit, work).await.unwrap_or(Err(ApiError::TimedOut)).map_err(|why| self.failed(why))
     }
 
     /// The tokens of a chunk's subject that an object's name becomes.
@@ -327,102 +368,4 @@ async fn ensure(nats: &Nats, bucket: &str, replicas: usize) -> Result<Vec<Bucket
     };
     let found = buckets::find_or_create(nats, bucket, &config).await?;
     buckets::check_objects(bucket, replicas, &found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::api::NoArguments;
-    use super::super::testing::{Release, TestServer, in_time};
-    use super::*;
-    use std::time::Duration;
-    use tokio::io::AsyncReadExt as _;
-
-    fn bytes(n: usize) -> Vec<u8> {
-        (0..n).map(|i| (i * i % 251) as u8).collect()
-    }
-
-    async fn messages(objects: &Objects) -> u64 {
-        let info: Value =
-            objects.inner.nats.api(&format!("STREAM.INFO.{}", objects.inner.stream), &NoArguments {}).await.unwrap();
-        info["state"]["messages"].as_u64().unwrap()
-    }
-
-    #[tokio::test]
-    async fn what_is_put_is_read_back_whole_and_nothing_is_left_of_what_is_deleted() {
-        for release in Release::ALL {
-            let server = TestServer::start(release).await;
-            let nats = server.connect().await;
-            let (objects, warnings) = Objects::open(&nats, "snapshots", 1).await.unwrap();
-            assert_eq!(warnings, []);
-            let key = "odd key.*>=Ω";
-            let name = |epoch: u64, digest: &str| format!("{key}/{epoch}/{digest}");
-            for (n, size) in [(1, 0), (2, 1), (3, CHUNK), (4, 3 * CHUNK + 7)] {
-                objects.put(&name(n, "a"), &bytes(size)).await.unwrap();
-                assert_eq!(objects.get(&name(n, "a")).await, Ok(bytes(size)), "{size} bytes on {release:?}");
-            }
-            // Once more under the same name, as after an answer that was lost.
-            objects.put(&name(4, "a"), &bytes(3 * CHUNK + 7)).await.unwrap();
-            assert_eq!(objects.get(&name(4, "a")).await, Ok(bytes(3 * CHUNK + 7)));
-            // NATS' own tools can read it.
-            let theirs = nats.inner.jetstream.get_object_store("snapshots").await.unwrap();
-            let mut read = Vec::new();
-            theirs.get(name(4, "a")).await.unwrap().read_to_end(&mut read).await.unwrap();
-            assert_eq!(read, bytes(3 * CHUNK + 7));
-
-            objects.put("another/2/a", &bytes(9)).await.unwrap();
-            objects.put(&name(5, "b"), &bytes(9)).await.unwrap();
-            objects.delete(key, &[name(5, "b"), name(5, "never")], Some(Epoch(4))).await.unwrap();
-            for gone in [name(2, "a"), name(3, "a"), name(5, "b")] {
-                assert!(matches!(objects.get(&gone).await, Err(ObjectError::Missing { .. })), "{gone}");
-            }
-            assert_eq!(objects.get(&name(4, "a")).await, Ok(bytes(3 * CHUNK + 7)));
-            assert_eq!(objects.get("another/2/a").await, Ok(bytes(9)));
-            objects.delete(key, &[name(4, "a"), name(1, "a")], None).await.unwrap();
-            objects.delete("another", &[], Some(Epoch(3))).await.unwrap();
-            assert_eq!(messages(&objects).await, 0, "on {release:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn half_an_object_is_never_taken_for_a_whole_one_and_is_cleared_away_with_the_rest() {
-        let server = TestServer::start(Release::Newest).await;
-        let nats = server.connect().await;
-        let (objects, _) = Objects::open(&nats, "snapshots", 1).await.unwrap();
-        // Killed in the midst of a put.
-        let chunk = objects.chunks(&format!("{}.lost", objects.place("p/1/a").unwrap()));
-        nats.publish_and_confirm(&chunk, PublishMessage::build().payload("half".into())).await.unwrap();
-        assert!(matches!(objects.get("p/1/a").await, Err(ObjectError::Missing { .. })));
-        objects.delete("p", &[], Some(Epoch(2))).await.unwrap();
-        assert_eq!(messages(&objects).await, 0);
-
-        objects.put("p/2/a", &bytes(2 * CHUNK)).await.unwrap();
-        let ask = json!({ "seq": 2, "no_erase": true });
-        let _: Value = nats.api("STREAM.MSG.DELETE.OBJ_snapshots", &ask).await.unwrap();
-        assert!(matches!(objects.get("p/2/a").await, Err(ObjectError::Damaged { .. })));
-        let odd = objects.put("no name", b"x").await;
-        assert!(matches!(odd, Err(ObjectError::Failed { why: ApiError::Failed(_), .. })), "{odd:?}");
-    }
-
-    #[tokio::test]
-    async fn a_bucket_that_is_deleted_is_an_error_that_names_it_and_is_made_anew() {
-        let server = TestServer::start(Release::Newest).await;
-        let nats = server.connect().await;
-        let (objects, _) = Objects::open(&nats, "snapshots", 1).await.unwrap();
-        objects.put("p/1/a", b"state").await.unwrap();
-        let _: Value = nats.api("STREAM.DELETE.OBJ_snapshots", &NoArguments {}).await.unwrap();
-        let error = objects.get("p/1/a").await.unwrap_err();
-        assert!(error.to_string().contains("snapshots"), "{error}");
-        in_time(async {
-            while let Err(error) = objects.put("p/1/b", b"state").await {
-                assert!(matches!(error, ObjectError::Failed { .. }), "{error}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
-        let error = objects.get("p/1/a").await.unwrap_err();
-        assert!(
-            matches!(&error, ObjectError::Missing { .. }) && error.to_string().contains("--discard-state"),
-            "{error}"
-        );
-    }
 }
