@@ -32,3 +32,4 @@ mod sources;
 mod start_from;
 mod strategies;
 mod swapping;
+mod uncovered;

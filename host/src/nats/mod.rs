@@ -10,7 +10,7 @@
 //! * [`Publisher`] publishes with message ids, many in flight.
 //! * [`Peers`] answers and asks the liveness probes and carries hints between workers.
 //! * [`StreamInfo`] says what a stream is, or which streams there are when it is not; [`Backlogs`] how much of it lies after
-//!   a position, and [`Stored`] gets at single messages.
+//!   a position, [`each_subject`] of what it holds messages, and [`Stored`] gets at single messages.
 //!
 //! The adapters decide nothing: they carry out what the core asks for, bound every call by
 //! [`ConnectOptions::operation_timeout`], and report what came of it. The worker's driver and the intake call them.
@@ -37,6 +37,7 @@ mod queue_tests;
 mod reader;
 mod stored;
 mod stream;
+mod subjects;
 #[cfg(test)]
 pub(crate) mod testing;
 mod watch;
@@ -61,4 +62,5 @@ pub use queue::{Acknowledger, CreateConsumerError, QueueConsumer, QueueConsumers
 pub use reader::{Filters, OpenReaderError, Reader, ReaderEnd, ReaderOptions, Start, StreamMessage};
 pub use stored::Stored;
 pub use stream::{NewStream, Retention, Storage, StreamError, StreamInfo};
+pub use subjects::each_subject;
 pub use watch::{KvEvent, Watch};

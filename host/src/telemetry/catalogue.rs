@@ -111,6 +111,8 @@ catalogue! {
             "Times that the strategy plugin has not decided when it was asked. Known to the leader; 0 elsewhere.";
         unowned_partitions: Gauge = "parti_unowned_partitions" [] =>
             "Partitions that the plan gives to nobody. Known to the leader; 0 elsewhere.";
+        uncovered_subjects: Gauge = "parti_uncovered_subjects" [] =>
+            "Subjects of which the stream holds messages and that belong to no partition: nobody handles them. Known to the leader, who looks every half minute; 0 elsewhere.";
         unopenable_partitions: Gauge = "parti_unopenable_partitions" [] =>
             "Partitions whose state the handler of no live worker opens. Known to the leader; 0 elsewhere.";
     }

@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::plugins::Running;
 use super::status::{self, Board};
 use super::strategy::Strategist;
+use super::uncovered::UncoveredWatch;
 use super::{notices, probes};
 
 /// Time to live of each kind of value; zero = for ever.
@@ -91,6 +92,8 @@ pub(super) struct Control {
     pub(super) board: Arc<Mutex<Board>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) running: Running,
+    /// Nothing on an assignment-only worker.
+    pub(super) uncovered: Option<UncoveredWatch>,
     pub(super) label: WorkerLabel,
     pub(super) peers: Peers,
     pub(super) origin: Instant,
@@ -174,8 +177,19 @@ impl Control {
                 WriteOutcome::Lost | WriteOutcome::Unknown => self.metrics.heartbeats_failed.inc(),
             }
         }
+        let is_list = matches!(&event, Event::Reply { reply: Reply::Partitions(_), .. });
         let now = self.now();
         self.coordinator.handle(now, event);
+        if is_list {
+            self.compare_subjects();
+        }
+    }
+
+    /// The leader's list of partitions may be another one than before.
+    fn compare_subjects(&mut self) {
+        if let Some(uncovered) = &mut self.uncovered {
+            uncovered.compare_with(self.coordinator.partitions());
+        }
     }
 
     fn data_path(&mut self, event: IntakeEvent) {
@@ -299,6 +313,7 @@ impl Control {
                         self.metrics.unopenable_partitions.set(0);
                     }
                     self.metrics.leadership_changes.inc();
+                    self.compare_subjects();
                     let mut board = self.board();
                     board.leader = worker;
                     board.is_leader = is_us;

@@ -13,6 +13,7 @@ mod start;
 mod status;
 mod strategy;
 mod updates;
+mod uncovered;
 
 use crate::config::Config;
 use crate::error::{ErrorCode, OperatorError};
@@ -37,6 +38,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use updates::Updates;
+use uncovered::UncoveredWatch;
 
 pub(crate) use member::{Glance, Member};
 pub use plugins::Plugins;
@@ -281,6 +283,9 @@ fn coordinate(
     Identification { metrics, label, board, origin }: Identification,
 ) -> (Control, mpsc::UnboundedReceiver<Event>) {
     let (events, inbox) = mpsc::unbounded_channel();
+    let uncovered = config.stream.as_ref().map(|stream| {
+        UncoveredWatch::new(nats.clone(), stream.name.clone(), stream.subject_template.clone(), Arc::clone(&metrics))
+    });
     let control = Control {
         coordinator: Coordinator::new(settings::coordinator(config, &running.versions(), Arc::clone(&metrics))),
         peers: Peers::new(&nats, &config.group),
@@ -300,6 +305,7 @@ fn coordinate(
         hooks,
         board,
         running,
+        uncovered,
         metrics,
         label,
         origin,

@@ -31,7 +31,7 @@ use std::time::Duration;
 use watchdog::Watchdog;
 
 use crate::record::{FORMAT, HeartbeatRecord, LeaderRecord, Refusals};
-use crate::{Incarnation, Now, Term, Version, WorkerId, WorkerState};
+use crate::{Incarnation, Now, Partition, Term, Version, WorkerId, WorkerState};
 
 pub use context::Settings;
 pub use degraded::{AlertLevel, DegradedAlert, DegradedBehavior, Outage};
@@ -155,6 +155,12 @@ impl Coordinator {
     #[must_use]
     pub fn live_workers(&self) -> Option<usize> {
         self.leading().map(|_| self.roster.members().count())
+    }
+
+    /// The partitions that it plans with, sorted; `None` on workers that do not lead, and until the source has been asked.
+    #[must_use]
+    pub fn partitions(&self) -> Option<&[Partition]> {
+        self.leading().and(self.planner.partitions())
     }
 
     /// When the outage of NATS began that lasts, if one does: the lost connection or the first failed operation.

@@ -16,6 +16,7 @@ mod tests;
 use super::api::ApiError;
 use super::buckets::{self, BucketMismatch, OpenBucketError, Seeker};
 use super::connection::Nats;
+use super::subjects::each_subject;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RawMessage as EncodedMessage, StorageType};
@@ -28,7 +29,7 @@ use parti_coordination::record::object_parts;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -129,17 +130,6 @@ struct Meta {
 #[derive(Deserialize)]
 struct Found {
     message: EncodedMessage,
-}
-
-#[derive(Deserialize)]
-struct Subjects {
-    state: SubjectsState,
-}
-
-#[derive(Deserialize)]
-struct SubjectsState {
-    #[serde(default)]
-    subjects: Option<HashMap<String, u64>>,
 }
 
 impl Objects {
@@ -270,13 +260,16 @@ impl Objects {
     /// The names of a partition's objects, whole or not.
     async fn of(&self, record_key: &str) -> Result<BTreeSet<String>, ApiError> {
         let prefix = self.chunks(&format!("{}.", URL_SAFE_NO_PAD.encode(record_key)));
-        let ask = json!({ "subjects_filter": format!("{prefix}>") });
-        let found: Subjects = self.inner.nats.api(&format!("STREAM.INFO.{}", self.inner.stream), &ask).await?;
-        let name = |subject: &String| {
+        let name = |subject: &str| {
             let mut tokens = subject.strip_prefix(&prefix)?.split('.');
             Some(format!("{record_key}/{}/{}", tokens.next()?, tokens.next()?))
         };
-        Ok(found.state.subjects.unwrap_or_default().keys().filter_map(name).collect())
+        let mut names = BTreeSet::new();
+        each_subject(&self.inner.nats, &self.inner.stream, &format!("{prefix}>"), |subject, _| {
+            names.extend(name(subject));
+        })
+        .await?;
+        Ok(names)
     }
 
     async fn purge(&self, filter: &str) -> Result<(), ApiError> {

@@ -121,6 +121,10 @@ impl Planner {
         self.highest_version = self.highest_version.max(version);
     }
 
+    pub(super) fn partitions(&self) -> Option<&[Partition]> {
+        self.partitions.as_deref()
+    }
+
     pub(super) fn plan(&self) -> Option<&PlanRecord> {
         self.plan.as_ref().map(|(plan, _)| plan)
     }
