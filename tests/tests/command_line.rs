@@ -85,6 +85,36 @@ async fn every_problem_of_a_configuration_is_listed_not_only_the_first() {
     }
 }
 
+/// Nobody listens at the discard port: a run that got as far as NATS would end with 3.
+#[tokio::test]
+async fn what_can_never_connect_is_found_without_a_server() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let empty = file(&folder, "");
+    for (key, value) in [
+        ("nats.credentials", "/nowhere/user.creds".to_owned()),
+        ("nats.credentials", empty.display().to_string()),
+        ("nats.nkey", "SUNONSENSE".to_owned()),
+    ] {
+        let set = format!("{key}={value}");
+        let listen = format!("http.listen=127.0.0.1:{}", parti_tests::free_port());
+        for command in ["check", "run"] {
+            let config = config("nats://127.0.0.1:9", 2, "noop").to_string();
+            let ended = with_config(command, &config, &["--set", &set, "--set", &listen]).await;
+            ended.assert(2, &["ErrInvalidConfig", "credentials cannot be used"]);
+            assert!(!ended.output.contains("SUNONSENSE"), "{}", ended.output);
+        }
+    }
+    let tls = json!({ "ca": "/nowhere/ca.pem" });
+    let mut config = config("tls://127.0.0.1:9", 2, "noop");
+    config["nats"]["tls"] = tls;
+    for command in ["check", "run"] {
+        let listen = format!("http.listen=127.0.0.1:{}", parti_tests::free_port());
+        with_config(command, &config.to_string(), &["--set", &listen])
+            .await
+            .assert(2, &["ErrInvalidConfig", "/nowhere/ca.pem"]);
+    }
+}
+
 #[tokio::test]
 async fn check_accepts_a_good_configuration_and_names_the_plugin() {
     with_config("check", &valid().to_string(), &[]).await.assert(0, &["valid", "noop"]);

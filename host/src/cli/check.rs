@@ -1,11 +1,16 @@
 //! `parti check`: is the configuration right, and are the plugins?
 
 use super::ConfigArgs;
+use super::run::log_error;
+use crate::config::Config;
 use crate::config::check::CheckedPlugin;
+use crate::error::OperatorError;
 use crate::plugin::PluginEngine;
-use crate::worker::Plugins;
+use crate::telemetry::check_log;
+use crate::worker::{Plugins, connect_error, connect_options};
 use clap::Args;
 use std::process::ExitCode;
+use tokio::runtime::Builder;
 
 /// What `parti check` takes.
 #[derive(Debug, Args)]
@@ -27,6 +32,8 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
     };
     let mut report = crate::config::check::report(&loaded);
     if let Some(config) = &loaded.config {
+        let log = check_log(config.log.level.as_str()).map_err(|error| log_error(&error));
+        [log.err(), check_connection(config).err()].into_iter().flatten().for_each(|error| report.add_error(error));
         match PluginEngine::new() {
             Ok(engine) => {
                 let (plugins, errors) = Plugins::load(&engine, config);
@@ -48,4 +55,11 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
         println!("{report}");
     }
     report.exit_status().into()
+}
+
+/// Whether the connection that is configured can work, as far as that can be told without a server.
+fn check_connection(config: &Config) -> Result<(), OperatorError> {
+    let options = connect_options(config, "check")?;
+    let runtime = Builder::new_current_thread().build().map_err(crate::worker::no_threads)?;
+    runtime.block_on(options.check()).map_err(|error| connect_error(&error))
 }

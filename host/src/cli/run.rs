@@ -3,7 +3,7 @@
 use super::ConfigArgs;
 use crate::config::LogFormat;
 use crate::error::{ErrorCode, OperatorError};
-use crate::telemetry::{self, WorkerLabel};
+use crate::telemetry::{self, LogError, WorkerLabel};
 use clap::Args;
 
 /// What `parti run` takes.
@@ -25,8 +25,12 @@ pub(super) fn run(args: &RunArgs) -> Result<(), OperatorError> {
         LogFormat::Text => telemetry::LogFormat::Text,
     };
     let label = WorkerLabel::default();
-    let _guard = telemetry::init(format, config.log.level.as_str(), label.clone()).map_err(|error| {
-        ErrorCode::InvalidConfig.error("the log cannot be set up", error.to_string(), "correct log.level or RUST_LOG")
-    })?;
+    let _guard =
+        telemetry::init(format, config.log.level.as_str(), label.clone()).map_err(|error| log_error(&error))?;
     crate::worker::run(config, label)
+}
+
+/// What a log that cannot be set up means for an operator.
+pub(super) fn log_error(error: &LogError) -> OperatorError {
+    ErrorCode::InvalidConfig.error("the log cannot be set up", error.to_string(), "correct log.level or RUST_LOG")
 }

@@ -17,8 +17,8 @@ pub struct Report {
     pub warnings: Vec<Problem>,
     /// The sections that nobody wrote.
     pub missing: Vec<Missing>,
-    /// What is wrong with the plugins.
-    pub plugin_errors: Vec<OperatorError>,
+    /// What else a worker would end with.
+    pub errors: Vec<OperatorError>,
     /// The plugins that would be loaded.
     pub plugins: Vec<CheckedPlugin>,
 }
@@ -44,16 +44,16 @@ pub fn report(loaded: &Loaded) -> Report {
         problems: loaded.problems.clone(),
         warnings: loaded.warnings.clone(),
         missing: loaded.missing.clone(),
-        plugin_errors: Vec::new(),
+        errors: Vec::new(),
         plugins: Vec::new(),
     }
 }
 
 impl Report {
-    /// Notes a plugin that cannot be loaded.
+    /// Notes what a worker would end with.
     pub fn add_error(&mut self, error: OperatorError) {
         self.ok = false;
-        self.plugin_errors.push(error);
+        self.errors.push(error);
     }
 
     /// What `parti check` returns: 0, or 2 if a worker cannot run with the configuration.
@@ -76,7 +76,7 @@ impl fmt::Display for Report {
                 missing.section, missing.why, missing.todo
             )?;
         }
-        for error in &self.plugin_errors {
+        for error in &self.errors {
             writeln!(f, "error: {error}")?;
         }
         for plugin in &self.plugins {
@@ -86,7 +86,7 @@ impl fmt::Display for Report {
             writeln!(f, "warning: {warning}")?;
         }
         let required = self.missing.iter().filter(|missing| missing.required).count();
-        match (self.problems.len() + self.plugin_errors.len() + required, self.warnings.len()) {
+        match (self.problems.len() + self.errors.len() + required, self.warnings.len()) {
             (0, 0) => f.write_str("the configuration is valid"),
             (0, warnings) => write!(f, "the configuration is valid, with {}", count(warnings, "warning")),
             (errors, 0) => f.write_str(&count(errors, "error")),

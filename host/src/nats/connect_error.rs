@@ -22,6 +22,9 @@ pub enum ConnectError {
     /// The credentials cannot be used, whatever the server says.
     #[error("the NATS credentials cannot be used: {0}. Check the file or the seed")]
     BadCredentials(String),
+    /// The files for TLS cannot be used, whatever the server says.
+    #[error("the TLS files for NATS cannot be used: {0}. Check the files under nats.tls")]
+    BadCertificates(String),
     /// Nothing answers as a NATS server does.
     #[error(
         "no NATS server could be reached: {0}. Check that the server runs and that the URL and the network are right"

@@ -4,12 +4,12 @@ use super::api::{ApiError, NoArguments};
 use super::backoff::Backoff;
 use super::connect_error::{ConnectError, explain};
 use super::greeting::{OLDEST, ServerVersion, greet};
+use super::options::ConnectOptions;
 use super::wire::Endpoint;
 use async_nats::jetstream::account::Account;
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Event, ServerAddr};
 use futures::stream::{FuturesUnordered, StreamExt};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -29,60 +29,6 @@ const RECONNECT: Backoff = Backoff { first: Duration::from_millis(100), cap: Dur
 
 /// How long one question whether JetStream is there may take before it is asked again.
 const JETSTREAM_CHECK: Duration = Duration::from_secs(2);
-
-/// Where to connect and as whom.
-#[derive(Clone)]
-pub struct ConnectOptions {
-    /// URLs of one or more servers of the same cluster: `nats://host:4222`, `tls://host`, or just `host`. User and password
-    /// in a URL are used when `login` is [`Login::Anonymous`].
-    pub servers: Vec<String>,
-    /// As whom.
-    pub login: Login,
-    /// Set to insist on TLS. A server that itself insists on it gets it anyway.
-    pub tls: Option<Tls>,
-    /// How the connection is called in the server's monitoring.
-    pub name: String,
-    /// How long any one operation may take, connecting included.
-    pub operation_timeout: Duration,
-}
-
-/// As whom to connect.
-#[derive(Clone)]
-pub enum Login {
-    /// As nobody in particular.
-    Anonymous,
-    /// With the JWT and the seed in this `.creds` file.
-    Credentials(PathBuf),
-    /// With this NKey seed (`SU…`).
-    NkeySeed(String),
-    /// With a user name and a password.
-    Password {
-        /// User name.
-        user: String,
-        /// Password.
-        password: String,
-    },
-    /// With a token.
-    Token(String),
-}
-
-/// How to speak TLS. All files are PEM.
-#[derive(Debug, Clone, Default)]
-pub struct Tls {
-    /// Certificates to trust instead of the system's.
-    pub ca: Option<PathBuf>,
-    /// What to show to a server that asks.
-    pub client: Option<ClientCertificate>,
-}
-
-/// A client certificate.
-#[derive(Debug, Clone)]
-pub struct ClientCertificate {
-    /// The certificate, with its chain.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-}
 
 /// How the connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,11 +63,20 @@ impl Nats {
     pub async fn connect(options: ConnectOptions) -> Result<Self, ConnectError> {
         let began = Instant::now();
         let deadline = began + options.operation_timeout;
-        let servers = parse_servers(&options.servers)?;
+        let (servers, login) = options.prepare().await?;
         require_supported(&servers, deadline).await?;
 
         let (watcher, link) = watch_link();
-        let client_options = client_options(&options, &servers, watcher).await?;
+        let client_options = login
+            .name(&options.name)
+            .connection_timeout(options.operation_timeout.min(CONNECT_TIMEOUT))
+            .request_timeout(Some(options.operation_timeout))
+            .ping_interval(PING_INTERVAL)
+            .reconnect_delay_callback(|attempt| RECONNECT.before(u32::try_from(attempt).unwrap_or(u32::MAX)))
+            .event_callback(move |event| {
+                watcher.observe(&event);
+                std::future::ready(())
+            });
         let client = timeout_at(deadline, client_options.connect(servers.clone()))
             .await
             .map_err(|_| ConnectError::Unreachable("the server greets, but then falls silent".to_owned()))?
@@ -236,24 +191,6 @@ impl Nats {
     }
 }
 
-fn parse_servers(urls: &[String]) -> Result<Vec<ServerAddr>, ConnectError> {
-    let parse = |url: &String| {
-        // What stands before the host may be a login.
-        let shown = url.rsplit_once('@').map_or_else(|| url.clone(), |(_, host)| format!("[hidden]@{host}"));
-        let bad = |why: String| ConnectError::BadUrl { url: shown.clone(), why };
-        let server: ServerAddr = url.parse().map_err(|error: std::io::Error| bad(error.to_string()))?;
-        if server.is_websocket() {
-            return Err(bad("websockets are not supported".to_owned()));
-        }
-        if server.host().is_empty() {
-            return Err(bad("it names no host".to_owned()));
-        }
-        Ok(server)
-    };
-    let servers: Vec<_> = urls.iter().map(parse).collect::<Result<_, _>>()?;
-    if servers.is_empty() { Err(ConnectError::NoServers) } else { Ok(servers) }
-}
-
 /// Reads the greeting of whichever server answers first.
 async fn require_supported(servers: &[ServerAddr], deadline: Instant) -> Result<(), ConnectError> {
     let mut greetings: FuturesUnordered<_> = servers
@@ -277,52 +214,6 @@ async fn require_supported(servers: &[ServerAddr], deadline: Instant) -> Result<
 /// Without user and password, which have no place in a log.
 fn address(server: &ServerAddr) -> String {
     format!("{}:{}", server.host(), server.port())
-}
-
-async fn client_options(
-    options: &ConnectOptions,
-    servers: &[ServerAddr],
-    watcher: LinkWatcher,
-) -> Result<async_nats::ConnectOptions, ConnectError> {
-    let mut client = async_nats::ConnectOptions::new()
-        .name(&options.name)
-        .connection_timeout(options.operation_timeout.min(CONNECT_TIMEOUT))
-        .request_timeout(Some(options.operation_timeout))
-        .ping_interval(PING_INTERVAL)
-        .reconnect_delay_callback(|attempt| RECONNECT.before(u32::try_from(attempt).unwrap_or(u32::MAX)))
-        .event_callback(move |event| {
-            watcher.observe(&event);
-            std::future::ready(())
-        });
-    client = match &options.login {
-        Login::Anonymous => match servers.iter().find_map(|server| Some((server.username()?, server.password()?))) {
-            Some((user, password)) => client.user_and_password(user.to_owned(), password.to_owned()),
-            None => client,
-        },
-        Login::Credentials(path) => client
-            .credentials_file(path)
-            .await
-            .map_err(|error| ConnectError::BadCredentials(format!("{}: {error}", path.display())))?,
-        Login::NkeySeed(seed) => client.nkey(seed.clone()),
-        Login::Password { user, password } => client.user_and_password(user.clone(), password.clone()),
-        Login::Token(token) => client.token(token.clone()),
-    };
-    if let Some(tls) = &options.tls {
-        client = client.require_tls(true);
-        let files = tls.ca.iter().chain(tls.client.iter().flat_map(|client| [&client.certificate, &client.key]));
-        for file in files {
-            // The client library would not say which file it is.
-            let readable = tokio::fs::File::open(file).await;
-            readable.map_err(|error| ConnectError::Tls(format!("{}: {error}", file.display())))?;
-        }
-        if let Some(ca) = &tls.ca {
-            client = client.add_root_certificates(ca.clone());
-        }
-        if let Some(ClientCertificate { certificate, key }) = &tls.client {
-            client = client.add_client_certificate(certificate.clone(), key.clone());
-        }
-    }
-    Ok(client)
 }
 
 /// Turns what the client library tells about the connection into the state of the [`Link`], and into log lines.
@@ -372,6 +263,7 @@ impl LinkWatcher {
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::{Login, Tls};
     use super::super::testing::{NKEY_PUBLIC as PUBLIC, NKEY_SEED as SEED, Release, TestServer, in_time, options};
     use super::*;
     use std::io::{Read as _, Write as _};
@@ -488,7 +380,7 @@ mod tests {
         assert!(matches!(error, ConnectError::Tls(_)), "{error}");
         let missing = Tls { ca: Some("/nowhere/ca.pem".into()), client: None };
         let error = failure(ConnectOptions { tls: Some(missing), ..options(&server.url()) }).await;
-        assert!(matches!(&error, ConnectError::Tls(why) if why.contains("/nowhere/ca.pem")), "{error}");
+        assert!(matches!(&error, ConnectError::BadCertificates(why) if why.contains("/nowhere/ca.pem")), "{error}");
     }
 
     #[tokio::test]

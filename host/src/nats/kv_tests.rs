@@ -2,8 +2,9 @@
 
 use super::api::{ApiError, NoArguments};
 use super::buckets::{BucketSpec, KeyLifetime, OpenBucketError};
-use super::connection::{ConnectOptions, Nats};
+use super::connection::Nats;
 use super::kv::Store;
+use super::options::ConnectOptions;
 use super::reader::Filters;
 use super::testing::{Release, TestServer, in_time, options};
 use super::watch::{KvEvent, Watch};

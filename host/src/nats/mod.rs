@@ -29,6 +29,7 @@ mod kv;
 #[cfg(test)]
 mod kv_tests;
 mod objects;
+mod options;
 mod probe;
 mod publisher;
 mod queue;
@@ -50,12 +51,13 @@ pub use bare::{
 };
 pub use buckets::{BucketMismatch, BucketSpec, KeyLifetime, OpenBucketError};
 pub use connect_error::ConnectError;
-pub use connection::{ClientCertificate, ConnectOptions, Link, Login, Nats, Tls};
+pub use connection::{Link, Nats};
 pub use figures::PartitionFigures;
 pub use greeting::ServerVersion;
 pub use headers::{Headers, pairs as header_pairs};
 pub use kv::{Loss, Store};
 pub use objects::{ObjectError, Objects};
+pub use options::{ClientCertificate, ConnectOptions, Login, Tls};
 pub use probe::{Peers, ProbeSetupError, Releases, Responder};
 pub use publisher::{OutgoingMessage, Published, Publisher, Receipt, sendable_headers};
 pub use queue::{Acknowledger, CreateConsumerError, QueueConsumer, QueueConsumers, QueueMessage, QueueReader};

@@ -208,7 +208,7 @@ impl Releases {
 
 #[cfg(test)]
 mod tests {
-    use super::super::connection::{ConnectOptions, Login};
+    use super::super::options::{ConnectOptions, Login};
     use super::super::testing::{Release, TestServer, in_time, options};
     use super::*;
     use uuid::Uuid;

@@ -153,7 +153,7 @@ fn parse_value(name: &str, value: &str) -> Result<HeaderValue, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::connection::ConnectOptions;
+    use super::super::options::ConnectOptions;
     use super::super::testing::{Release, TestServer, in_time, options};
     use super::*;
     use serde_json::{Value, json};

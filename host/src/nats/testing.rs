@@ -1,7 +1,8 @@
 //! Real servers for tests.
 
-use super::connection::{ConnectOptions, Login, Nats};
+use super::connection::Nats;
 use super::greeting::greet;
+use super::options::{ConnectOptions, Login};
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};

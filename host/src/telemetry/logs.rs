@@ -87,6 +87,14 @@ pub fn init(format: LogFormat, level: &str, worker: WorkerLabel) -> Result<LogGu
     Ok(LogGuard { _writer: guard })
 }
 
+/// Whether [`init`] could be called with this level in this environment.
+///
+/// # Errors
+/// A filter that cannot be understood.
+pub fn check(level: &str) -> Result<(), LogError> {
+    filter(level, std::env::var("RUST_LOG").ok().as_deref()).map(drop)
+}
+
 fn json<W>(filter: EnvFilter, worker: WorkerLabel, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,

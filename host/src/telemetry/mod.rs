@@ -18,7 +18,7 @@ mod strict;
 pub use catalogue::{Format, Metrics};
 pub use handles::{Age, Counter, CounterBy, CounterWith, Gauge, GaugeWith, Histogram, HistogramBy};
 pub use labels::{HookResult, KvOperation, KvResult, LabelValue, StrategyFault, SwapResult, Verdict};
-pub use logs::{LogError, LogFormat, LogGuard, init};
+pub use logs::{LogError, LogFormat, LogGuard, check as check_log, init};
 pub use reference::reference_page;
 
 use std::sync::{Arc, PoisonError, RwLock};

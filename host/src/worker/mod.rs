@@ -87,7 +87,7 @@ fn single_threaded() -> Result<Runtime, OperatorError> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
-fn no_threads(error: std::io::Error) -> OperatorError {
+pub(crate) fn no_threads(error: std::io::Error) -> OperatorError {
     ErrorCode::Internal.error("the worker has no threads", error.to_string(), "raise the limit of threads (ulimit -u)")
 }
 

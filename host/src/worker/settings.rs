@@ -200,7 +200,9 @@ pub(crate) fn connect_options(config: &Config, purpose: &str) -> Result<ConnectO
 pub(crate) fn connect_error(error: &ConnectError) -> OperatorError {
     let code = match error {
         ConnectError::NoServers => ErrorCode::NatsConnectionRequired,
-        ConnectError::BadUrl { .. } | ConnectError::BadCredentials(_) => ErrorCode::InvalidConfig,
+        ConnectError::BadUrl { .. } | ConnectError::BadCredentials(_) | ConnectError::BadCertificates(_) => {
+            ErrorCode::InvalidConfig
+        }
         ConnectError::Unreachable(_) => ErrorCode::NatsUnreachable,
         ConnectError::Refused(_) | ConnectError::Tls(_) => ErrorCode::NatsUnauthorized,
         ConnectError::TooOld { .. } => ErrorCode::NatsTooOld,

@@ -1,6 +1,6 @@
 //! Opens a connection as the client library would: the same servers, the same login, the same TLS.
 
-use super::super::connection::{ClientCertificate, Login, Tls};
+use super::super::options::{ClientCertificate, Login, Tls};
 use super::parse::{MAX_LINE, refusal};
 use async_nats::ServerAddr;
 use base64::Engine as _;
@@ -175,10 +175,20 @@ async fn read_line(socket: &mut Box<dyn Socket>, buffer: &mut BytesMut) -> Resul
     }
 }
 
+/// Whether the files of a TLS section can be used.
+pub(in crate::nats) async fn check_tls(tls: &Tls) -> Result<(), WireError> {
+    read_config(tls.clone()).await.map(drop)
+}
+
+async fn read_config(tls: Tls) -> Result<ClientConfig, WireError> {
+    let read = tokio::task::spawn_blocking(move || client_config(&tls)).await;
+    read.map_err(|error| WireError::Tls(error.to_string()))?
+}
+
 async fn secure(socket: Box<dyn Socket>, tls: Tls, host: &str) -> Result<Box<dyn Socket>, WireError> {
     let failed = |error: &dyn std::fmt::Display| WireError::Tls(error.to_string());
     // Read anew every time: certificates are replaced while workers run.
-    let config = tokio::task::spawn_blocking(move || client_config(&tls)).await.map_err(|error| failed(&error))??;
+    let config = read_config(tls).await?;
     let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(&error))?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await.map_err(|error| failed(&error))?;
     Ok(Box::new(stream))

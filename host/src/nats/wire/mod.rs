@@ -12,7 +12,7 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-pub(super) use connect::{Endpoint, WireError};
+pub(super) use connect::{Endpoint, WireError, check_tls};
 pub(super) use parse::{Batch, number};
 
 use bytes::{Bytes, BytesMut};

@@ -1,4 +1,5 @@
-use super::super::connection::{ClientCertificate, ConnectOptions, Login, Nats, Tls};
+use super::super::connection::Nats;
+use super::super::options::{ClientCertificate, ConnectOptions, Login, Tls};
 use super::super::testing::{NKEY_PUBLIC as PUBLIC, NKEY_SEED as SEED, Release, TestServer, in_time, options};
 use super::connect::credentials;
 use super::parse::parse;
