@@ -1,6 +1,7 @@
 //! What Parti promises, proven on real processes: each module is a subject, each test is named after the promise it holds.
 
 mod bad_components;
+mod check_online;
 mod command_line;
 mod commits;
 mod connecting;

@@ -28,6 +28,7 @@ use std::process::ExitCode;
 Examples:
   parti dev                                  a whole fleet on this machine, to look at
   parti check --config parti.yaml            is the configuration right? are the plugins?
+  parti check --config parti.yaml --online   and is all there that a worker needs?
   parti run --config parti.yaml              one worker; start as many as you like
   parti partitions --config parti.yaml       who owns what, and how far it is
 

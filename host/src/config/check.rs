@@ -1,8 +1,8 @@
-//! The report of `parti check`, as far as it goes without NATS.
+//! What `parti check` says of a configuration by itself.
 
 use super::load::{Loaded, Missing};
 use super::problem::Problem;
-use crate::error::{ExitStatus, OperatorError};
+use crate::error::ExitStatus;
 use serde::Serialize;
 use std::fmt;
 
@@ -17,23 +17,6 @@ pub struct Report {
     pub warnings: Vec<Problem>,
     /// The sections that nobody wrote.
     pub missing: Vec<Missing>,
-    /// What else a worker would end with.
-    pub errors: Vec<OperatorError>,
-    /// The plugins that would be loaded.
-    pub plugins: Vec<CheckedPlugin>,
-}
-
-/// A plugin that would be loaded.
-#[derive(Debug, Clone, Serialize)]
-pub struct CheckedPlugin {
-    /// Its name.
-    pub name: String,
-    /// `handler` or `hooks`.
-    pub kind: String,
-    /// What identifies this version.
-    pub digest: String,
-    /// Bytes of the component.
-    pub size: u64,
 }
 
 /// The report on what was loaded.
@@ -44,16 +27,14 @@ pub fn report(loaded: &Loaded) -> Report {
         problems: loaded.problems.clone(),
         warnings: loaded.warnings.clone(),
         missing: loaded.missing.clone(),
-        errors: Vec::new(),
-        plugins: Vec::new(),
     }
 }
 
 impl Report {
-    /// Notes what a worker would end with.
-    pub fn add_error(&mut self, error: OperatorError) {
-        self.ok = false;
-        self.errors.push(error);
+    /// How many errors there are.
+    #[must_use]
+    pub fn errors(&self) -> usize {
+        self.problems.len() + self.missing.iter().filter(|missing| missing.required).count()
     }
 
     /// What `parti check` returns: 0, or 2 if a worker cannot run with the configuration.
@@ -76,25 +57,9 @@ impl fmt::Display for Report {
                 missing.section, missing.why, missing.todo
             )?;
         }
-        for error in &self.errors {
-            writeln!(f, "error: {error}")?;
-        }
-        for plugin in &self.plugins {
-            writeln!(f, "plugin {} ({}): {}, {} bytes", plugin.name, plugin.kind, plugin.digest, plugin.size)?;
-        }
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
         }
-        let required = self.missing.iter().filter(|missing| missing.required).count();
-        match (self.problems.len() + self.errors.len() + required, self.warnings.len()) {
-            (0, 0) => f.write_str("the configuration is valid"),
-            (0, warnings) => write!(f, "the configuration is valid, with {}", count(warnings, "warning")),
-            (errors, 0) => f.write_str(&count(errors, "error")),
-            (errors, warnings) => write!(f, "{} and {}", count(errors, "error"), count(warnings, "warning")),
-        }
+        Ok(())
     }
-}
-
-fn count(number: usize, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }

@@ -113,6 +113,45 @@ pub(super) async fn open(nats: &Nats, spec: &BucketSpec) -> Result<Checked, Open
     check(spec, &found)
 }
 
+/// A bucket that was only looked at: nothing was created.
+#[derive(Debug)]
+pub struct BucketLook {
+    /// The bucket.
+    pub bucket: String,
+    /// What is odd about it but can be lived with; `None` if it is missing. Or why it could not be opened.
+    pub found: Result<Option<Vec<BucketMismatch>>, OpenBucketError>,
+    /// The stream behind it.
+    stream: String,
+    /// One of its subjects, which nobody uses.
+    subject: String,
+}
+
+impl BucketLook {
+    /// Whether the user may write to the bucket, or create it if it is missing.
+    pub async fn may_be_written(&self, nats: &Nats) -> bool {
+        match &self.found {
+            Ok(None) => nats.may_create(&self.stream).await,
+            _ => nats.may_store(&self.subject).await,
+        }
+    }
+}
+
+/// Looks at the bucket behind which this stream is. `check` says what is odd about its settings.
+pub(super) async fn look(
+    nats: &Nats,
+    bucket: &str,
+    stream: String,
+    subject: String,
+    check: impl FnOnce(&Config) -> Result<Vec<BucketMismatch>, OpenBucketError>,
+) -> BucketLook {
+    let found = match nats.api::<_, Info>(&format!("STREAM.INFO.{stream}"), &NoArguments {}).await {
+        Ok(info) => check(&info.config).map(Some),
+        Err(ApiError::Refused { code, .. }) if code == ErrorCode::STREAM_NOT_FOUND.0 => Ok(None),
+        Err(why) => Err(OpenBucketError::Failed { bucket: bucket.to_owned(), why }),
+    };
+    BucketLook { bucket: bucket.to_owned(), found, stream, subject }
+}
+
 /// The settings of the stream behind a bucket, which is created like this if it is missing. Many may do so at the same time.
 pub(super) async fn find_or_create(nats: &Nats, bucket: &str, config: &Config) -> Result<Config, OpenBucketError> {
     let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
@@ -202,7 +241,7 @@ fn config(spec: &BucketSpec, single_keys_expire: bool) -> Config {
     }
 }
 
-fn check(spec: &BucketSpec, found: &Config) -> Result<Checked, OpenBucketError> {
+pub(super) fn check(spec: &BucketSpec, found: &Config) -> Result<Checked, OpenBucketError> {
     let stream = stream_name(&spec.name);
     let mismatch = |setting, found: String, wanted: String, advice: String| BucketMismatch {
         bucket: spec.name.clone(),

@@ -5,7 +5,7 @@
 
 use super::api::{ApiError, NoArguments};
 use super::backoff::Backoff;
-use super::buckets::{self, BucketMismatch, BucketSpec, OpenBucketError, Seeker};
+use super::buckets::{self, BucketLook, BucketMismatch, BucketSpec, OpenBucketError, Seeker};
 use super::connection::Nats;
 use super::reader::{Filters, OpenReaderError, Reader, ReaderEnd, ReaderOptions, Start, StreamMessage};
 use super::watch::Watch;
@@ -30,6 +30,9 @@ const BUSY: Backoff = Backoff { first: Duration::from_millis(10), cap: Duration:
 
 /// Silence in a backlog after which the server is asked whether there is more.
 const LULL: Duration = Duration::from_millis(200);
+
+/// A key that nobody uses, to try whether it could be written.
+const UNUSED: &str = "check";
 
 /// A KV bucket. Cheap to clone.
 #[derive(Clone)]
@@ -90,6 +93,13 @@ impl Store {
             highest: AtomicU64::new(0),
         };
         Ok((Self { inner: Arc::new(inner) }, checked.warnings))
+    }
+
+    /// Looks at a bucket as [`Self::open`] does, and creates nothing.
+    pub async fn look(nats: &Nats, spec: &BucketSpec) -> BucketLook {
+        let (stream, subject) = (buckets::stream_name(&spec.name), format!("$KV.{}.{UNUSED}", spec.name));
+        let check = |found: &_| buckets::check(spec, found).map(|checked| checked.warnings);
+        buckets::look(nats, &spec.name, stream, subject, check).await
     }
 
     /// A bucket that is there; it is neither created nor checked. `None` if it is not there.

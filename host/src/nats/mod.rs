@@ -36,6 +36,7 @@ mod queue;
 #[cfg(test)]
 mod queue_tests;
 mod reader;
+mod rights;
 mod stored;
 mod stream;
 mod subjects;
@@ -49,7 +50,7 @@ pub use backlog::{Backlog, Backlogs};
 pub use bare::{
     BareListener, BareWay, bare_ages, bare_fill, bare_listen, bare_pace, bare_publish, bare_rate, bare_relay,
 };
-pub use buckets::{BucketMismatch, BucketSpec, KeyLifetime, OpenBucketError};
+pub use buckets::{BucketLook, BucketMismatch, BucketSpec, KeyLifetime, OpenBucketError};
 pub use connect_error::ConnectError;
 pub use connection::{Link, Nats};
 pub use figures::PartitionFigures;
@@ -62,7 +63,8 @@ pub use probe::{Peers, ProbeSetupError, Releases, Responder};
 pub use publisher::{OutgoingMessage, Published, Publisher, Receipt, sendable_headers};
 pub use queue::{Acknowledger, CreateConsumerError, QueueConsumer, QueueConsumers, QueueMessage, QueueReader};
 pub use reader::{Filters, OpenReaderError, Reader, ReaderEnd, ReaderOptions, Start, StreamMessage};
+pub use rights::{AccountUsage, Usage};
 pub use stored::Stored;
 pub use stream::{NewStream, Retention, Storage, StreamError, StreamInfo};
-pub use subjects::each_subject;
+pub use subjects::{each_subject, subject_matches};
 pub use watch::{KvEvent, Watch};

@@ -1,4 +1,5 @@
-//! Of which subjects a stream holds messages, and how many of each: by pages, since a server tells at most 100,000 at once.
+//! Of which subjects a stream holds messages, and how many of each: by pages, since a server tells at most 100,000 at once. And whether
+//! a subject is one of those that a filter names.
 
 use super::api::ApiError;
 use super::connection::Nats;
@@ -46,6 +47,19 @@ pub async fn each_subject(
         }
     }
     Ok(false)
+}
+
+/// Whether a subject matches a filter, which may have wildcards.
+#[must_use]
+pub fn subject_matches(filter: &str, subject: &str) -> bool {
+    let (mut filter, mut subject) = (filter.split('.'), subject.split('.'));
+    loop {
+        match (filter.next(), subject.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some(token), Some(found)) if token == "*" || token == found => {}
+            _ => return false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::error::ErrorCode;
 use crate::hooks::Hooks;
 use crate::http::Degraded;
 use crate::intake::{Intake, IntakeEvent};
-use crate::nats::{Filters, KvEvent, Nats, Peers, Store};
+use crate::nats::{Filters, KvEvent, Nats, Peers};
 use crate::source::Source;
 use crate::telemetry::{KvOperation, KvResult, Metrics, WorkerLabel};
 use jiff::Timestamp;
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::buckets::ControlBuckets;
 use super::plugins::Running;
 use super::status::{self, Board};
 use super::strategy::Strategist;
@@ -47,26 +48,6 @@ impl Lifetimes {
             Lifetime::Assignment => self.assignment,
         };
         (!time.is_zero()).then_some(time)
-    }
-}
-
-/// The buckets of the control plane.
-#[derive(Clone)]
-pub(super) struct ControlBuckets {
-    pub(super) stable_ids: Store,
-    pub(super) election: Store,
-    pub(super) heartbeats: Store,
-    pub(super) assignments: Store,
-}
-
-impl ControlBuckets {
-    fn of(&self, bucket: Bucket) -> &Store {
-        match bucket {
-            Bucket::StableIds => &self.stable_ids,
-            Bucket::Election => &self.election,
-            Bucket::Heartbeats => &self.heartbeats,
-            Bucket::Assignments => &self.assignments,
-        }
     }
 }
 
@@ -231,12 +212,12 @@ impl Control {
                     self.ask(op, KvOperation::Delete, async move { Reply::Write(kv.delete(&key, expect).await) });
                 }
                 Action::Read { op, bucket, key } => {
-                    let kv = self.buckets.of(bucket).clone();
-                    self.ask(op, KvOperation::Read, async move { Reply::Entry(kv.read(&key).await.map_err(|_| ())) });
+                    let buckets = self.buckets.clone();
+                    self.ask(op, KvOperation::Read, async move { buckets.read(bucket, &key).await });
                 }
                 Action::List { op, bucket } => {
-                    let kv = self.buckets.of(bucket).clone();
-                    self.ask(op, KvOperation::List, async move { Reply::Listing(kv.list(None).await.map_err(|_| ())) });
+                    let buckets = self.buckets.clone();
+                    self.ask(op, KvOperation::List, async move { buckets.list(bucket).await });
                 }
                 Action::Watch { bucket, keys } => self.watch(bucket, keys),
                 Action::Unwatch { bucket } => {

@@ -3,7 +3,7 @@
 use super::control::End;
 use super::plugins::Running;
 use super::status::Board;
-use super::{Equipment, Identification, connect, coordinate, open_buckets, silent, start_failure};
+use super::{Equipment, Identification, buckets, connect, coordinate, silent, start_failure};
 use crate::config::Config;
 use crate::error::OperatorError;
 use crate::hooks::Hooks;
@@ -99,7 +99,7 @@ async fn run(config: &Config, board: Arc<Mutex<Board>>, stop: watch::Receiver<bo
     let Some(nats) = connect(config, "control", origin + config.startup_timeout, stop.clone()).await? else {
         return Ok(());
     };
-    let (buckets, _) = open_buckets(&nats, config).await?;
+    let (buckets, _) = buckets::open(&nats, config).await?;
     let label = WorkerLabel::default();
     let metrics = Arc::new(Metrics::new(label.clone()).map_err(super::metrics_error)?);
     let label = Identification { metrics, label, board, origin };

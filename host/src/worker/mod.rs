@@ -3,11 +3,13 @@
 //! Two runtimes: the control plane (leases, heartbeats, probes, HTTP) runs on its own, so that guest code, which runs on
 //! the other, can burn every core without costing a lease.
 
+mod buckets;
 mod control;
 mod member;
 mod notices;
 mod plugins;
 mod probes;
+mod rehearsal;
 mod settings;
 mod start;
 mod status;
@@ -20,11 +22,12 @@ use crate::error::{ErrorCode, OperatorError};
 use crate::hooks::Hooks;
 use crate::http::{self, Backend};
 use crate::intake::{Intake, IntakeEvent, IntakeOptions};
-use crate::nats::{ConnectError, KeyLifetime, Nats, Objects, Peers, Store};
-use crate::plugin::{EngineError, MapBudget, PluginEngine};
+use crate::nats::{ConnectError, Nats, Peers};
+use crate::plugin::{EngineError, PluginEngine};
 use crate::source::{PluginSource, Source, StaticSource};
 use crate::telemetry::{Metrics, WorkerLabel};
-use control::{Control, ControlBuckets, End, Lifetimes};
+use buckets::ControlBuckets;
+use control::{Control, End, Lifetimes};
 use parti_coordination::record::StreamIdentity;
 use parti_coordination::{Bucket, Coordinator, Event, StartFailure};
 use plugins::Running;
@@ -33,18 +36,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use strategy::Strategist;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use updates::Updates;
 use uncovered::UncoveredWatch;
 
+pub(crate) use buckets::{assignments_bucket, ownership_bucket};
 pub(crate) use member::{Glance, Member};
 pub use plugins::Plugins;
-pub(crate) use settings::{
-    assignments_bucket, connect_error, connect_options, host_name, ownership_bucket, stream_error,
-};
+pub(crate) use rehearsal::{Rehearsal, Survey, rehearse};
+pub(crate) use settings::{connect_error, connect_options, host_name, stream_error};
 
 /// Threads of the control runtime: one may be busy with a burst of messages while the other renews leases.
 const CONTROL_THREADS: usize = 2;
@@ -87,7 +90,7 @@ fn single_threaded() -> Result<Runtime, OperatorError> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
-pub(crate) fn no_threads(error: std::io::Error) -> OperatorError {
+fn no_threads(error: std::io::Error) -> OperatorError {
     ErrorCode::Internal.error("the worker has no threads", error.to_string(), "raise the limit of threads (ulimit -u)")
 }
 
@@ -96,8 +99,7 @@ fn metrics_error(error: impl std::fmt::Display) -> OperatorError {
 }
 
 /// What a failed engine means for an operator.
-#[must_use]
-pub fn engine_error(error: &EngineError) -> OperatorError {
+fn engine_error(error: &EngineError) -> OperatorError {
     ErrorCode::PluginInvalid.error(
         "the WebAssembly engine does not start",
         error.to_string(),
@@ -135,15 +137,13 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         _ => (Hooks::default(), None),
     };
     let partitions = settings::partitions(&config);
-    if plugins.handler.is_some()
-        && let Some(warning) = MapBudget::read().and_then(|budget| budget.warning(partitions as u64))
-    {
+    if let Some(warning) = plugins.map_warning(partitions) {
         tracing::warn!("{warning}");
     }
 
     let nats = connect(&config, "control", by, stop.clone()).await?;
     let Some(nats) = nats else { return Ok(()) };
-    let buckets = open_buckets(&nats, &config).await?;
+    let buckets = buckets::open(&nats, &config).await?;
     let mut intake = None;
     let mut told = None;
     if let (Some(plugin), Some(handler), Some(stream)) = (&plugins.handler, &config.handler, &config.stream) {
@@ -151,12 +151,15 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         let queue = settings::queue(&config, stream, &info, partitions)?;
         let (start, options) = (start::start_position(&nats, &stream.start_from, &info).await?, &config);
         if let Some(letter) = &handler.dead_letter {
-            settings::check_dead_letter(&nats, &letter.subject).await?;
+            let keeps = settings::dead_letter_stream(&nats, &letter.subject).await?;
+            if let Some(warning) = settings::dead_letter_warning(&keeps) {
+                tracing::warn!("{warning}");
+            }
         }
         let Some(data) = connect_on(work, &config, by, stop.clone()).await? else { return Ok(()) };
         let options = IntakeOptions {
             control: nats.clone(),
-            objects: open_snapshots(&data, &config).await?,
+            objects: buckets::open_snapshots(&data, &config).await?,
             data,
             records: buckets.1.clone(),
             group: options.group.clone(),
@@ -198,10 +201,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     tracing::info!(listen = %config.http.listen, "HTTP listens");
     let server = tokio::spawn(http::serve(listener, backend, ended(http_stopped)));
 
-    let source: Arc<dyn Source> = match plugins.source {
-        Some(plugin) => Arc::new(PluginSource::new(plugin, work.handle().clone(), Arc::clone(&metrics))),
-        None => fixed(&config),
-    };
+    let source = listing(&config, &plugins, work.handle(), &metrics);
     let strategist =
         plugins.strategy.map(|plugin| Strategist::new(plugin, work.handle().clone(), Arc::clone(&metrics)));
     let told = told.unwrap_or_else(silent);
@@ -266,6 +266,14 @@ struct Equipment {
     strategist: Option<Strategist>,
     intake: Option<Intake>,
     hooks: Hooks,
+}
+
+/// Where the partitions come from. A plugin is asked on this runtime.
+fn listing(config: &Config, plugins: &Plugins, guests: &Handle, metrics: &Arc<Metrics>) -> Arc<dyn Source> {
+    match &plugins.source {
+        Some(plugin) => Arc::new(PluginSource::new(Arc::clone(plugin), guests.clone(), Arc::clone(metrics))),
+        None => fixed(config),
+    }
 }
 
 /// The partitions that the configuration lists.
@@ -442,36 +450,4 @@ async fn connect_on(
     task.await.map_err(|error| {
         ErrorCode::Internal.error("the second connection failed", error.to_string(), "report this as a bug of parti")
     })?
-}
-
-async fn open_buckets(nats: &Nats, config: &Config) -> Result<(ControlBuckets, Store), OperatorError> {
-    let names = config.buckets();
-    let open = async |spec| {
-        let opened = Store::open(nats, spec).await;
-        let (store, warnings) = opened.map_err(|error| settings::bucket_error(&error))?;
-        for warning in warnings {
-            tracing::warn!("{warning}");
-        }
-        Ok::<Store, OperatorError>(store)
-    };
-    let of = |name: &str, lifetime| settings::bucket_spec(config, name, lifetime);
-    let control = ControlBuckets {
-        stable_ids: open(of(&names.stable_ids, KeyLifetime::Every(config.worker_id_ttl))).await?,
-        election: open(of(&names.election, KeyLifetime::Every(config.election_timeout))).await?,
-        heartbeats: open(of(&names.heartbeats, KeyLifetime::Every(config.heartbeat_ttl))).await?,
-        assignments: open(assignments_bucket(config)).await?,
-    };
-    open(of(&names.control, KeyLifetime::Forever)).await?;
-    Ok((control, open(ownership_bucket(config)).await?))
-}
-
-/// Large snapshots travel beside the messages: they must not delay a lease.
-async fn open_snapshots(nats: &Nats, config: &Config) -> Result<Objects, OperatorError> {
-    let replicas = usize::try_from(config.kv_bucket.replicas).unwrap_or(1);
-    let opened = Objects::open(nats, &config.buckets().snapshots, replicas).await;
-    let (objects, warnings) = opened.map_err(|error| settings::bucket_error(&error))?;
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
-    Ok(objects)
 }

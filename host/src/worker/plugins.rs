@@ -4,7 +4,7 @@ use super::settings::from_sentence;
 use crate::config::{Config, Handler, Limits as Set};
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
-    Catalog, CatalogError, HandlerPlugin, HooksPlugin, Limits, Load, PluginEngine, PluginKind, PluginVersion,
+    Catalog, CatalogError, HandlerPlugin, HooksPlugin, Limits, Load, MapBudget, PluginEngine, PluginKind, PluginVersion,
     SourcePlugin, StrategyPlugin, Wanted,
 };
 use crate::telemetry::Metrics;
@@ -60,6 +60,12 @@ impl Plugins {
         let mut loading = Loading::of(engine, config);
         let handler = loading.handler(config.handler.as_ref()?);
         handler.map(Ok).or_else(|| loading.errors.pop().map(Err))
+    }
+
+    /// What is to be said of the memory maps that a handler's instances take, one for each of so many partitions.
+    pub(super) fn map_warning(&self, partitions: usize) -> Option<String> {
+        self.handler.as_ref()?;
+        MapBudget::read()?.warning(partitions as u64)
     }
 
     /// What each of them is.

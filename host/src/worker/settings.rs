@@ -4,8 +4,8 @@ use crate::config::{Config, Handler, OnExhausted as ConfigOnExhausted, StartFrom
 use crate::error::{ErrorCode, OperatorError};
 use crate::intake::QueueOptions;
 use crate::nats::{
-    ApiError, BucketSpec, ClientCertificate, ConnectError, ConnectOptions, KeyLifetime, Login, Nats, NewStream,
-    OpenBucketError, Retention, Storage as StreamStorage, StreamError, StreamInfo, Tls,
+    ClientCertificate, ConnectError, ConnectOptions, Login, Nats, NewStream, Retention, Storage as StreamStorage,
+    StreamError, StreamInfo, Tls,
 };
 use crate::plugin::PluginVersion;
 use crate::telemetry::Metrics;
@@ -224,60 +224,36 @@ pub(super) fn from_sentence(code: ErrorCode, text: &str) -> OperatorError {
     code.error(what, why, todo)
 }
 
-pub(super) fn bucket_error(error: &OpenBucketError) -> OperatorError {
-    let (bucket, why) = match error {
-        OpenBucketError::Mismatch(_) => return from_sentence(ErrorCode::BucketSettings, &error.to_string()),
-        OpenBucketError::BadName(_) => return from_sentence(ErrorCode::InvalidConfig, &error.to_string()),
-        OpenBucketError::Failed { bucket, why } => (bucket, why),
-    };
-    // Nothing is known of the bucket's settings.
-    let (code, todo) = match why {
-        ApiError::TimedOut | ApiError::Disconnected => (
-            ErrorCode::NatsUnreachable,
-            "check that JetStream is healthy and has a leader (nats server report jetstream)",
-        ),
-        ApiError::NoResponders => {
-            (ErrorCode::JetStreamDisabled, "enable JetStream for this account, or wait until the cluster has a leader")
-        }
-        ApiError::Refused { .. } | ApiError::Failed(_) => (
-            ErrorCode::BucketUnavailable,
-            "check the limits of the account (nats account info) and that the NATS user may create and read the bucket",
-        ),
-    };
-    code.error(format!("bucket {bucket:?} could not be opened"), why.to_string(), todo)
-}
-
-/// The bucket of the plan and the assignments.
-pub(crate) fn assignments_bucket(config: &Config) -> BucketSpec {
-    let lifetime = match config.kv_bucket.assignment_ttl {
-        Duration::ZERO => KeyLifetime::Forever,
-        _ => KeyLifetime::Each,
-    };
-    bucket_spec(config, &config.buckets().assignments, lifetime)
-}
-
-/// The bucket of the ownership records.
-pub(crate) fn ownership_bucket(config: &Config) -> BucketSpec {
-    bucket_spec(config, &config.buckets().ownership, KeyLifetime::Forever)
-}
-
-pub(super) fn bucket_spec(config: &Config, name: &str, lifetime: KeyLifetime) -> BucketSpec {
-    let replicas = usize::try_from(config.kv_bucket.replicas).unwrap_or(1);
-    BucketSpec { name: name.to_owned(), lifetime, replicas }
-}
-
 pub(crate) fn stream_error(error: &StreamError) -> OperatorError {
     from_sentence(ErrorCode::StreamNotFound, &error.to_string())
 }
 
+/// A stream that was looked for.
+pub(super) enum FoundStream {
+    There(StreamInfo),
+    /// It is missing, and the worker's to create.
+    ToCreate(NewStream),
+}
+
+/// Looks for the stream, and checks that this host can work on it. Creates nothing.
+pub(super) async fn find_stream(nats: &Nats, stream: &Stream) -> Result<FoundStream, OperatorError> {
+    match (StreamInfo::of(nats, &stream.name).await, new_stream(stream)) {
+        (Err(StreamError::NotFound { .. }), Some(new)) => Ok(FoundStream::ToCreate(new)),
+        (found, _) => {
+            let info = found.map_err(|error| stream_error(&error))?;
+            check_mode(stream.mode, &info)?;
+            Ok(FoundStream::There(info))
+        }
+    }
+}
+
 /// Finds the stream, or creates it where the configuration says so, and checks that this host can work on it.
 pub(super) async fn open_stream(nats: &Nats, stream: &Stream) -> Result<StreamInfo, OperatorError> {
-    let found = StreamInfo::of(nats, &stream.name).await;
-    let info = match (found, new_stream(stream)) {
-        (Err(StreamError::NotFound { .. }), Some(new)) => StreamInfo::create(nats, &new).await,
-        (found, _) => found,
+    let new = match find_stream(nats, stream).await? {
+        FoundStream::There(info) => return Ok(info),
+        FoundStream::ToCreate(new) => new,
     };
-    let info = info.map_err(|error| stream_error(&error))?;
+    let info = StreamInfo::create(nats, &new).await.map_err(|error| stream_error(&error))?;
     check_mode(stream.mode, &info)?;
     Ok(info)
 }
@@ -338,10 +314,10 @@ pub(super) fn new_stream(stream: &Stream) -> Option<NewStream> {
     })
 }
 
-/// A dead-letter subject that no stream captures would lose what it is there to keep.
-pub(super) async fn check_dead_letter(nats: &Nats, subject: &str) -> Result<(), OperatorError> {
+/// The stream that keeps the dead letters. A subject that none captures would lose what it is there to keep.
+pub(super) async fn dead_letter_stream(nats: &Nats, subject: &str) -> Result<StreamInfo, OperatorError> {
     match StreamInfo::capturing(nats, subject).await {
-        Ok(Some(_)) => Ok(()),
+        Ok(Some(info)) => Ok(info),
         Ok(None) => Err(ErrorCode::DeadLetterUncaptured.error(
             format!("no stream captures the dead-letter subject {subject:?}"),
             "what cannot be handled would be lost",
@@ -349,4 +325,15 @@ pub(super) async fn check_dead_letter(nats: &Nats, subject: &str) -> Result<(), 
         )),
         Err(error) => Err(stream_error(&error)),
     }
+}
+
+/// What is odd about the stream of the dead letters, if something is.
+pub(super) fn dead_letter_warning(info: &StreamInfo) -> Option<String> {
+    (info.duplicate_window < DUPLICATE_WINDOW).then(|| {
+        format!(
+            "stream {:?} keeps the dead letters and recognises message IDs for {:?}: after a longer outage one may be there twice. Set its \
+             duplicate_window to {DUPLICATE_WINDOW:?} or more",
+            info.name, info.duplicate_window
+        )
+    })
 }

@@ -8,7 +8,7 @@
 //! and then lists: of two workers that drop a subject at the same time, whoever lists last sees that the other one's current
 //! consumer does not deliver it either.
 
-use crate::nats::QueueConsumer;
+use crate::nats::{QueueConsumer, subject_matches};
 use parti_coordination::record::Owner;
 use parti_coordination::{Fleet, Incarnation, Version, WorkerId};
 use std::collections::{HashMap, HashSet};
@@ -84,19 +84,7 @@ pub(super) fn of_group(group: &str, listed: Vec<QueueConsumer>) -> (Vec<Known>, 
 /// Whether a consumer, of anybody, delivers one of these subjects.
 pub(super) fn delivers_any(consumer: &QueueConsumer, subjects: &[String]) -> bool {
     let filters = &consumer.subjects;
-    filters.is_empty() || filters.iter().any(|filter| subjects.iter().any(|subject| matches(filter, subject)))
-}
-
-/// Whether a subject matches a filter, which may have wildcards.
-fn matches(filter: &str, subject: &str) -> bool {
-    let (mut filter, mut subject) = (filter.split('.'), subject.split('.'));
-    loop {
-        match (filter.next(), subject.next()) {
-            (Some(">"), Some(_)) | (None, None) => return true,
-            (Some(token), Some(found)) if token == "*" || token == found => {}
-            _ => return false,
-        }
-    }
+    filters.is_empty() || filters.iter().any(|filter| subjects.iter().any(|subject| subject_matches(filter, subject)))
 }
 
 impl Known {

@@ -14,7 +14,7 @@ mod leftovers;
 mod tests;
 
 use super::api::ApiError;
-use super::buckets::{self, BucketMismatch, OpenBucketError, Seeker};
+use super::buckets::{self, BucketLook, BucketMismatch, OpenBucketError, Seeker};
 use super::connection::Nats;
 use super::subjects::each_subject;
 use async_nats::jetstream::ErrorCode;
@@ -47,6 +47,9 @@ const TRANSFERS: usize = 8;
 /// So many operation timeouts a read waits for its turn: whoever gives up waiting only begins to wait again. A put waits for one: its
 /// partition's hand-over may wait for it.
 const READ_PATIENCE: u32 = 6;
+
+/// A name that no chunk has, to try whether one could be put.
+const UNUSED: &str = "check";
 
 /// Why an object could not be put, read or deleted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -155,6 +158,13 @@ impl Objects {
             leftovers: Leftovers::start(nats, &stream_name(bucket)),
         };
         Ok((Self { inner: Arc::new(inner) }, warnings))
+    }
+
+    /// Looks at an object store as [`Self::open`] does, and creates nothing.
+    pub async fn look(nats: &Nats, bucket: &str, replicas: usize) -> BucketLook {
+        let (stream, subject) = (stream_name(bucket), format!("$O.{bucket}.C.{UNUSED}"));
+        let check = |found: &_| buckets::check_objects(bucket, replicas, found);
+        buckets::look(nats, bucket, stream, subject, check).await
     }
 
     /// Puts an object. Under one name the bytes must always be the same: it may be put again after an error.
