@@ -14,8 +14,8 @@ mod settings;
 mod start;
 mod status;
 mod strategy;
-mod updates;
 mod uncovered;
+mod updates;
 
 use crate::config::Config;
 use crate::error::{ErrorCode, OperatorError};
@@ -40,8 +40,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
-use updates::Updates;
 use uncovered::UncoveredWatch;
+use updates::Updates;
 
 pub(crate) use buckets::{assignments_bucket, ownership_bucket};
 pub(crate) use member::{Glance, Member};

@@ -4,8 +4,8 @@ use super::settings::from_sentence;
 use crate::config::{Config, Handler, Limits as Set};
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
-    Catalog, CatalogError, HandlerPlugin, HooksPlugin, Limits, Load, MapBudget, PluginEngine, PluginKind, PluginVersion,
-    SourcePlugin, StrategyPlugin, Wanted,
+    Catalog, CatalogError, HandlerPlugin, HooksPlugin, Limits, Load, MapBudget, PluginEngine, PluginKind,
+    PluginVersion, SourcePlugin, StrategyPlugin, Wanted,
 };
 use crate::telemetry::Metrics;
 use std::collections::BTreeMap;

@@ -261,7 +261,7 @@ async fn who_waits_for_a_turn_waits_only_so_long_and_says_what_for() {
     let error = in_time(objects.put("p/1/a", b"state")).await.unwrap_err();
     assert!(matches!(error, ObjectError::Crowded { waited, .. } if waited == nats.operation_timeout()), "{error:?}");
     assert!(error.to_string().contains("8 other snapshots are on their way"), "{error}");
-    let error = in_time(objects.get("p/1/a")).await.unwrap_err();
+    let error = in_time(Box::pin(objects.get("p/1/a"))).await.unwrap_err();
     let patience = nats.operation_timeout() * READ_PATIENCE;
     assert!(matches!(error, ObjectError::Crowded { waited, .. } if waited == patience), "{error:?}");
     assert_eq!(messages(&objects).await, 0);

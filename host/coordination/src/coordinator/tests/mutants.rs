@@ -88,7 +88,7 @@ fn a_state_that_is_written_apart_from_its_position_is_noticed() {
 
 #[test]
 fn a_commit_without_a_compare_is_noticed() {
-    caught_at_work(Mutant::CommitsBlindly, &["epoch", "position", "who lives"]);
+    caught_at_work(Mutant::CommitsBlindly, &["epoch", "position", "who lives", "generation"]);
 }
 
 #[test]

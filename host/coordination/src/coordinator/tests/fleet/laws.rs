@@ -33,6 +33,8 @@ pub(super) struct Laws {
     led_since: Duration,
     /// The last plan says nothing new: a leader has only put its term into it.
     is_restated: bool,
+    /// It does, or does so once more.
+    is_repeated: bool,
     /// A strategy outside the core decides, and what it last said to whom wrote the last plan.
     is_advised: bool,
     follows: Option<Advised>,
@@ -116,7 +118,11 @@ impl Laws {
             let dead = self.dead.entry(worker.clone()).or_default();
             *dead = (*dead).max(*claim);
         }
-        self.is_restated = self.plan.as_ref().is_some_and(|old| old.term < new.term && new.restates(old));
+        let restates = self.plan.as_ref().is_some_and(|old| new.restates(old));
+        let is_by_another = self.plan.as_ref().is_some_and(|old| old.term < new.term);
+        // What a new leader says again is said once more where somebody else had written there meanwhile.
+        self.is_repeated = restates && (is_by_another || self.is_repeated);
+        self.is_restated = restates && is_by_another;
         if self.plan.as_ref().is_none_or(|old| old.term != new.term) {
             self.led_since = now;
         }
@@ -138,7 +144,7 @@ impl Laws {
     /// Whether the last plan is all that a strategy outside the core has said.
     fn is_followed(&self, plan: &PlanRecord) -> bool {
         // The first leader of all begins with an empty plan.
-        let says_something = !self.is_restated && !plan.live.is_empty();
+        let says_something = !self.is_repeated && !plan.live.is_empty();
         self.is_advised && says_something && !self.is_orphans_only(plan) && !plan.provisional
     }
 

@@ -6,7 +6,7 @@ use super::store::Store;
 use super::{Fleet, Happening, Status};
 use crate::coordinator::*;
 use crate::machine::{Batch, Limits, Phase, Report};
-use crate::record::Owner;
+use crate::record::{Owner, OwnershipRecord, Phase as RecordPhase};
 use crate::testing::data_path::{self, Command, Fate, Input, Ledger, Objects, Task, limits, trace};
 use crate::testing::ms;
 use crate::{CloseReason, Now, PartitionId, Position};
@@ -359,7 +359,11 @@ impl Fleet {
 
     /// The process dies of a message.
     fn dies_of(&mut self, at: usize, id: &PartitionId, batch: &Batch<Fate>) {
-        let owns = self.record(id).is_some_and(|record| Some(&record.owner) == self.processes[at].data.me.as_ref());
+        // A death while the operator has moved the partition away already leaves no trace.
+        let is_owner = |record: OwnershipRecord| {
+            record.phase == RecordPhase::Owned && Some(&record.owner) == self.processes[at].data.me.as_ref()
+        };
+        let owns = self.record(id).is_some_and(is_owner);
         if let Some(work) = self.work.as_mut().filter(|_| owns) {
             work.killed += 1;
             if let Some(wrong) = work.ledgers.entry(id.clone()).or_default().kills(batch) {
