@@ -124,6 +124,8 @@ mod tests {
             paused: false,
             cannot_open: None,
             trouble: None,
+            handler: "".into(),
+            trial: None,
         }
     }
 

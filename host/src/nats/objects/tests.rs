@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::nats::api::NoArguments;
-use crate::nats::connection::ConnectOptions;
+use crate::nats::ConnectOptions;
 use crate::nats::testing::{Release, TestServer, in_time, options};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
