@@ -133,6 +133,8 @@ impl Fleet {
         let mut command = Command::new(parti_binary());
         command.args(["run", "--config"]).arg(config).env_clear();
         command.env("PARTI_HTTP_LISTEN", format!("127.0.0.1:{port}")).env("PARTI_LOG_FORMAT", "json");
+        // The workers of a test are one machine; those of another test are not.
+        command.env("PARTI_PLUGINS_CACHE", self.cache());
         command.envs(number.map(|number| ("WORKER_ID", number.to_string())));
         let name = format!("process-{}", self.workers.len());
         let process = Process::start(&name, self.folder.path(), &mut command);
@@ -146,6 +148,12 @@ impl Fleet {
             self.start();
         }
         self.settled().await
+    }
+
+    /// Where the fleet's workers remember versions of plugins: `plugins.cache`.
+    #[must_use]
+    pub fn cache(&self) -> PathBuf {
+        self.folder.path().join("cache")
     }
 
     /// The file with the configuration, written anew.

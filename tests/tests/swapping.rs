@@ -99,6 +99,36 @@ async fn a_version_that_fails_on_trial_is_taken_back_as_if_it_had_never_been_the
 }
 
 #[tokio::test]
+async fn a_worker_that_restarts_with_a_file_that_has_failed_begins_with_the_last_good_version() {
+    const PARTITIONS: usize = 6;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
+    replace(folder.path(), "relay.wasm", &copy_plugin("relay"));
+    let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(from(folder.path()));
+    fleet.start_settled(1).await;
+    let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
+    let producer = Producer::start(&context, &subjects, 300, 3000, |n| format!("trap {n}"));
+    producer.reach(300).await;
+    replace(folder.path(), "relay.wasm", &copy_plugin("trap"));
+    swaps(&fleet, "taken-back", 1).await;
+    fleet.workers[0].terminate();
+    fleet.workers[0].exit().await;
+
+    // What the machine remembers is damaged a little: that is no reason to stop.
+    let attempts = fleet.cache().join("plugins/relay/attempts");
+    let files: Vec<_> = std::fs::read_dir(&attempts).expect("attempts").map(|file| file.expect("a file")).collect();
+    assert_eq!(files.len(), 1);
+    std::fs::write(files[0].path(), "{").expect("written");
+    fleet.start_settled(1).await;
+    fleet.workers[1]
+        .logs(&["PARTI-1308", "is not used", "it was taken back at", "the worker begins with version"])
+        .await;
+    producer.finish().await;
+    assert_relayed(&context, "work", "out", &subjects).await;
+    assert_eq!(fleet.sum("parti_plugin_swaps_total").await, 0, "nothing was tried again");
+}
+
+#[tokio::test]
 async fn a_worker_that_dies_or_is_joined_during_a_trial_costs_nothing() {
     const PARTITIONS: usize = 20;
     let (handling, folder) = (Handling::ControlChart, tempfile::tempdir().expect("a folder"));

@@ -476,6 +476,9 @@ section! {
         directory: PathBuf = PathBuf::from("./plugins");
         /// Whether a handler whose file or sidecar changes is swapped while the worker runs. If not, at the next start.
         watch: bool = true;
+        /// Directory in which the worker remembers versions of handlers: the one in force and the one before, and which have failed.
+        /// Workers of one machine may share it.
+        cache: Option<PathBuf> = None => "`.parti` in `plugins.directory`";
         /// Limits of a plugin that names none of its own. To exceed a limit is an error that names it.
         defaults: Limits = Limits::default();
     }

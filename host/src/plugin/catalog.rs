@@ -156,9 +156,56 @@ pub struct ListedComponent {
     pub imports: Vec<String>,
 }
 
-/// A component that was found fit, but not yet compiled.
+/// What a version is made of, besides the configuration: a component, and the text of its sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Component {
+    /// The component.
+    pub bytes: Vec<u8>,
+    /// What lies beside it, if anything does.
+    pub sidecar: Option<String>,
+}
+
+/// A plugin that is not yet compiled, but known: what it is, how it is configured and limited.
+pub struct Prepared {
+    name: String,
+    component: Component,
+    digest: Digest,
+    settings: PluginSettings,
+    /// Why its sidecar does not suit its kind.
+    unsuited: Option<CatalogError>,
+}
+
+impl Prepared {
+    /// The version that it is, as [`PluginVersion::id`](super::PluginVersion::id) tells it once it is compiled.
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.settings.id(&self.digest)
+    }
+
+    /// The digest of its component.
+    #[must_use]
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// What it is made of.
+    #[must_use]
+    pub fn component(&self) -> &Component {
+        &self.component
+    }
+
+    /// Compiles it.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub fn load<P>(self, engine: &PluginEngine, load: Load<P>) -> Result<Arc<P>, CatalogError> {
+        let plugin = load(engine, &self.name, &self.component.bytes, self.settings)?;
+        self.unsuited.map_or(Ok(plugin), Err)
+    }
+}
+
+/// What a sidecar makes of a component.
 struct Found {
-    bytes: Vec<u8>,
     sidecar: Sidecar,
     limits: Limits,
     digest: Digest,
@@ -176,14 +223,45 @@ impl Catalog {
     /// # Errors
     /// No such plugin, or one that cannot be used.
     pub fn load<P>(&self, engine: &PluginEngine, wanted: Wanted<'_>, load: Load<P>) -> Result<Arc<P>, CatalogError> {
-        let Found { bytes, sidecar, limits, .. } = self.find(wanted.name, wanted.section, &wanted.limits)?;
-        let meaningless = sidecar.limits.meaningless(wanted.kind);
+        let component = self.read(&wanted)?;
+        self.prepare(wanted, component)?.load(engine, load)
+    }
+
+    /// What the directory has of a plugin.
+    ///
+    /// # Errors
+    /// No such plugin, or one that cannot be read.
+    pub fn read(&self, wanted: &Wanted<'_>) -> Result<Component, CatalogError> {
+        self.read_files(wanted.name, wanted.section, &wanted.limits)
+    }
+
+    /// What the directory has beside a plugin's component, whether that is there or not.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn read_sidecar(&self, name: &str) -> Result<Option<String>, CatalogError> {
+        if !is_name(name) {
+            return Err(CatalogError::Name { name: name.to_owned() });
+        }
+        let path = self.sidecar(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(CatalogError::Unreadable { path, error }),
+        }
+    }
+
+    /// What a component becomes with its sidecar and the configuration, wherever it is from.
+    ///
+    /// # Errors
+    /// Its sidecar is not as it should be, or demands another component.
+    pub fn prepare(&self, wanted: Wanted<'_>, component: Component) -> Result<Prepared, CatalogError> {
+        let Found { sidecar, limits, digest } = self.apply_sidecar(wanted.name, &component, &wanted.limits)?;
+        let unsuited = self.suits(wanted.name, sidecar.limits.meaningless(wanted.kind)).err();
         let mut config = sidecar.config;
         merge(&mut config, wanted.config);
-        let plugin =
-            load(engine, wanted.name, &bytes, PluginSettings { section: wanted.section.into(), config, limits })?;
-        self.suits(wanted.name, meaningless)?;
-        Ok(plugin)
+        let settings = PluginSettings { section: wanted.section.into(), config, limits };
+        Ok(Prepared { name: wanted.name.to_owned(), component, digest, settings, unsuited })
     }
 
     /// Every component of the directory, sorted by name.
@@ -196,42 +274,40 @@ impl Catalog {
     }
 
     fn describe(&self, name: &str) -> Result<ListedComponent, CatalogError> {
-        let found = self.find(name, LISTED, &self.limits)?;
-        let inspection = inspect(name, &found.bytes)?;
+        let component = self.read_files(name, LISTED, &self.limits)?;
+        let found = self.apply_sidecar(name, &component, &self.limits)?;
+        let inspection = inspect(name, &component.bytes)?;
         self.suits(name, found.sidecar.limits.meaningless(inspection.kind))?;
         Ok(ListedComponent {
             kind: inspection.kind,
             digest: found.digest,
-            size: found.bytes.len() as u64,
+            size: component.bytes.len() as u64,
             imports: inspection.imports,
         })
     }
 
-    fn find(&self, name: &str, section: &str, ceiling: &Limits) -> Result<Found, CatalogError> {
-        if !is_name(name) {
-            return Err(CatalogError::Name { name: name.to_owned() });
+    fn read_files(&self, name: &str, section: &str, ceiling: &Limits) -> Result<Component, CatalogError> {
+        let sidecar = self.read_sidecar(name)?;
+        if let Some(bytes) = self.read_component(name, section, ceiling.component_bytes)? {
+            return Ok(Component { bytes, sidecar });
         }
-        let Some(bytes) = self.read_component(name, section, ceiling.component_bytes)? else {
-            let names = self.names()?;
-            let nearest = nearest(name, &names);
-            return Err(CatalogError::Missing {
-                name: name.to_owned(),
-                directory: self.directory.clone(),
-                names,
-                nearest,
-            });
-        };
+        let names = self.names()?;
+        let nearest = nearest(name, &names);
+        Err(CatalogError::Missing { name: name.to_owned(), directory: self.directory.clone(), names, nearest })
+    }
+
+    fn apply_sidecar(&self, name: &str, component: &Component, ceiling: &Limits) -> Result<Found, CatalogError> {
         let path = self.sidecar(name);
-        let sidecar = read_sidecar(&path)?;
+        let sidecar = parse_sidecar(&path, component.sidecar.as_deref())?;
         if !sidecar.enabled {
             return Err(CatalogError::Disabled { name: name.to_owned(), path });
         }
-        let digest = Digest::of(&bytes);
+        let digest = Digest::of(&component.bytes);
         if let Some(wanted) = sidecar.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(digest.as_str())) {
             return Err(CatalogError::Digest { name: name.to_owned(), found: digest, wanted: wanted.clone() });
         }
         match sidecar.limits.within(ceiling) {
-            Ok(limits) => Ok(Found { bytes, sidecar, limits, digest }),
+            Ok(limits) => Ok(Found { sidecar, limits, digest }),
             Err(detail) => Err(CatalogError::Sidecar { path, detail }),
         }
     }
@@ -283,7 +359,7 @@ impl Catalog {
 }
 
 /// Whether `name` can name a file of the directory, and nothing outside it.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
@@ -295,12 +371,8 @@ fn nearest(name: &str, names: &[String]) -> Option<String> {
     names.iter().filter(|other| likeness(other) >= NEAR).max_by(|a, b| likeness(a).total_cmp(&likeness(b))).cloned()
 }
 
-fn read_sidecar(path: &Path) -> Result<Sidecar, CatalogError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Sidecar::default()),
-        Err(error) => return Err(CatalogError::Unreadable { path: path.to_owned(), error }),
-    };
-    serde_saphyr::from_str(&text)
+fn parse_sidecar(path: &Path, text: Option<&str>) -> Result<Sidecar, CatalogError> {
+    let Some(text) = text else { return Ok(Sidecar::default()) };
+    serde_saphyr::from_str(text)
         .map_err(|error| CatalogError::Sidecar { path: path.to_owned(), detail: error.without_snippet().to_string() })
 }

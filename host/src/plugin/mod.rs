@@ -22,13 +22,14 @@ mod inspect;
 mod limits;
 mod sidecar;
 mod source;
+mod store;
 mod strategy;
 mod version;
 
 #[cfg(test)]
 mod tests;
 
-pub use catalog::{Catalog, CatalogError, ListedComponent, Listing, Load, Wanted};
+pub use catalog::{Catalog, CatalogError, Component, ListedComponent, Listing, Load, Prepared, Wanted};
 pub use digest::Digest;
 pub use engine::{EngineError, MapBudget, PluginEngine};
 pub use error::{CallError, LoadError, MissingImport};
@@ -38,5 +39,6 @@ pub use host::{PluginStats, Publish};
 pub use inspect::{Inspection, PluginKind, inspect};
 pub use limits::{Limits, LimitsOverride, Size, Time};
 pub use source::{ListedPartition, SourcePlugin};
+pub use store::{Attempt, AttemptResult, Kept, Mark, VersionStore};
 pub use strategy::StrategyPlugin;
 pub use version::{Plugin, PluginSettings, PluginVersion};

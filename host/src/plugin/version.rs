@@ -22,6 +22,19 @@ pub struct PluginSettings {
     pub limits: Limits,
 }
 
+impl PluginSettings {
+    /// The identity of the version that a component with this digest becomes with these settings.
+    pub(super) fn id(&self, digest: &Digest) -> String {
+        const DIGITS: usize = 8;
+        let Self { config, limits, .. } = self;
+        let is_plain = config.is_empty() && *limits == Limits::default();
+        // A map is written in the order of its keys.
+        let settings = Digest::of(format!("{} {limits:?}", serde_json::Value::Object(config.clone())).as_bytes());
+        let settings = settings.as_str().get(..DIGITS).filter(|_| !is_plain);
+        settings.map_or_else(|| digest.to_string(), |settings| format!("{digest}+{settings}"))
+    }
+}
+
 /// One compiled version of a plugin of the kind that exports `E`: what it is, and how its instances are called.
 pub struct Plugin<E> {
     version: Arc<PluginVersion>,
@@ -39,6 +52,8 @@ impl<E> Plugin<E> {
         exports: impl FnOnce(&InstancePre<HostState>) -> wasmtime::Result<E>,
     ) -> Result<Arc<Self>, LoadError> {
         let plugin: Arc<str> = name.into();
+        let digest = Digest::of(bytes);
+        let id = settings.id(&digest);
         let PluginSettings { section, config, limits } = settings;
         let (size, limit) = (bytes.len() as u64, limits.component_bytes);
         if size > limit {
@@ -56,9 +71,8 @@ impl<E> Plugin<E> {
             .instantiate_pre(&component)
             .and_then(|pre| exports(&pre).map(|exports| (pre, exports)))
             .map_err(|error| LoadError::Mismatch { plugin: plugin.clone(), detail: format!("{error:#}") })?;
-        let digest = Digest::of(bytes);
         let version = PluginVersion {
-            id: id(&digest, &config, &limits),
+            id,
             shared: Arc::new(Shared::new(plugin, section, limits, PluginConfig::new(config))),
             digest,
             inspection,
@@ -85,15 +99,6 @@ impl<E> std::fmt::Debug for Plugin<E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Plugin").field(&self.version).finish()
     }
-}
-
-fn id(digest: &Digest, config: &serde_json::Map<String, serde_json::Value>, limits: &Limits) -> String {
-    const DIGITS: usize = 8;
-    let is_plain = config.is_empty() && *limits == Limits::default();
-    // A map is written in the order of its keys.
-    let settings = Digest::of(format!("{} {limits:?}", serde_json::Value::Object(config.clone())).as_bytes());
-    let settings = settings.as_str().get(..DIGITS).filter(|_| !is_plain);
-    settings.map_or_else(|| digest.to_string(), |settings| format!("{digest}+{settings}"))
 }
 
 /// What one compiled version of a plugin is, whatever its kind.

@@ -23,7 +23,7 @@ use crate::hooks::Hooks;
 use crate::http::{self, Backend};
 use crate::intake::{Intake, IntakeEvent, IntakeOptions};
 use crate::nats::{ConnectError, Nats, Peers};
-use crate::plugin::{EngineError, PluginEngine};
+use crate::plugin::{EngineError, PluginEngine, VersionStore};
 use crate::source::{PluginSource, Source, StaticSource};
 use crate::telemetry::{Metrics, WorkerLabel};
 use buckets::ControlBuckets;
@@ -121,7 +121,8 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     })?;
 
     let engine = Arc::new(PluginEngine::new().map_err(|error| engine_error(&error))?);
-    let plugins = load_plugins(Arc::clone(&engine), &config).await?;
+    let store = Arc::new(VersionStore::open(&settings::plugin_cache(&config)));
+    let plugins = load_plugins(Arc::clone(&engine), &config, Arc::clone(&store)).await?;
     let running = Running::of(plugins.versions());
     for plugin in running.versions() {
         tracing::info!(plugin = plugin.name(), kind = %plugin.kind(), version = plugin.id(), "Plugin loaded");
@@ -136,6 +137,10 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         }
         _ => (Hooks::default(), None),
     };
+    if let Some(error) = &plugins.instead {
+        tracing::error!(code = %error.code, "{error}");
+        hooks.error(error.code, error, None);
+    }
     let partitions = settings::partitions(&config);
     if let Some(warning) = plugins.map_warning(partitions) {
         tracing::warn!("{warning}");
@@ -212,7 +217,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     let updates = match (plugins.handler, intake) {
         (Some(handler), Some(intake)) if config.plugins.watch => {
             let (events, config) = (control.events.clone(), Arc::new(config.clone()));
-            let updates = Updates { engine, config, intake, running, hooks, metrics: update_metrics, events };
+            let updates = Updates { engine, config, store, intake, running, hooks, metrics: update_metrics, events };
             // Beside the messages and away from the leases: it compiles.
             Some(AbortOnDropHandle::new(work.spawn(updates.run(handler))))
         }
@@ -236,9 +241,13 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
 }
 
 /// Every plugin, or what is wrong with the first that cannot be loaded.
-async fn load_plugins(engine: Arc<PluginEngine>, config: &Config) -> Result<Plugins, OperatorError> {
+async fn load_plugins(
+    engine: Arc<PluginEngine>,
+    config: &Config,
+    store: Arc<VersionStore>,
+) -> Result<Plugins, OperatorError> {
     let config = config.clone();
-    let loaded = tokio::task::spawn_blocking(move || Plugins::load(&engine, &config)).await;
+    let loaded = tokio::task::spawn_blocking(move || Plugins::load(&engine, &config, Some(&store))).await;
     let (plugins, errors) = loaded.map_err(|error| {
         ErrorCode::Internal.error(
             "the plugins could not be compiled",

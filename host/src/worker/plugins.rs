@@ -4,8 +4,8 @@ use super::settings::from_sentence;
 use crate::config::{Config, Handler, Limits as Set};
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
-    Catalog, CatalogError, HandlerPlugin, HooksPlugin, Limits, Load, MapBudget, PluginEngine, PluginKind,
-    PluginVersion, SourcePlugin, StrategyPlugin, Wanted,
+    Catalog, CatalogError, Component, HandlerPlugin, HooksPlugin, Limits, Load, MapBudget, PluginEngine, PluginKind,
+    PluginVersion, Prepared, SourcePlugin, StrategyPlugin, VersionStore, Wanted,
 };
 use crate::telemetry::Metrics;
 use std::collections::BTreeMap;
@@ -23,15 +23,30 @@ pub struct Plugins {
     pub source: Option<Arc<SourcePlugin>>,
     /// What is told what happens.
     pub hooks: Option<Arc<HooksPlugin>>,
+    /// Why the handler is another version than the one in the directory.
+    pub(super) instead: Option<OperatorError>,
 }
 
 impl Plugins {
     /// Loads every plugin that the configuration names. Compiles: call it where blocking is allowed. What cannot be loaded is
-    /// among the errors, and missing here.
+    /// among the errors, and missing here. With a store, the last good version takes the place of a handler that has failed its trial.
     #[must_use]
-    pub fn load(engine: &PluginEngine, config: &Config) -> (Self, Vec<OperatorError>) {
-        let mut loading = Loading::of(engine, config);
-        let handler = config.handler.as_ref().and_then(|set| loading.handler(set));
+    pub fn load(engine: &PluginEngine, config: &Config, store: Option<&VersionStore>) -> (Self, Vec<OperatorError>) {
+        let catalog = catalog(config);
+        let mut loading = Loading { engine, catalog: &catalog, errors: Vec::new() };
+        let mut instead = None;
+        let handler = Handlers::of(config).and_then(|handlers| {
+            let prepared = handlers.read().and_then(|component| handlers.prepare(component));
+            let loaded = prepared.and_then(|mut prepared| {
+                let Some(store) = store else { return handlers.compile(engine, prepared) };
+                (prepared, instead) = handlers.unless_marked(store, prepared);
+                let component = prepared.component().clone();
+                let plugin = handlers.compile(engine, prepared)?;
+                store.keep(plugin.version().name(), plugin.version().id(), &component);
+                Ok(plugin)
+            });
+            loaded.map_err(|error| loading.errors.push(error)).ok()
+        });
         let strategy = config.strategy.plugin.as_ref().and_then(|set| {
             let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
             let kind = PluginKind::Strategy;
@@ -49,17 +64,7 @@ impl Plugins {
             let wanted = Wanted { name: &set.plugin, section: "hooks", kind: PluginKind::Hooks, config, limits };
             loading.load(wanted, HooksPlugin::load)
         });
-        (Self { handler, strategy, source, hooks }, loading.errors)
-    }
-
-    /// The handler alone, as it is in the directory now; nothing on an assignment-only worker. Compiles.
-    pub(super) fn load_handler(
-        engine: &PluginEngine,
-        config: &Config,
-    ) -> Option<Result<Arc<HandlerPlugin>, OperatorError>> {
-        let mut loading = Loading::of(engine, config);
-        let handler = loading.handler(config.handler.as_ref()?);
-        handler.map(Ok).or_else(|| loading.errors.pop().map(Err))
+        (Self { handler, strategy, source, hooks, instead }, loading.errors)
     }
 
     /// What is to be said of the memory maps that a handler's instances take, one for each of so many partitions.
@@ -127,24 +132,88 @@ impl Running {
     }
 }
 
+fn catalog(config: &Config) -> Catalog {
+    let defaults = limits(&config.plugins.defaults, Limits::default().call_timeout);
+    Catalog::new(&config.plugins.directory, defaults)
+}
+
+/// Makes versions of the configured handler. Everything here reads files, and [`Handlers::compile`] compiles: call it where blocking is
+/// allowed.
+pub(super) struct Handlers<'a> {
+    catalog: Catalog,
+    set: &'a Handler,
+}
+
+impl<'a> Handlers<'a> {
+    /// Nothing on an assignment-only worker.
+    pub(super) fn of(config: &'a Config) -> Option<Self> {
+        Some(Self { catalog: catalog(config), set: config.handler.as_ref()? })
+    }
+
+    fn wanted(&self) -> Wanted<'a> {
+        let set = self.set;
+        let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
+        Wanted { name: &set.plugin, section: "handler", kind: PluginKind::Handler, config, limits }
+    }
+
+    /// What the plugin directory has now.
+    pub(super) fn read(&self) -> Result<Component, OperatorError> {
+        self.catalog.read(&self.wanted()).map_err(|error| operator_error(&error))
+    }
+
+    /// What a component becomes with the configuration.
+    pub(super) fn prepare(&self, component: Component) -> Result<Prepared, OperatorError> {
+        self.catalog.prepare(self.wanted(), component).map_err(|error| operator_error(&error))
+    }
+
+    pub(super) fn compile(
+        &self,
+        engine: &PluginEngine,
+        prepared: Prepared,
+    ) -> Result<Arc<HandlerPlugin>, OperatorError> {
+        prepared.load(engine, HandlerPlugin::load).map_err(|error| operator_error(&error))
+    }
+
+    /// The version itself, or if it has failed its trial the last one that was in force, and why.
+    fn unless_marked(&self, store: &VersionStore, prepared: Prepared) -> (Prepared, Option<OperatorError>) {
+        let name = &self.set.plugin;
+        let Some(mark) = store.mark_of(name, &prepared.id()) else { return (prepared, None) };
+        let what = format!("version {} of plugin {name} is not used", mark.version);
+        let why = format!("it was taken back at {}: {}", mark.at, mark.why);
+        match self.last_good(store) {
+            Some(good) => {
+                let todo = format!(
+                    "the worker begins with version {}, which was in force before; correct the plugin and copy it again",
+                    good.id()
+                );
+                (good, Some(ErrorCode::PluginSwap.error(what, why, todo)))
+            }
+            None => {
+                let what = format!("version {} of plugin {name} is used although it has failed", mark.version);
+                let todo = "no version that was in force before is left in plugins.cache; correct the plugin and copy it again";
+                (prepared, Some(ErrorCode::PluginSwap.error(what, why, todo)))
+            }
+        }
+    }
+
+    /// The last version that was in force, is still there, and has not failed.
+    fn last_good(&self, store: &VersionStore) -> Option<Prepared> {
+        let name = &self.set.plugin;
+        store.kept(name).into_iter().find_map(|kept| {
+            let component = Component { bytes: store.component(&kept.digest)?, sidecar: kept.sidecar };
+            let prepared = self.prepare(component).ok()?;
+            store.mark_of(name, &prepared.id()).is_none().then_some(prepared)
+        })
+    }
+}
+
 struct Loading<'a> {
     engine: &'a PluginEngine,
-    catalog: Catalog,
+    catalog: &'a Catalog,
     errors: Vec<OperatorError>,
 }
 
-impl<'a> Loading<'a> {
-    fn of(engine: &'a PluginEngine, config: &Config) -> Self {
-        let defaults = limits(&config.plugins.defaults, Limits::default().call_timeout);
-        Self { engine, catalog: Catalog::new(&config.plugins.directory, defaults), errors: Vec::new() }
-    }
-
-    fn handler(&mut self, set: &Handler) -> Option<Arc<HandlerPlugin>> {
-        let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
-        let wanted = Wanted { name: &set.plugin, section: "handler", kind: PluginKind::Handler, config, limits };
-        self.load(wanted, HandlerPlugin::load)
-    }
-
+impl Loading<'_> {
     fn load<P>(&mut self, wanted: Wanted<'_>, load: Load<P>) -> Option<Arc<P>> {
         let loaded = self.catalog.load(self.engine, wanted, load);
         loaded.map_err(|error| self.errors.push(operator_error(&error))).ok()

@@ -11,6 +11,7 @@ use crate::plugin::PluginVersion;
 use crate::telemetry::Metrics;
 use parti_coordination::strategy::{ConsistentHash, Request, Strategy};
 use parti_coordination::{DegradedAlert, DegradedBehavior, Limits, OnExhausted, Settings};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -110,6 +111,11 @@ pub(super) fn partitions(config: &Config) -> usize {
         Some(source) => source.fixed().len(),
         None => 0,
     }
+}
+
+/// Where versions of plugins are remembered.
+pub(super) fn plugin_cache(config: &Config) -> PathBuf {
+    config.plugins.cache.clone().unwrap_or_else(|| config.plugins.directory.join(".parti"))
 }
 
 /// The name of this machine; empty where it is not told.

@@ -5,13 +5,14 @@
 //! wrong with it is said when it stays so. Then the plugin is loaded beside the data path and handed over to whoever runs it, on
 //! trial; a version that fails is marked, and not tried again before the file or its settings change.
 
-use super::plugins::{Plugins, Running};
+use super::plugins::{Handlers, Running};
 use crate::config::{Config, Swap};
 use crate::error::{ErrorCode, OperatorError};
 use crate::hooks::Hooks;
 use crate::intake::{Intake, SwapOutcome, SwapReport, SwapRequest, SwapRules};
-use crate::plugin::{HandlerPlugin, PluginEngine};
+use crate::plugin::{Attempt, AttemptResult, HandlerPlugin, PluginEngine, VersionStore};
 use crate::telemetry::{Metrics, SwapResult};
+use jiff::Timestamp;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use parti_coordination::Event;
 use std::collections::BTreeMap;
@@ -19,6 +20,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
+
+/// Who asks for a version that lies in the plugin directory.
+const FILE: &str = "file";
 
 /// How long a file must stay the same before it is taken.
 const SETTLE: Duration = Duration::from_millis(250);
@@ -33,6 +37,7 @@ type Traits = Option<(u64, SystemTime)>;
 pub(super) struct Updates {
     pub(super) engine: Arc<PluginEngine>,
     pub(super) config: Arc<Config>,
+    pub(super) store: Arc<VersionStore>,
     pub(super) intake: Intake,
     pub(super) running: Running,
     pub(super) hooks: Hooks,
@@ -50,7 +55,6 @@ impl Updates {
             tracing::warn!(directory = %directory.display(), %error, "The plugin directory is not watched; it is looked at every {LOOK:?}");
         }
         let mut current = current.version().id().to_owned();
-        let mut marked: Option<String> = None;
         let mut known = self.traits();
         loop {
             tokio::select! {
@@ -59,32 +63,76 @@ impl Updates {
             }
             let Some(found) = self.settled(&known).await else { continue };
             known = found;
-            let plugin = match self.load().await {
-                Ok(plugin) => plugin,
-                Err(error) => {
-                    self.metrics.plugin_swaps.inc(SwapResult::Refused);
-                    tracing::error!(code = %error.code, "{error}");
-                    tracing::error!("The version that runs goes on; what is in the plugin directory now is not taken");
-                    self.hooks.error(error.code, &error, None);
-                    continue;
+            if let Some(attempt) = self.take_up(&current).await {
+                if attempt.result == AttemptResult::Kept {
+                    current.clone_from(&attempt.to);
                 }
-            };
-            let id = plugin.version().id().to_owned();
-            if id == current {
-                continue;
-            }
-            if marked.as_ref() == Some(&id) {
-                tracing::warn!(
-                    version = id,
-                    "This version was taken back before, and is not tried again until it changes"
-                );
-                continue;
-            }
-            match self.swap(plugin).await {
-                true => current = id,
-                false => marked = Some(id),
+                self.store.record(self.name(), &attempt);
             }
         }
+    }
+
+    /// The handler's name.
+    fn name(&self) -> &str {
+        self.config.handler.as_ref().map_or("", |handler| &handler.plugin)
+    }
+
+    /// Takes up what is in the directory now, unless it is what runs.
+    async fn take_up(&self, current: &str) -> Option<Attempt> {
+        let refused = |to: &str, why: String| Some(attempt(current, to, AttemptResult::Refused, Some(why)));
+        let prepared = match self.blocking(|handlers, _| handlers.prepare(handlers.read()?)).await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.not_loaded(&error);
+                return refused("", error.to_string());
+            }
+        };
+        let to = prepared.id();
+        if to == current {
+            return None;
+        }
+        if let Some(mark) = self.store.mark_of(self.name(), &to) {
+            tracing::warn!(version = to, "This version was taken back before, and is not tried again until it changes");
+            return refused(&to, format!("it was taken back at {}: {}", mark.at, mark.why));
+        }
+        let component = prepared.component().clone();
+        let plugin = match self.blocking(move |handlers, engine| handlers.compile(engine, prepared)).await {
+            Ok(plugin) => plugin,
+            Err(error) => {
+                self.not_loaded(&error);
+                return refused(&to, error.to_string());
+            }
+        };
+        let attempt = self.swap(plugin, current).await?;
+        match (attempt.result, &attempt.reason) {
+            (AttemptResult::Kept, _) => self.store.keep(self.name(), &to, &component),
+            (_, why) => self.store.mark(self.name(), &to, why.as_deref().unwrap_or_default()),
+        }
+        Some(attempt)
+    }
+
+    /// Reads and compiles away from everything else.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Handlers<'_>, &PluginEngine) -> Result<T, OperatorError> + Send + 'static,
+    ) -> Result<T, OperatorError> {
+        let (engine, config) = (Arc::clone(&self.engine), Arc::clone(&self.config));
+        let failed = |why: String| {
+            ErrorCode::Internal.error("the plugin could not be compiled", why, "report this as a bug of parti")
+        };
+        let done = tokio::task::spawn_blocking(move || Handlers::of(&config).map(|handlers| work(&handlers, &engine)));
+        match done.await {
+            Ok(Some(result)) => result,
+            Ok(None) => Err(failed("no handler is configured".into())),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+
+    fn not_loaded(&self, error: &OperatorError) {
+        self.metrics.plugin_swaps.inc(SwapResult::Refused);
+        tracing::error!(code = %error.code, "{error}");
+        tracing::error!("The version that runs goes on; what is in the plugin directory now is not taken");
+        self.hooks.error(error.code, error, None);
     }
 
     fn traits(&self) -> BTreeMap<PathBuf, Traits> {
@@ -121,21 +169,8 @@ impl Updates {
         }
     }
 
-    async fn load(&self) -> Result<Arc<HandlerPlugin>, OperatorError> {
-        let (engine, config) = (Arc::clone(&self.engine), Arc::clone(&self.config));
-        let loaded = tokio::task::spawn_blocking(move || Plugins::load_handler(&engine, &config)).await;
-        let failed = |why: String| {
-            ErrorCode::Internal.error("the plugin could not be compiled", why, "report this as a bug of parti")
-        };
-        match loaded {
-            Ok(Some(result)) => result,
-            Ok(None) => Err(failed("no handler is configured".into())),
-            Err(error) => Err(failed(error.to_string())),
-        }
-    }
-
-    /// Hands a version over. Whether it is in force now.
-    async fn swap(&self, plugin: Arc<HandlerPlugin>) -> bool {
+    /// Hands a version over, and tells how that has ended.
+    async fn swap(&self, plugin: Arc<HandlerPlugin>, from: &str) -> Option<Attempt> {
         let (reply, ended) = oneshot::channel();
         let version = Arc::clone(plugin.version());
         tracing::info!(
@@ -145,12 +180,13 @@ impl Updates {
         );
         let rules = self.config.handler.as_ref().map(|handler| rules(&handler.swap));
         self.intake.swap(SwapRequest { to: plugin, rules, discard_state: false, reply });
-        let Ok(SwapReport { outcome, partitions, handled, failed, pauses }) = ended.await else { return false };
+        // Nobody answers any more where the worker stops.
+        let SwapReport { outcome, partitions, handled, failed, pauses } = ended.await.ok()?;
         let pause = |q: usize| {
             pauses.get((pauses.len() * q / 100).min(pauses.len().saturating_sub(1))).copied().unwrap_or_default()
         };
         let (p50, p99) = (pause(50), pause(99));
-        match outcome {
+        let (result, reason) = match outcome {
             SwapOutcome::Kept => {
                 self.metrics.plugin_swaps.inc(SwapResult::Kept);
                 tracing::info!(
@@ -163,33 +199,59 @@ impl Updates {
                     ?p99,
                     "The version is in force"
                 );
-                self.running.replace(version);
+                self.running.replace(Arc::clone(&version));
                 let _ = self.events.send(Event::Plugins(self.running.ids()));
-                true
+                (AttemptResult::Kept, None)
             }
             SwapOutcome::TakenBack(why) => {
                 self.metrics.plugin_swaps.inc(SwapResult::TakenBack);
                 let error = ErrorCode::PluginSwap.error(
                     format!("version {} of plugin {} was taken back", version.id(), version.name()),
-                    why,
+                    why.clone(),
                     "the version before goes on, from its last commit; correct the plugin and copy it again",
                 );
                 tracing::error!(code = %error.code, partitions, handled, failed, "{error}");
                 self.hooks.error(error.code, &error, None);
-                false
+                (AttemptResult::TakenBack, Some(why))
             }
             SwapOutcome::Refused(why) => {
                 self.metrics.plugin_swaps.inc(SwapResult::Refused);
                 let error = ErrorCode::PluginSwap.error(
                     format!("version {} of plugin {} is not taken", version.id(), version.name()),
-                    why,
+                    why.clone(),
                     "the version before goes on, untouched; correct the plugin and copy it again",
                 );
                 tracing::error!(code = %error.code, "{error}");
                 self.hooks.error(error.code, &error, None);
-                false
+                (AttemptResult::Refused, Some(why))
             }
-        }
+        };
+        let microseconds = |pause: Duration| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
+        Some(Attempt {
+            partitions,
+            handled,
+            failed,
+            pause_p50_us: microseconds(p50),
+            pause_p99_us: microseconds(p99),
+            ..attempt(from, version.id(), result, reason)
+        })
+    }
+}
+
+/// An attempt of which nothing is to be told but how it ended.
+fn attempt(from: &str, to: &str, result: AttemptResult, reason: Option<String>) -> Attempt {
+    Attempt {
+        at: Timestamp::now(),
+        by: FILE.to_owned(),
+        from: from.to_owned(),
+        to: to.to_owned(),
+        result,
+        reason,
+        partitions: 0,
+        handled: 0,
+        failed: 0,
+        pause_p50_us: 0,
+        pause_p99_us: 0,
     }
 }
 

@@ -1,8 +1,8 @@
 //! The object store of large snapshots, against real servers.
 
 use super::*;
-use crate::nats::api::NoArguments;
 use crate::nats::ConnectOptions;
+use crate::nats::api::NoArguments;
 use crate::nats::testing::{Release, TestServer, in_time, options};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

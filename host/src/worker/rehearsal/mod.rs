@@ -45,7 +45,7 @@ pub(crate) fn rehearse(config: &Config, online: bool) -> Result<Rehearsal, Opera
         let mut rehearsal = Rehearsal::default();
         let plugins = match PluginEngine::new() {
             Ok(engine) => {
-                let (plugins, errors) = Plugins::load(&engine, config);
+                let (plugins, errors) = Plugins::load(&engine, config, None);
                 rehearsal.errors.extend(errors);
                 plugins
             }
