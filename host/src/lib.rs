@@ -12,6 +12,7 @@ pub mod http;
 pub mod intake;
 pub mod nats;
 pub mod plugin;
+pub mod pushes;
 pub mod source;
 pub mod telemetry;
 mod token_bucket;

@@ -62,6 +62,8 @@ pub struct Buckets {
     pub ownership: String,
     /// Snapshots too large for a record: an object store.
     pub snapshots: String,
+    /// Pushed components.
+    pub plugins: String,
     /// Pins, drains, the history of plugins.
     pub control: String,
 }
@@ -69,7 +71,7 @@ pub struct Buckets {
 impl Buckets {
     /// Every name with the key that sets it.
     #[must_use]
-    pub fn all(&self) -> [(&'static str, &str); 7] {
+    pub fn all(&self) -> [(&'static str, &str); 8] {
         [
             ("kvBucket.stableIdBucket", &self.stable_ids),
             ("kvBucket.electionBucket", &self.election),
@@ -77,6 +79,7 @@ impl Buckets {
             ("kvBucket.assignmentBucket", &self.assignments),
             ("kvBucket.ownershipBucket", &self.ownership),
             ("kvBucket.snapshotBucket", &self.snapshots),
+            ("kvBucket.pluginBucket", &self.plugins),
             ("kvBucket.controlBucket", &self.control),
         ]
     }
@@ -99,6 +102,7 @@ impl Config {
             assignments: name(&set.assignment_bucket, "assignments"),
             ownership: name(&set.ownership_bucket, "ownership"),
             snapshots: name(&set.snapshot_bucket, "snapshots"),
+            plugins: name(&set.plugin_bucket, "plugins"),
             control: name(&set.control_bucket, "control"),
         }
     }

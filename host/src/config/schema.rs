@@ -145,7 +145,9 @@ section! {
         ownership_bucket: Option<String> = None => "`parti-ownership`, with a group `parti-GROUP-ownership`";
         /// Object store of the snapshots that are larger than 32 KiB.
         snapshot_bucket: Option<String> = None => "`parti-snapshots`, with a group `parti-GROUP-snapshots`";
-        /// Bucket of pins, drains and the history of plugins.
+        /// Object store of the components that are pushed to the fleet.
+        plugin_bucket: Option<String> = None => "`parti-plugins`, with a group `parti-GROUP-plugins`";
+        /// Bucket of what is wanted of plugins, and of their history.
         control_bucket: Option<String> = None => "`parti-control`, with a group `parti-GROUP-control`";
         /// How long assignments outlive their last write. Whole seconds; `0s` means for ever.
         assignment_ttl: Duration = secs(0);

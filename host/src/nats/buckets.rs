@@ -304,7 +304,7 @@ pub(super) fn check_objects(
             setting: "max_age",
             found: format!("{:?}", found.max_age),
             wanted: "none".to_owned(),
-            advice: format!("Snapshots would vanish. Run: nats stream edit {} --max-age=0", found.name),
+            advice: format!("What must last would vanish. Run: nats stream edit {} --max-age=0", found.name),
         }]));
     }
     Ok(odd_replicas(bucket, replicas, found).into_iter().chain(odd_storage(bucket, found)).collect())

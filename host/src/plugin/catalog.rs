@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// The directory of `plugins.directory`: `<name>.wasm`, each with an optional `<name>.yaml` beside it.
 #[derive(Debug, Clone)]
@@ -249,6 +250,12 @@ impl Catalog {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(CatalogError::Unreadable { path, error }),
         }
+    }
+
+    /// When the component of a plugin was last written, if there is one.
+    #[must_use]
+    pub fn modified(&self, name: &str) -> Option<SystemTime> {
+        fs::metadata(self.directory.join(format!("{name}.wasm"))).ok()?.modified().ok()
     }
 
     /// What a component becomes with its sidecar and the configuration, wherever it is from.

@@ -167,6 +167,40 @@ pub fn inspect(plugin: &str, bytes: &[u8]) -> Result<Inspection, LoadError> {
     Ok(Inspection { kind, exports, imports })
 }
 
+/// What can be told of a file, whether this host can serve it or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// What it is; nothing if it is of no world that this host knows.
+    pub kind: Option<PluginKind>,
+    /// The version of the contract that it was built against.
+    pub contract: Option<String>,
+    /// The names it exports.
+    pub exports: Vec<String>,
+    /// The names it imports, and whether this host gives them.
+    pub imports: Vec<(String, bool)>,
+    /// Why this host cannot serve it.
+    pub problem: Option<LoadError>,
+}
+
+/// Tell what a file is.
+#[must_use]
+pub fn describe(plugin: &str, bytes: &[u8]) -> Description {
+    let (exports, imports) = names(bytes).unwrap_or_default();
+    let is_offered = |import: &String| OFFERED.contains(&Interface::parse(import));
+    let of_kind = |kind: PluginKind| {
+        let export = exports.iter().find(|export| Interface::parse(export) == kind.interface())?;
+        Some((kind, export.split_once('@').map(|(_, version)| version.to_owned())))
+    };
+    let (kind, contract) = PluginKind::ALL.into_iter().find_map(of_kind).unzip();
+    Description {
+        kind,
+        contract: contract.flatten(),
+        imports: imports.into_iter().map(|import| (import.clone(), is_offered(&import))).collect(),
+        exports,
+        problem: inspect(plugin, bytes).err(),
+    }
+}
+
 /// The names that the outermost component exports and imports.
 fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), wasmparser::BinaryReaderError> {
     let (mut exports, mut imports) = (Vec::new(), Vec::new());
@@ -293,6 +327,10 @@ mod tests {
         let refused = component(&text).unwrap_err();
         let LoadError::MissingImports { missing, .. } = &refused else { panic!("{refused}") };
         let advice: Vec<&str> = missing.iter().map(|import| import.advice.as_str()).collect();
+        let described = describe("p", &wat::parse_str(&text).unwrap());
+        assert_eq!((described.kind, described.contract.as_deref()), (Some(PluginKind::Handler), Some("0.1.7")));
+        let given: Vec<&str> = described.imports.iter().filter(|(_, given)| *given).map(|(name, _)| &**name).collect();
+        assert_eq!((given, described.problem), (vec!["wasi:clocks/monotonic-clock@0.2.9"], Some(refused.clone())));
         let [http, files, sockets, clocks, metrics, other] = advice.as_slice() else { panic!("{refused}") };
         assert!(http.contains("plugins.grants.p.http"));
         assert!(files.contains("plugins.grants.p.directory"));

@@ -36,7 +36,7 @@ pub use error::{CallError, LoadError, MissingImport};
 pub use handler::{Handled, HandlerInstance, HandlerPlugin, Message};
 pub use hooks::{Happening, HooksInstance, HooksPlugin};
 pub use host::{PluginStats, Publish};
-pub use inspect::{Inspection, PluginKind, inspect};
+pub use inspect::{Description, Inspection, PluginKind, describe, inspect};
 pub use limits::{Limits, LimitsOverride, Size, Time};
 pub use source::{ListedPartition, SourcePlugin};
 pub use store::{Attempt, AttemptResult, Kept, Mark, VersionStore};

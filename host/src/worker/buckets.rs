@@ -57,8 +57,9 @@ impl ControlBuckets {
     }
 }
 
-/// Opens every KV bucket, and creates what is missing: those of the control plane, and that of the ownership records.
-pub(super) async fn open(nats: &Nats, config: &Config) -> Result<(ControlBuckets, Store), OperatorError> {
+/// Opens every KV bucket, and creates what is missing: those of the control plane, that of the ownership records, and that of what is
+/// wanted of plugins.
+pub(super) async fn open(nats: &Nats, config: &Config) -> Result<(ControlBuckets, Store, Store), OperatorError> {
     let open = async |spec| {
         let (store, warnings) = Store::open(nats, spec).await.map_err(|error| bucket_error(&error))?;
         warn(&warnings);
@@ -70,13 +71,13 @@ pub(super) async fn open(nats: &Nats, config: &Config) -> Result<(ControlBuckets
         heartbeats: open(heartbeats_bucket(config)).await?,
         assignments: open(assignments_bucket(config)).await?,
     };
-    open(control_bucket(config)).await?;
-    Ok((control, open(ownership_bucket(config)).await?))
+    let wanted = open(control_bucket(config)).await?;
+    Ok((control, open(ownership_bucket(config)).await?, wanted))
 }
 
-/// Opens the object store of large snapshots, which travel beside the messages: they must not delay a lease.
-pub(super) async fn open_snapshots(nats: &Nats, config: &Config) -> Result<Objects, OperatorError> {
-    let opened = Objects::open(nats, &config.buckets().snapshots, replicas(config)).await;
+/// Opens an object store. Large snapshots travel beside the messages: they must not delay a lease.
+pub(super) async fn open_objects(nats: &Nats, config: &Config, bucket: &str) -> Result<Objects, OperatorError> {
+    let opened = Objects::open(nats, bucket, replicas(config)).await;
     let (objects, warnings) = opened.map_err(|error| bucket_error(&error))?;
     warn(&warnings);
     Ok(objects)
@@ -88,7 +89,7 @@ fn warn(warnings: &[BucketMismatch]) {
     }
 }
 
-/// Looks at every bucket that [`open`] and, where there is a stream, [`open_snapshots`] would open.
+/// Looks at every bucket that a start would open.
 pub(super) async fn look(nats: &Nats, config: &Config) -> Vec<BucketLook> {
     let specs = [
         stable_ids_bucket(config),
@@ -102,6 +103,7 @@ pub(super) async fn look(nats: &Nats, config: &Config) -> Vec<BucketLook> {
     for spec in &specs {
         looks.push(Store::look(nats, spec).await);
     }
+    looks.push(Objects::look(nats, &config.buckets().plugins, replicas(config)).await);
     if config.stream.is_some() {
         looks.push(Objects::look(nats, &config.buckets().snapshots, replicas(config)).await);
     }
@@ -109,7 +111,7 @@ pub(super) async fn look(nats: &Nats, config: &Config) -> Vec<BucketLook> {
 }
 
 /// What a bucket that cannot be opened means for an operator.
-pub(super) fn bucket_error(error: &OpenBucketError) -> OperatorError {
+pub(crate) fn bucket_error(error: &OpenBucketError) -> OperatorError {
     let (bucket, why) = match error {
         OpenBucketError::Mismatch(_) => return from_sentence(ErrorCode::BucketSettings, &error.to_string()),
         OpenBucketError::BadName(_) => return from_sentence(ErrorCode::InvalidConfig, &error.to_string()),
@@ -140,7 +142,8 @@ fn election_bucket(config: &Config) -> BucketSpec {
     spec(config, config.buckets().election, KeyLifetime::Every(config.election_timeout))
 }
 
-fn heartbeats_bucket(config: &Config) -> BucketSpec {
+/// The bucket of the heartbeats.
+pub(crate) fn heartbeats_bucket(config: &Config) -> BucketSpec {
     spec(config, config.buckets().heartbeats, KeyLifetime::Every(config.heartbeat_ttl))
 }
 
@@ -153,7 +156,8 @@ pub(crate) fn assignments_bucket(config: &Config) -> BucketSpec {
     spec(config, config.buckets().assignments, lifetime)
 }
 
-fn control_bucket(config: &Config) -> BucketSpec {
+/// The bucket of what is wanted of plugins, and of their history.
+pub(crate) fn control_bucket(config: &Config) -> BucketSpec {
     spec(config, config.buckets().control, KeyLifetime::Forever)
 }
 

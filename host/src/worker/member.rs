@@ -99,7 +99,7 @@ async fn run(config: &Config, board: Arc<Mutex<Board>>, stop: watch::Receiver<bo
     let Some(nats) = connect(config, "control", origin + config.startup_timeout, stop.clone()).await? else {
         return Ok(());
     };
-    let (buckets, _) = buckets::open(&nats, config).await?;
+    let (buckets, ..) = buckets::open(&nats, config).await?;
     let label = WorkerLabel::default();
     let metrics = Arc::new(Metrics::new(label.clone()).map_err(super::metrics_error)?);
     let label = Identification { metrics, label, board, origin };

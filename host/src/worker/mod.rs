@@ -5,8 +5,10 @@
 
 mod buckets;
 mod control;
+mod files;
 mod member;
 mod notices;
+mod orders;
 mod plugins;
 mod probes;
 mod rehearsal;
@@ -24,10 +26,12 @@ use crate::http::{self, Backend};
 use crate::intake::{Intake, IntakeEvent, IntakeOptions};
 use crate::nats::{ConnectError, Nats, Peers};
 use crate::plugin::{EngineError, PluginEngine, VersionStore};
+use crate::pushes::{Pushes, Standing};
 use crate::source::{PluginSource, Source, StaticSource};
 use crate::telemetry::{Metrics, WorkerLabel};
 use buckets::ControlBuckets;
 use control::{Control, End, Lifetimes};
+use orders::Beginner;
 use parti_coordination::record::StreamIdentity;
 use parti_coordination::{Bucket, Coordinator, Event, StartFailure};
 use plugins::Running;
@@ -43,11 +47,12 @@ use tokio_util::task::AbortOnDropHandle;
 use uncovered::UncoveredWatch;
 use updates::Updates;
 
-pub(crate) use buckets::{assignments_bucket, ownership_bucket};
+pub(crate) use buckets::{assignments_bucket, bucket_error, control_bucket, heartbeats_bucket, ownership_bucket};
 pub(crate) use member::{Glance, Member};
 pub use plugins::Plugins;
+pub(crate) use plugins::settings_of;
 pub(crate) use rehearsal::{Rehearsal, Survey, rehearse};
-pub(crate) use settings::{connect_error, connect_options, host_name, stream_error};
+pub(crate) use settings::{connect_error, connect_options, from_sentence, host_name, plugin_cache, stream_error};
 
 /// Threads of the control runtime: one may be busy with a burst of messages while the other renews leases.
 const CONTROL_THREADS: usize = 2;
@@ -122,12 +127,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
 
     let engine = Arc::new(PluginEngine::new().map_err(|error| engine_error(&error))?);
     let store = Arc::new(VersionStore::open(&settings::plugin_cache(&config)));
-    let plugins = load_plugins(Arc::clone(&engine), &config, Arc::clone(&store)).await?;
-    let running = Running::of(plugins.versions());
-    for plugin in running.versions() {
-        tracing::info!(plugin = plugin.name(), kind = %plugin.kind(), version = plugin.id(), "Plugin loaded");
-        metrics.plugin_info.series([plugin.name(), plugin.digest().as_str(), &plugin.kind().to_string()]).set(1);
-    }
+    let mut plugins = load_plugins(Arc::clone(&engine), &config, Arc::clone(&store)).await?;
     let (hooks, hooks_task) = match (&plugins.hooks, &config.hooks) {
         (Some(plugin), Some(set)) => {
             let _guests = work.enter();
@@ -137,10 +137,6 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         }
         _ => (Hooks::default(), None),
     };
-    if let Some(error) = &plugins.instead {
-        tracing::error!(code = %error.code, "{error}");
-        hooks.error(error.code, error, None);
-    }
     let partitions = settings::partitions(&config);
     if let Some(warning) = plugins.map_warning(partitions) {
         tracing::warn!("{warning}");
@@ -148,7 +144,30 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
 
     let nats = connect(&config, "control", by, stop.clone()).await?;
     let Some(nats) = nats else { return Ok(()) };
-    let buckets = buckets::open(&nats, &config).await?;
+    let (control_buckets, records, wanted) = buckets::open(&nats, &config).await?;
+    let pushes =
+        Pushes::new(&config.group, wanted, buckets::open_objects(&nats, &config, &config.buckets().plugins).await?);
+    let shared_config = Arc::new(config.clone());
+    let mut standing = Standing::default();
+    if let Some((handler, component)) = plugins.handler.clone().zip(plugins.component.take()) {
+        let (engine, config, store) = (Arc::clone(&engine), Arc::clone(&shared_config), Arc::clone(&store));
+        let beginner = Beginner { engine, config, store, pushes: pushes.clone() };
+        let beginning = beginner.choose(handler, component).await;
+        let version = beginning.handler.version();
+        beginner.store.keep(version.name(), version.id(), &beginning.component);
+        plugins.instead = beginning.instead.or(plugins.instead);
+        plugins.handler = Some(beginning.handler);
+        standing = beginning.standing;
+    }
+    if let Some(error) = &plugins.instead {
+        tracing::error!(code = %error.code, "{error}");
+        hooks.error(error.code, error, None);
+    }
+    let running = Running::of(plugins.versions());
+    for plugin in running.versions() {
+        tracing::info!(plugin = plugin.name(), kind = %plugin.kind(), version = plugin.id(), "Plugin loaded");
+        metrics.plugin_info.series([plugin.name(), plugin.digest().as_str(), &plugin.kind().to_string()]).set(1);
+    }
     let mut intake = None;
     let mut told = None;
     if let (Some(plugin), Some(handler), Some(stream)) = (&plugins.handler, &config.handler, &config.stream) {
@@ -164,9 +183,9 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         let Some(data) = connect_on(work, &config, by, stop.clone()).await? else { return Ok(()) };
         let options = IntakeOptions {
             control: nats.clone(),
-            objects: buckets::open_snapshots(&data, &config).await?,
+            objects: buckets::open_objects(&data, &config, &config.buckets().snapshots).await?,
             data,
-            records: buckets.1.clone(),
+            records: records.clone(),
             group: options.group.clone(),
             stream: StreamIdentity { name: info.name.clone(), created: info.created.clone() },
             limits: settings::limits(options, handler, nats.max_payload(), partitions, queue.is_some()),
@@ -213,13 +232,14 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     let update_metrics = Arc::clone(&metrics);
     let label = Identification { metrics, label, board, origin };
     let equipment = Equipment { source, strategist, intake: intake.clone(), hooks: hooks.clone() };
-    let (control, inbox) = coordinate(&config, nats.clone(), buckets.0, running.clone(), equipment, label);
+    let (control, inbox) = coordinate(&config, nats.clone(), control_buckets, running.clone(), equipment, label);
     let updates = match (plugins.handler, intake) {
-        (Some(handler), Some(intake)) if config.plugins.watch => {
-            let (events, config) = (control.events.clone(), Arc::new(config.clone()));
-            let updates = Updates { engine, config, store, intake, running, hooks, metrics: update_metrics, events };
+        (Some(handler), Some(intake)) => {
+            let (events, config, metrics) = (control.events.clone(), shared_config, update_metrics);
+            let board = Arc::clone(&control.board);
+            let updates = Updates { engine, config, store, pushes, board, intake, running, hooks, metrics, events };
             // Beside the messages and away from the leases: it compiles.
-            Some(AbortOnDropHandle::new(work.spawn(updates.run(handler))))
+            Some(AbortOnDropHandle::new(work.spawn(updates.run(handler, standing))))
         }
         _ => None,
     };

@@ -5,9 +5,10 @@ use crate::config::{Config, Handler, Limits as Set};
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
     Catalog, CatalogError, Component, HandlerPlugin, HooksPlugin, Limits, Load, MapBudget, PluginEngine, PluginKind,
-    PluginVersion, Prepared, SourcePlugin, StrategyPlugin, VersionStore, Wanted,
+    PluginSettings, PluginVersion, Prepared, SourcePlugin, StrategyPlugin, VersionStore, Wanted,
 };
 use crate::telemetry::Metrics;
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub struct Plugins {
     pub source: Option<Arc<SourcePlugin>>,
     /// What is told what happens.
     pub hooks: Option<Arc<HooksPlugin>>,
+    /// What the handler is made of.
+    pub(super) component: Option<Component>,
     /// Why the handler is another version than the one in the directory.
     pub(super) instead: Option<OperatorError>,
 }
@@ -34,16 +37,15 @@ impl Plugins {
     pub fn load(engine: &PluginEngine, config: &Config, store: Option<&VersionStore>) -> (Self, Vec<OperatorError>) {
         let catalog = catalog(config);
         let mut loading = Loading { engine, catalog: &catalog, errors: Vec::new() };
-        let mut instead = None;
+        let (mut component, mut instead) = (None, None);
         let handler = Handlers::of(config).and_then(|handlers| {
             let prepared = handlers.read().and_then(|component| handlers.prepare(component));
             let loaded = prepared.and_then(|mut prepared| {
-                let Some(store) = store else { return handlers.compile(engine, prepared) };
-                (prepared, instead) = handlers.unless_marked(store, prepared);
-                let component = prepared.component().clone();
-                let plugin = handlers.compile(engine, prepared)?;
-                store.keep(plugin.version().name(), plugin.version().id(), &component);
-                Ok(plugin)
+                if let Some(store) = store {
+                    (prepared, instead) = handlers.unless_marked(store, prepared);
+                }
+                component = Some(prepared.component().clone());
+                handlers.compile(engine, prepared)
             });
             loaded.map_err(|error| loading.errors.push(error)).ok()
         });
@@ -64,7 +66,7 @@ impl Plugins {
             let wanted = Wanted { name: &set.plugin, section: "hooks", kind: PluginKind::Hooks, config, limits };
             loading.load(wanted, HooksPlugin::load)
         });
-        (Self { handler, strategy, source, hooks, instead }, loading.errors)
+        (Self { handler, strategy, source, hooks, component, instead }, loading.errors)
     }
 
     /// What is to be said of the memory maps that a handler's instances take, one for each of so many partitions.
@@ -137,6 +139,20 @@ fn catalog(config: &Config) -> Catalog {
     Catalog::new(&config.plugins.directory, defaults)
 }
 
+/// What the configuration sets for a plugin of this name: as its handler, or by default.
+pub(crate) fn settings_of(config: &Config, plugin: &str) -> PluginSettings {
+    match config.handler.as_ref().filter(|set| set.plugin == plugin) {
+        Some(set) => {
+            let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
+            PluginSettings { section: "handler".into(), config, limits }
+        }
+        None => {
+            let limits = limits(&config.plugins.defaults, Limits::default().call_timeout);
+            PluginSettings { section: "plugins.defaults".into(), config: serde_json::Map::new(), limits }
+        }
+    }
+}
+
 /// Makes versions of the configured handler. Everything here reads files, and [`Handlers::compile`] compiles: call it where blocking is
 /// allowed.
 pub(super) struct Handlers<'a> {
@@ -159,6 +175,18 @@ impl<'a> Handlers<'a> {
     /// What the plugin directory has now.
     pub(super) fn read(&self) -> Result<Component, OperatorError> {
         self.catalog.read(&self.wanted()).map_err(|error| operator_error(&error))
+    }
+
+    /// When the component in the plugin directory was written, if that was after this time.
+    pub(super) fn newer_than(&self, time: Timestamp) -> Option<Timestamp> {
+        let modified = self.catalog.modified(&self.set.plugin)?;
+        Timestamp::try_from(modified).ok().filter(|modified| *modified > time)
+    }
+
+    /// What a component from elsewhere becomes with the sidecar in the plugin directory and the configuration.
+    pub(super) fn with(&self, bytes: Vec<u8>) -> Result<Prepared, OperatorError> {
+        let sidecar = self.catalog.read_sidecar(&self.set.plugin).map_err(|error| operator_error(&error))?;
+        self.prepare(Component { bytes, sidecar })
     }
 
     /// What a component becomes with the configuration.
@@ -197,13 +225,31 @@ impl<'a> Handlers<'a> {
     }
 
     /// The last version that was in force, is still there, and has not failed.
-    fn last_good(&self, store: &VersionStore) -> Option<Prepared> {
+    pub(super) fn last_good(&self, store: &VersionStore) -> Option<Prepared> {
         let name = &self.set.plugin;
         store.kept(name).into_iter().find_map(|kept| {
             let component = Component { bytes: store.component(&kept.digest)?, sidecar: kept.sidecar };
             let prepared = self.prepare(component).ok()?;
             store.mark_of(name, &prepared.id()).is_none().then_some(prepared)
         })
+    }
+}
+
+/// Reads and compiles versions of the handler away from everything else.
+pub(super) async fn blocking<T: Send + 'static>(
+    engine: &Arc<PluginEngine>,
+    config: &Arc<Config>,
+    work: impl FnOnce(&Handlers<'_>, &PluginEngine) -> Result<T, OperatorError> + Send + 'static,
+) -> Result<T, OperatorError> {
+    let (engine, config) = (Arc::clone(engine), Arc::clone(config));
+    let failed = |why: String| {
+        ErrorCode::Internal.error("the plugin could not be compiled", why, "report this as a bug of parti")
+    };
+    let done = tokio::task::spawn_blocking(move || Handlers::of(&config).map(|handlers| work(&handlers, &engine)));
+    match done.await {
+        Ok(Some(result)) => result,
+        Ok(None) => Err(failed("no handler is configured".into())),
+        Err(error) => Err(failed(error.to_string())),
     }
 }
 

@@ -114,7 +114,7 @@ pub(super) fn partitions(config: &Config) -> usize {
 }
 
 /// Where versions of plugins are remembered.
-pub(super) fn plugin_cache(config: &Config) -> PathBuf {
+pub(crate) fn plugin_cache(config: &Config) -> PathBuf {
     config.plugins.cache.clone().unwrap_or_else(|| config.plugins.directory.join(".parti"))
 }
 
@@ -219,7 +219,7 @@ pub(crate) fn connect_error(error: &ConnectError) -> OperatorError {
 }
 
 /// The adapters say what and why in a sentence or two and what to do in the last.
-pub(super) fn from_sentence(code: ErrorCode, text: &str) -> OperatorError {
+pub(crate) fn from_sentence(code: ErrorCode, text: &str) -> OperatorError {
     let (said, todo) = text.rsplit_once(". ").unwrap_or((text, code.help()));
     let split = [". ", ": ", "; "].iter().find_map(|mark| said.split_once(mark));
     let (what, why) = split.unwrap_or((said, code.help()));

@@ -1,43 +1,39 @@
-//! Takes up what changes in the plugin directory, while the worker runs.
+//! Takes up other versions of the handler, while the worker runs: what changes in the plugin directory, and what is pushed to the fleet.
 //!
-//! Events of the file system say when to look, and a slow look from time to time makes up for those that are lost, as on network
-//! file systems. What is found is taken only once it is the same twice: a file that is being written is left alone, and whatever is
-//! wrong with it is said when it stays so. Then the plugin is loaded beside the data path and handed over to whoever runs it, on
-//! trial; a version that fails is marked, and not tried again before the file or its settings change.
+//! Of the two, the newer one holds: a component in the directory that was written after the push goes before it. A version is loaded
+//! beside the data path and handed over to whoever runs it, on trial; one that fails is marked, and not tried again before its component
+//! or its settings change, or an operator wants it to be. How each attempt has ended is remembered on the machine, and told to the fleet.
 
+use super::files::PluginFiles;
 use super::plugins::{Handlers, Running};
+use super::status::Board;
 use crate::config::{Config, Swap};
 use crate::error::{ErrorCode, OperatorError};
 use crate::hooks::Hooks;
 use crate::intake::{Intake, SwapOutcome, SwapReport, SwapRequest, SwapRules};
-use crate::plugin::{Attempt, AttemptResult, HandlerPlugin, PluginEngine, VersionStore};
+use crate::nats::{KvEvent, Watch};
+use crate::plugin::{Attempt, AttemptResult, HandlerPlugin, PluginEngine, Prepared, VersionStore};
+use crate::pushes::{Order, Pushes, Reported, Standing};
 use crate::telemetry::{Metrics, SwapResult};
 use jiff::Timestamp;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use parti_coordination::Event;
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Who asks for a version that lies in the plugin directory.
 const FILE: &str = "file";
 
-/// How long a file must stay the same before it is taken.
-const SETTLE: Duration = Duration::from_millis(250);
-
-/// How often the directory is looked at without an event.
-const LOOK: Duration = Duration::from_secs(10);
-
-/// What can be seen of a file without reading it.
-type Traits = Option<(u64, SystemTime)>;
+/// How often, and after which pauses, a worker looks whether it has an ID under which it can report.
+const NAMELESS: (u32, Duration) = (50, Duration::from_millis(200));
 
 /// What is needed to take up a version.
 pub(super) struct Updates {
     pub(super) engine: Arc<PluginEngine>,
     pub(super) config: Arc<Config>,
     pub(super) store: Arc<VersionStore>,
+    pub(super) pushes: Pushes,
+    pub(super) board: Arc<Mutex<Board>>,
     pub(super) intake: Intake,
     pub(super) running: Running,
     pub(super) hooks: Hooks,
@@ -46,28 +42,39 @@ pub(super) struct Updates {
 }
 
 impl Updates {
-    /// Watches until it is dropped. `current` is the version of the handler that runs.
-    pub(super) async fn run(self, current: Arc<HandlerPlugin>) {
-        let (sender, mut changes) = mpsc::channel(1);
-        let directory = self.config.plugins.directory.clone();
-        let watcher = watch(&directory, sender);
-        if let Err(error) = &watcher {
-            tracing::warn!(directory = %directory.display(), %error, "The plugin directory is not watched; it is looked at every {LOOK:?}");
-        }
+    /// Watches until it is dropped. `current` is the version of the handler that runs, and `standing` the order that it was chosen by.
+    pub(super) async fn run(self, current: Arc<HandlerPlugin>, mut standing: Standing) {
+        let mut files = PluginFiles::watch(&self.config.plugins.directory, self.name());
+        let mut orders = self.pushes.watch(self.name());
         let mut current = current.version().id().to_owned();
-        let mut known = self.traits();
+        let (mut obeyed, mut is_due) = (standing.revision, false);
         loop {
             tokio::select! {
-                Some(()) = changes.recv() => {}
-                () = tokio::time::sleep(LOOK) => {}
+                () = files.stirred() => {}
+                entry = next(&mut orders) => if let KvEvent::Entry { entry, .. } = entry && entry.revision != standing.revision {
+                    standing = self.pushes.understand(self.name(), &entry);
+                },
             }
-            let Some(found) = self.settled(&known).await else { continue };
-            known = found;
-            if let Some(attempt) = self.take_up(&current).await {
-                if attempt.result == AttemptResult::Kept {
-                    current.clone_from(&attempt.to);
+            let is_ordered = standing.revision != obeyed;
+            is_due |= files.have_changed().await && self.config.plugins.watch;
+            if !is_ordered && !is_due {
+                continue;
+            }
+            let order = standing.order.as_ref();
+            match self.take_up(&current, order, is_ordered).await {
+                Ok(attempt) => {
+                    (obeyed, is_due) = (standing.revision, false);
+                    let Some(mut attempt) = attempt else { continue };
+                    if let Some(order) = order.filter(|_| is_ordered) {
+                        attempt.by.clone_from(&order.by);
+                    }
+                    if attempt.result == AttemptResult::Kept {
+                        current.clone_from(&attempt.to);
+                    }
+                    self.tell(Reported { order: if is_ordered { standing.revision } else { 0 }, attempt }).await;
                 }
-                self.store.record(self.name(), &attempt);
+                // To be tried again.
+                Err(why) => tracing::warn!(why, "A version that is wanted cannot be had yet"),
             }
         }
     }
@@ -77,22 +84,28 @@ impl Updates {
         self.config.handler.as_ref().map_or("", |handler| &handler.plugin)
     }
 
-    /// Takes up what is in the directory now, unless it is what runs.
-    async fn take_up(&self, current: &str) -> Option<Attempt> {
-        let refused = |to: &str, why: String| Some(attempt(current, to, AttemptResult::Refused, Some(why)));
-        let prepared = match self.blocking(|handlers, _| handlers.prepare(handlers.read()?)).await {
+    /// Takes up what is wanted now, unless it is what runs and nobody has ordered it. An error is one that may pass.
+    async fn take_up(&self, current: &str, order: Option<&Order>, is_ordered: bool) -> Result<Option<Attempt>, String> {
+        let refused = |to: &str, why: String| Ok(Some(attempt(current, to, AttemptResult::Refused, Some(why))));
+        let prepared = match self.wanted(order, is_ordered).await? {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.not_loaded(&error);
-                return refused("", error.to_string());
+                return refused("", sentence(&error));
             }
         };
         let to = prepared.id();
         if to == current {
-            return None;
+            let runs = "it was in force already".to_owned();
+            return Ok(is_ordered.then(|| attempt(current, &to, AttemptResult::Kept, Some(runs))));
         }
-        if let Some(mark) = self.store.mark_of(self.name(), &to) {
-            tracing::warn!(version = to, "This version was taken back before, and is not tried again until it changes");
+        if let Some(mark) = self.store.mark_of(self.name(), &to)
+            && !order.is_some_and(|order| is_ordered && order.retry)
+        {
+            tracing::warn!(
+                version = to,
+                "This version was taken back before, and is not tried again until it changes, or `parti plugin swap` wants it to be"
+            );
             return refused(&to, format!("it was taken back at {}: {}", mark.at, mark.why));
         }
         let component = prepared.component().clone();
@@ -100,77 +113,88 @@ impl Updates {
             Ok(plugin) => plugin,
             Err(error) => {
                 self.not_loaded(&error);
-                return refused(&to, error.to_string());
+                return refused(&to, sentence(&error));
             }
         };
-        let attempt = self.swap(plugin, current).await?;
+        let discard_state = order.is_some_and(|order| is_ordered && order.discard_state);
+        let Some(attempt) = self.swap(plugin, current, discard_state).await else { return Ok(None) };
         match (attempt.result, &attempt.reason) {
-            (AttemptResult::Kept, _) => self.store.keep(self.name(), &to, &component),
+            (AttemptResult::Kept, _) => {
+                self.store.unmark(self.name(), &to);
+                self.store.keep(self.name(), &to, &component);
+            }
             (_, why) => self.store.mark(self.name(), &to, why.as_deref().unwrap_or_default()),
         }
-        Some(attempt)
+        Ok(Some(attempt))
     }
 
-    /// Reads and compiles away from everything else.
+    /// What is wanted now: what was pushed, or what is in the directory if that is newer, or nothing was pushed. What is wrong with it is
+    /// the inner error; the outer one may pass.
+    async fn wanted(&self, order: Option<&Order>, is_ordered: bool) -> Result<Result<Prepared, OperatorError>, String> {
+        let Some((order, digest)) = order.and_then(|order| Some((order, order.wanted.clone()?))) else {
+            return Ok(self.blocking(|handlers, _| handlers.prepare(handlers.read()?)).await);
+        };
+        let at = order.at;
+        let newer = self.blocking(move |handlers, _| Ok(handlers.newer_than(at))).await;
+        match newer {
+            Ok(Some(modified)) if is_ordered => {
+                return Ok(Err(ErrorCode::PluginSwap.error(
+                    format!("what {} has ordered at {at} is not taken up", order.by),
+                    format!("the component in the plugin directory of this worker is newer, of {modified}"),
+                    "compare the clocks; then order it again, or remove the file",
+                )));
+            }
+            Ok(Some(_)) => return Ok(self.blocking(|handlers, _| handlers.prepare(handlers.read()?)).await),
+            Ok(None) if !is_ordered => tracing::info!(
+                by = order.by, %at,
+                "The component in the plugin directory is older than what was pushed, which goes on"
+            ),
+            Ok(None) => {}
+            Err(error) => return Ok(Err(error)),
+        }
+        let bytes = match self.store.component(&digest) {
+            Some(bytes) => bytes,
+            None => self.pushes.fetch(self.name(), &digest).await?,
+        };
+        Ok(self.blocking(move |handlers, _| handlers.with(bytes)).await)
+    }
+
+    /// Tells machine and fleet how an attempt has ended.
+    async fn tell(&self, reported: Reported) {
+        self.store.record(self.name(), &reported.attempt);
+        let me = || self.board.lock().unwrap_or_else(PoisonError::into_inner).me.as_ref().map(|me| me.worker.clone());
+        let (tries, pause) = NAMELESS;
+        for _ in 0..tries {
+            let Some(worker) = me() else {
+                tokio::time::sleep(pause).await;
+                continue;
+            };
+            if !Pushes::can_name(self.name()) {
+                return;
+            }
+            if let Err(why) = self.pushes.report(self.name(), worker.as_str(), reported).await {
+                tracing::warn!(why, "How the swap has ended is not in `parti plugin history`");
+            }
+            return;
+        }
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Handlers<'_>, &PluginEngine) -> Result<T, OperatorError> + Send + 'static,
     ) -> Result<T, OperatorError> {
-        let (engine, config) = (Arc::clone(&self.engine), Arc::clone(&self.config));
-        let failed = |why: String| {
-            ErrorCode::Internal.error("the plugin could not be compiled", why, "report this as a bug of parti")
-        };
-        let done = tokio::task::spawn_blocking(move || Handlers::of(&config).map(|handlers| work(&handlers, &engine)));
-        match done.await {
-            Ok(Some(result)) => result,
-            Ok(None) => Err(failed("no handler is configured".into())),
-            Err(error) => Err(failed(error.to_string())),
-        }
+        super::plugins::blocking(&self.engine, &self.config, work).await
     }
 
     fn not_loaded(&self, error: &OperatorError) {
         self.metrics.plugin_swaps.inc(SwapResult::Refused);
         tracing::error!(code = %error.code, "{error}");
-        tracing::error!("The version that runs goes on; what is in the plugin directory now is not taken");
+        tracing::error!("The version that runs goes on; the other one is not taken");
         self.hooks.error(error.code, error, None);
     }
 
-    fn traits(&self) -> BTreeMap<PathBuf, Traits> {
-        let Some(handler) = &self.config.handler else { return BTreeMap::new() };
-        let directory = &self.config.plugins.directory;
-        let files = [format!("{}.wasm", handler.plugin), format!("{}.yaml", handler.plugin)];
-        let look = |path: &PathBuf| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some((metadata.len(), metadata.modified().ok()?))
-        };
-        files
-            .map(|file| directory.join(file))
-            .into_iter()
-            .map(|path| {
-                let traits = look(&path);
-                (path, traits)
-            })
-            .collect()
-    }
-
-    /// The files as they are, once nobody writes to them any more; nothing if they are as known.
-    async fn settled(&self, known: &BTreeMap<PathBuf, Traits>) -> Option<BTreeMap<PathBuf, Traits>> {
-        let mut before = self.traits();
-        loop {
-            if before == *known {
-                return None;
-            }
-            tokio::time::sleep(SETTLE).await;
-            let now = self.traits();
-            if now == before {
-                return Some(now);
-            }
-            before = now;
-        }
-    }
-
     /// Hands a version over, and tells how that has ended.
-    async fn swap(&self, plugin: Arc<HandlerPlugin>, from: &str) -> Option<Attempt> {
+    async fn swap(&self, plugin: Arc<HandlerPlugin>, from: &str, discard_state: bool) -> Option<Attempt> {
         let (reply, ended) = oneshot::channel();
         let version = Arc::clone(plugin.version());
         tracing::info!(
@@ -179,7 +203,7 @@ impl Updates {
             "Another version of the handler is taken up, on trial"
         );
         let rules = self.config.handler.as_ref().map(|handler| rules(&handler.swap));
-        self.intake.swap(SwapRequest { to: plugin, rules, discard_state: false, reply });
+        self.intake.swap(SwapRequest { to: plugin, rules, discard_state, reply });
         // Nobody answers any more where the worker stops.
         let SwapReport { outcome, partitions, handled, failed, pauses } = ended.await.ok()?;
         let pause = |q: usize| {
@@ -208,7 +232,7 @@ impl Updates {
                 let error = ErrorCode::PluginSwap.error(
                     format!("version {} of plugin {} was taken back", version.id(), version.name()),
                     why.clone(),
-                    "the version before goes on, from its last commit; correct the plugin and copy it again",
+                    "the version before goes on, from its last commit; correct the plugin, and copy or push it again",
                 );
                 tracing::error!(code = %error.code, partitions, handled, failed, "{error}");
                 self.hooks.error(error.code, &error, None);
@@ -219,7 +243,7 @@ impl Updates {
                 let error = ErrorCode::PluginSwap.error(
                     format!("version {} of plugin {} is not taken", version.id(), version.name()),
                     why.clone(),
-                    "the version before goes on, untouched; correct the plugin and copy it again",
+                    "the version before goes on, untouched; correct the plugin, and copy or push it again",
                 );
                 tracing::error!(code = %error.code, "{error}");
                 self.hooks.error(error.code, &error, None);
@@ -235,6 +259,19 @@ impl Updates {
             pause_p99_us: microseconds(p99),
             ..attempt(from, version.id(), result, reason)
         })
+    }
+}
+
+/// An error in one line.
+fn sentence(error: &OperatorError) -> String {
+    format!("{}: {}", error.what, error.why)
+}
+
+/// What comes next of the orders, if there can be any.
+async fn next(orders: &mut Option<Watch>) -> KvEvent {
+    match orders {
+        Some(orders) => orders.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -262,14 +299,4 @@ fn rules(set: &Swap) -> SwapRules {
         time: set.probation.time,
         max_error_rate: set.max_error_rate,
     }
-}
-
-/// Tells of everything that happens in the directory, until the watcher is dropped.
-fn watch(directory: &std::path::Path, changes: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |_| {
-        // One that waits to be heard says it all.
-        let _ = changes.try_send(());
-    })?;
-    watcher.watch(directory, RecursiveMode::NonRecursive)?;
-    Ok(watcher)
 }

@@ -259,6 +259,7 @@ fn bucket_names_follow_the_group_unless_they_are_set() {
             "parti-assignments",
             "parti-ownership",
             "parti-snapshots",
+            "parti-plugins",
             "parti-control"
         ]
     );

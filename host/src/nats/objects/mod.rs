@@ -1,4 +1,4 @@
-//! The snapshots that are too large for a record, in an object store as ADR-20 of the NATS architecture has it: chunks under one
+//! The snapshots that are too large for a record, and the components that are pushed to a fleet, in an object store as ADR-20 of the NATS architecture has it: chunks under one
 //! subject, and one message that describes them.
 //!
 //! Written by hand and not through the client library's object store, for three reasons. Its lookup may be answered by a server that
@@ -96,7 +96,7 @@ pub enum ObjectError {
     },
 }
 
-/// The object store of a group's large snapshots. Cheap to clone.
+/// An object store of a group: that of its large snapshots, or that of pushed components. Cheap to clone.
 #[derive(Clone)]
 pub struct Objects {
     inner: Arc<Inner>,
