@@ -23,6 +23,7 @@ mod misuse;
 mod nats_cluster;
 mod nats_restart;
 mod operator;
+mod pushing;
 mod queue_mode;
 mod reconnecting;
 mod restarting;

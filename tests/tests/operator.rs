@@ -21,14 +21,14 @@ fn fleet(server: &NatsServer, partitions: usize, plugin: &str) -> Fleet {
 }
 
 /// Runs `parti` with these arguments and the fleet's configuration.
-async fn operate(fleet: &Fleet, arguments: &[&str]) -> Ended {
+pub(crate) async fn operate(fleet: &Fleet, arguments: &[&str]) -> Ended {
     let config = fleet.config_file();
     let config = config.to_str().expect("a path in UTF-8");
     parti(&[arguments, &["--config", config]].concat()).await
 }
 
 /// The same with `--json`: what it prints, from the first bracket on.
-async fn json_of(fleet: &Fleet, arguments: &[&str]) -> Value {
+pub(crate) async fn json_of(fleet: &Fleet, arguments: &[&str]) -> Value {
     let ended = operate(fleet, &[arguments, &["--json"]].concat()).await;
     assert_eq!(ended.status, Some(0), "{}", ended.output);
     let begins = ended.output.find(['[', '{']).unwrap_or_else(|| panic!("no JSON: {}", ended.output));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// The keys for a plugin that lies in a folder of its own, with a trial that is short.
-fn from(folder: &Path) -> Value {
+pub(crate) fn from(folder: &Path) -> Value {
     json!({
         "plugins": { "directory": folder },
         "handler": { "swap": { "probation": { "messages": 200, "time": "500ms" } } },
@@ -16,7 +16,7 @@ fn from(folder: &Path) -> Value {
 }
 
 /// Replaces a file at once, as a deployment does.
-fn replace(folder: &Path, file: &str, bytes: &[u8]) {
+pub(crate) fn replace(folder: &Path, file: &str, bytes: &[u8]) {
     let new = folder.join(format!(".{file}.new"));
     std::fs::write(&new, bytes).expect("a file");
     std::fs::rename(new, folder.join(file)).expect("renamed");
@@ -26,7 +26,7 @@ fn configure(folder: &Path, plugin: &str, config: &Value) {
     replace(folder, &format!("{plugin}.yaml"), json!({ "config": config }).to_string().as_bytes());
 }
 
-async fn swaps(fleet: &Fleet, result: &str, count: u64) {
+pub(crate) async fn swaps(fleet: &Fleet, result: &str, count: u64) {
     eventually(&format!("{count} swaps are {result}"), async || {
         for worker in fleet.running() {
             let series = format!("parti_plugin_swaps_total{{result=\"{result}\"");

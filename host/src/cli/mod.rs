@@ -9,7 +9,7 @@ mod run;
 
 use crate::error::OperatorError;
 use clap::{Args, Parser, Subcommand};
-use operator::{dlq, partitions, pause, seek};
+use operator::{dlq, partitions, pause, plugin, seek};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -57,6 +57,8 @@ enum Command {
     Resume(pause::ResumeArgs),
     /// Look at dead letters and publish them again
     Dlq(dlq::DlqArgs),
+    /// Look at plugins, and give the fleet another version of its handler
+    Plugin(plugin::PluginArgs),
     /// Measure one worker against the bare NATS client on this machine, as ratios
     Bench(bench::BenchArgs),
 }
@@ -114,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Pause(args) => pause::pause(&args),
         Command::Resume(args) => pause::resume(&args),
         Command::Dlq(args) => dlq::run(&args),
+        Command::Plugin(args) => plugin::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match result {

@@ -104,7 +104,7 @@ fn metrics_error(error: impl std::fmt::Display) -> OperatorError {
 }
 
 /// What a failed engine means for an operator.
-fn engine_error(error: &EngineError) -> OperatorError {
+pub(crate) fn engine_error(error: &EngineError) -> OperatorError {
     ErrorCode::PluginInvalid.error(
         "the WebAssembly engine does not start",
         error.to_string(),

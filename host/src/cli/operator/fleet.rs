@@ -3,9 +3,15 @@
 use crate::cli::ConfigArgs;
 use crate::config::{Config, Stream};
 use crate::error::{ErrorCode, OperatorError};
-use crate::nats::{ApiError, Nats, Peers, Store, StreamError, StreamInfo};
-use crate::worker::{assignments_bucket, connect_error, connect_options, ownership_bucket, stream_error};
-use parti_coordination::record::{self, AssignmentRecord, ChunkRecord, PauseRecord, PlanRecord, assignment_key};
+use crate::nats::{ApiError, Nats, Objects, Peers, Store, StreamError, StreamInfo};
+use crate::pushes::Pushes;
+use crate::worker::{
+    assignments_bucket, bucket_error, connect_error, connect_options, control_bucket, heartbeats_bucket,
+    ownership_bucket, stream_error,
+};
+use parti_coordination::record::{
+    self, AssignmentRecord, ChunkRecord, HeartbeatRecord, PauseRecord, PlanRecord, assignment_key,
+};
 use parti_coordination::{Incarnation, PartitionId, StoredEntry, WorkerId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -91,15 +97,44 @@ impl Connected {
         let failed = |error| api_error("the buckets of the group", &error);
         match (assignments.map_err(failed)?, ownership.map_err(failed)?) {
             (Some(assignments), Some(ownership)) => Ok(Fleet { assignments, ownership }),
-            _ => Err(ErrorCode::FleetNotFound.error(
-                format!("there is no fleet of group {:?}", self.config.group),
-                format!(
-                    "its bucket {:?} is not on this server or not in this account",
-                    self.config.buckets().assignments
-                ),
-                "check nats.url and group, or start a worker",
-            )),
+            _ => Err(self.no_fleet(&self.config.buckets().assignments)),
         }
+    }
+
+    fn no_fleet(&self, bucket: &str) -> OperatorError {
+        ErrorCode::FleetNotFound.error(
+            format!("there is no fleet of group {:?}", self.config.group),
+            format!("its bucket {bucket:?} is not on this server or not in this account"),
+            "check nats.url and group, or start a worker",
+        )
+    }
+
+    /// What the group is told of its plugins, and tells.
+    pub(super) async fn pushes(&self) -> Result<Pushes, OperatorError> {
+        let names = self.config.buckets();
+        let found = Store::existing(&self.nats, control_bucket(&self.config)).await;
+        let control = found.map_err(|error| api_error("the control bucket of the group", &error))?;
+        let control = control.ok_or_else(|| self.no_fleet(&names.control))?;
+        let replicas = usize::try_from(self.config.kv_bucket.replicas).unwrap_or(1);
+        let opened = Objects::open(&self.nats, &names.plugins, replicas).await;
+        let (components, _) = opened.map_err(|error| bucket_error(&error))?;
+        Ok(Pushes::new(&self.config.group, control, components))
+    }
+
+    /// The heartbeats of the workers that live.
+    pub(super) async fn heartbeats(&self) -> Result<BTreeMap<String, HeartbeatRecord>, OperatorError> {
+        let failed = |error| api_error("the heartbeats of the workers", &error);
+        let found = Store::existing(&self.nats, heartbeats_bucket(&self.config)).await.map_err(failed)?;
+        let heartbeats = found.ok_or_else(|| self.no_fleet(&self.config.buckets().heartbeats))?;
+        let listed = heartbeats.list(None).await.map_err(failed)?;
+        let of = |(key, entry): (String, StoredEntry)| {
+            let worker = key.strip_prefix("heartbeat.")?.to_owned();
+            let record: HeartbeatRecord = record::decode(&entry.value?).ok()?;
+            let is_ours = record.group.as_ref().is_none_or(|group| *group == self.config.group);
+            // One that leaves and comes back is away.
+            (is_ours && record.returning.is_none()).then_some((worker, record))
+        };
+        Ok(listed.into_iter().filter_map(of).collect())
     }
 
     /// The configured stream and what it is.
@@ -175,6 +210,12 @@ impl Fleet {
         let is_whole = plan.owners.len() == partitions;
         Ok((plan, is_whole))
     }
+}
+
+/// Who runs this command, for people.
+pub(super) fn operator() -> String {
+    let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    format!("{}@{}", user.as_deref().unwrap_or("unknown"), crate::worker::host_name())
 }
 
 /// The error of a partition that nobody knows, with what may have been meant.

@@ -1,6 +1,8 @@
 //! `parti pause` and `parti resume`: partitions that stay owned and handle nothing, until the operator says otherwise.
 
-use super::fleet::{Fleet, PAUSE_KEY, Plan, api_error, partition_argument, run as run_connected, unknown_partition};
+use super::fleet::{
+    Fleet, PAUSE_KEY, Plan, api_error, operator, partition_argument, run as run_connected, unknown_partition,
+};
 use super::print::{counted, print, print_json};
 use crate::cli::ConfigArgs;
 use crate::error::{ErrorCode, OperatorError};
@@ -138,12 +140,6 @@ fn change(plan: &Plan, ids: &BTreeSet<PartitionId>, all: bool, pause: bool) -> R
     let all = if all { pause } else { before.all };
     let at = Timestamp::now().round(Unit::Second).unwrap_or_default().to_string();
     Ok(PauseRecord { v: FORMAT, all, partitions, by: operator(), at })
-}
-
-/// Who runs this command, for people.
-fn operator() -> String {
-    let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    format!("{}@{}", user.as_deref().unwrap_or("unknown"), crate::worker::host_name())
 }
 
 #[cfg(test)]
