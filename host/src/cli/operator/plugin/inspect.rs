@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
     Description, Digest, HandlerPlugin, HooksPlugin, Limits, LoadError, PluginEngine, PluginKind, PluginSettings,
-    SourcePlugin, describe,
+    SourcePlugin, StrategyPlugin, describe,
 };
 use crate::worker::{engine_error, from_sentence, settings_of};
 use clap::Args;
@@ -105,6 +105,7 @@ fn compile(
     let engine = PluginEngine::new().map_err(|error| engine_error(&error))?;
     Ok(match kind {
         PluginKind::Handler => HandlerPlugin::load(&engine, name, bytes, settings).err(),
+        PluginKind::Strategy => StrategyPlugin::load(&engine, name, bytes, settings).err(),
         PluginKind::Source => SourcePlugin::load(&engine, name, bytes, settings).err(),
         PluginKind::Hooks => HooksPlugin::load(&engine, name, bytes, settings).err(),
     })
