@@ -62,7 +62,7 @@ async fn what_a_worker_would_find_is_told_and_nothing_is_created() {
     assert_eq!(online["deadLetters"], json!({ "subject": DEAD, "stream": "dead" }));
     assert_eq!((&online["partitions"], &online["uncovered"]["subjects"]), (&json!(2), &json!(0)));
     let buckets = online["buckets"].as_array().expect("a list");
-    assert!(buckets.len() == 7 && buckets.iter().all(|bucket| bucket["isThere"] == json!(false)), "{buckets:?}");
+    assert!(buckets.len() == 8 && buckets.iter().all(|bucket| bucket["isThere"] == json!(false)), "{buckets:?}");
 
     // Not even a stream that a worker would create.
     config["stream"] = json!({ "name": "fresh", "subjectTemplate": "fresh.{{.PartitionID}}", "create": true });
@@ -164,7 +164,7 @@ async fn what_the_nats_user_may_not_do_is_named() {
         (
             &["$KV.>", "$O.>"],
             "[\"_INBOX.>\", \"parti.>\"]",
-            &["bucket \"parti-ownership\"", "bucket \"parti-snapshots\"", "7 errors"],
+            &["bucket \"parti-ownership\"", "bucket \"parti-snapshots\"", "8 errors"],
         ),
         (&["dead.>"], "[\"_INBOX.>\", \"parti.>\"]", &["may not publish to dead.letters", "1 error"]),
         (&[], "[\"_INBOX.>\"]", &["comes back to this worker", "subscribe", "1 error"]),

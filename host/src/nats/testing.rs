@@ -1,5 +1,6 @@
 //! Real servers for tests.
 
+use super::api::ApiError;
 use super::connection::Nats;
 use super::greeting::greet;
 use super::options::{ConnectOptions, Login};
@@ -144,9 +145,21 @@ pub(crate) async fn in_time<T>(happens: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), happens).await.expect("what the test waits for does not happen")
 }
 
+/// JetStream's code for a stream that cannot be stored.
+const NO_STORE: u64 = 10049;
+
 /// Asks JetStream for something that the host never asks for.
 pub(crate) async fn ask(nats: &Nats, subject: &str, body: serde_json::Value) -> serde_json::Value {
-    nats.api(subject, &body).await.unwrap()
+    in_time(async {
+        loop {
+            match nats.api(subject, &body).await {
+                // Of a stream that is being deleted the server cannot always make another one yet.
+                Err(ApiError::Refused { code: NO_STORE, .. }) => tokio::time::sleep(Duration::from_millis(50)).await,
+                answer => break answer.unwrap(),
+            }
+        }
+    })
+    .await
 }
 
 /// How tests connect.
