@@ -28,6 +28,8 @@ pub(in crate::cli) struct Answer {
     pub(in crate::cli) lag: u64,
     /// Messages that it has handled since its start.
     pub(in crate::cli) handled: u64,
+    /// Versions of plugins that it has taken up since its start.
+    pub(in crate::cli) swaps: u64,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +52,7 @@ pub(in crate::cli) async fn ask(worker: SocketAddr) -> Option<Answer> {
         owned: status.owned_partitions,
         lag: status.lag,
         handled: counter(&metrics, "parti_messages_total", r#"verdict="ack""#)?,
+        swaps: counter(&metrics, "parti_plugin_swaps_total", r#"result="kept""#)?,
     })
 }
 

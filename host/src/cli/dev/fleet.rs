@@ -101,6 +101,8 @@ impl Fleet {
                 command.env_remove(variable);
             }
             command.args(["run", "--config"]).arg(config).env("WORKER_ID", number.to_string());
+            // What a run tries is not to be remembered beside the component.
+            command.env("PARTI_PLUGINS_CACHE", directory.join("versions"));
             command.env("PARTI_HTTP_LISTEN", http.to_string()).stderr(File::create(&log).map_err(cannot)?);
             let child = command.spawn().map_err(cannot)?;
             workers.push(Worker { name, http, log, child, life: Life::Running, answer: None });
@@ -139,6 +141,11 @@ impl Fleet {
     /// Messages that every worker had handled when it was last seen.
     pub(super) fn handled(&self) -> u64 {
         self.workers.iter().filter_map(|worker| worker.answer.as_ref()).map(|answer| answer.handled).sum()
+    }
+
+    /// Whether every running worker had taken up another version of its plugin at the last look.
+    pub(super) fn has_swapped(&self) -> bool {
+        self.answers().count() > 0 && self.answers().all(|answer| answer.swaps > 0)
     }
 
     fn answers(&self) -> impl Iterator<Item = &Answer> {

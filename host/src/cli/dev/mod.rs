@@ -1,7 +1,8 @@
 //! `parti dev`: a whole fleet on this machine, to look at, to try a plugin with, or to prove what Parti promises.
 //!
 //! It starts a nats-server and workers as child processes, publishes, shows one line per second, stops everything in order,
-//! and compares what the fleet has committed with what was published. `make demo` is this with a script that kills a worker.
+//! and compares what the fleet has committed with what was published. `make demo` is this with a script that kills a
+//! worker and replaces the handler.
 //! It is apart from the worker because it uses a fleet as anyone does: through the command line, HTTP and NATS.
 //!
 //! * `fleet`: the worker processes. `setup`: their configuration.
@@ -10,6 +11,7 @@
 //! * `session`: one run from beginning to end.
 
 mod broker;
+mod changeover;
 mod fleet;
 mod input;
 mod ledger;
@@ -45,7 +47,7 @@ const DEFAULT_FIELD: &str = "value";
 #[command(after_long_help = "\
 Examples:
   parti dev                                      until Ctrl-C; then it checks that nothing was lost
-  parti dev --demo                               half a minute, in which a worker is killed
+  parti dev --demo                               half a minute, in which a worker is killed and the handler replaced
   parti dev --input readings.jsonl --key device.id --value celsius
   parti dev ./target/my-handler.wasm             your own handler
 
@@ -67,7 +69,7 @@ pub(super) struct DevArgs {
     /// Seed of the made-up readings; the same seed gives the same readings
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "input")]
     seed: u64,
-    /// Follow the script of `make demo`: kill a worker on the way, end with a summary
+    /// Follow the script of `make demo`: kill a worker and replace the handler on the way, end with a summary
     #[arg(long, conflicts_with = "input")]
     demo: bool,
     /// How long --demo takes

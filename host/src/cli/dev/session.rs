@@ -1,6 +1,7 @@
 //! One run from beginning to end: start everything, watch, stop in order, verify.
 
 use super::broker::{Broker, Records};
+use super::changeover::Changeover;
 use super::fleet::Fleet;
 use super::ledger::Ledger;
 use super::producer::Producer;
@@ -49,6 +50,7 @@ pub(super) struct Plan {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Script {
     kill: Duration,
+    swap: Duration,
     end: Duration,
 }
 
@@ -56,9 +58,11 @@ pub(super) struct Script {
 const AFTERMATH: Duration = Duration::from_secs(1);
 
 impl Script {
-    /// A script that takes about so long: a kill after two fifths, and time to drain and verify in the end.
+    /// A script that takes about so long: a kill after two fifths, another handler after three, and time to drain and verify in the
+    /// end.
     pub(super) fn lasting(length: Duration) -> Self {
-        Self { kill: length.mul_f64(0.4), end: length.saturating_sub(length.mul_f64(0.1).max(Duration::from_secs(3))) }
+        let end = length.saturating_sub(length.mul_f64(0.1).max(Duration::from_secs(3)));
+        Self { kill: length.mul_f64(0.4), swap: length.mul_f64(0.6), end }
     }
 }
 
@@ -98,7 +102,11 @@ async fn live(plan: Plan, directory: &Path, stops: watch::Receiver<u32>) -> Resu
     let server = Server::start(directory, &leash).await?;
     let broker = Broker::connect(server.url()).await?;
     let partitions = plan.workload.partitions();
-    let setup = Setup::new(server.url(), partitions, &plan.plugin, plan.field.as_deref())?;
+    let plugin = match plan.script {
+        Some(_) => Changeover::prepare(&plan.plugin, directory)?,
+        None => plan.plugin,
+    };
+    let setup = Setup::new(server.url(), partitions, &plugin, plan.field.as_deref())?;
     let config = directory.join("parti.yaml");
     std::fs::write(&config, &setup.yaml).map_err(|error| {
         failed(format!("{} cannot be written", config.display()), error.to_string(), "free some space there")
@@ -110,7 +118,7 @@ async fn live(plan: Plan, directory: &Path, stops: watch::Receiver<u32>) -> Resu
         plan.workers,
         if plan.workers == 1 { "" } else { "s" },
         grouped(partitions.len() as u64),
-        plan.plugin.name,
+        plugin.name,
         grouped(plan.rate.into())
     ));
     for worker in fleet.addresses() {
@@ -131,6 +139,8 @@ async fn live(plan: Plan, directory: &Path, stops: watch::Receiver<u32>) -> Resu
         stops,
         settled: false,
         takeover: None,
+        plugin,
+        changeover: None,
         rates: Rates { at: began, published: 0, handled: 0 },
         broker,
     };
@@ -154,6 +164,8 @@ struct Session {
     /// Whether every partition has had an owner.
     settled: bool,
     takeover: Option<Takeover>,
+    plugin: Plugin,
+    changeover: Option<Changeover>,
     rates: Rates,
 }
 
@@ -180,6 +192,9 @@ impl Session {
                     }
                     if script.is_some_and(|script| self.began.elapsed() >= script.kill) && self.takeover.is_none() && self.settled {
                         self.kill_follower().await?;
+                    }
+                    if let Some(script) = script {
+                        self.change_over(script)?;
                     }
                 }
                 _ = glance.tick(), if self.takeover.as_ref().is_some_and(|takeover| takeover.finished().is_none()) => {
@@ -250,11 +265,38 @@ impl Session {
         Ok(())
     }
 
+    /// Replaces the handler when it is time to, and nothing else happens; and tells when every worker has taken that up.
+    fn change_over(&mut self, script: Script) -> Result<(), OperatorError> {
+        let is_time = self.began.elapsed() >= script.swap && self.is_calm();
+        match &mut self.changeover {
+            Some(changeover) => {
+                if changeover.observe(self.fleet.has_swapped()) {
+                    let took = changeover.duration().unwrap_or_default().as_secs_f64();
+                    say(&view::event(&format!("every worker runs the new build after {took:.1} s, state and all")));
+                }
+            }
+            None if is_time => {
+                self.changeover = Some(Changeover::begin(&self.plugin)?);
+                say(&view::event(&format!(
+                    "another build of {} copied over the one that runs: the workers take it up, on trial",
+                    self.plugin.name
+                )));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the killed worker's partitions have been taken over, and a second has passed.
+    fn is_calm(&self) -> bool {
+        self.takeover.as_ref().and_then(Takeover::finished).is_some_and(|at| at.elapsed() >= AFTERMATH)
+    }
+
     fn is_over(&self, script: Script) -> bool {
-        let taken_over =
-            self.takeover.as_ref().and_then(Takeover::finished).is_some_and(|at| at.elapsed() >= AFTERMATH);
+        let changed_over =
+            self.changeover.as_ref().and_then(Changeover::finished).is_some_and(|at| at.elapsed() >= AFTERMATH);
         let elapsed = self.began.elapsed();
-        elapsed >= script.end && (taken_over || elapsed >= script.end + STUCK)
+        elapsed >= script.end && ((self.is_calm() && changed_over) || elapsed >= script.end + STUCK)
     }
 
     /// Waits until everything that was published is handled and committed. False if it gets stuck.
@@ -317,6 +359,16 @@ impl Session {
             },
             None if script.is_some() && *self.stops.borrow() == 0 => {
                 faults.push("no worker was killed: the fleet was not ready for it in time".to_owned());
+            }
+            None => {}
+        }
+        match self.changeover.as_ref().map(Changeover::duration) {
+            Some(Some(took)) => {
+                say(&format!("the handler was replaced on every worker within {:.1} s", took.as_secs_f64()));
+            }
+            Some(None) => faults.push("the new build of the handler was not taken up by every worker".to_owned()),
+            None if script.is_some() && *self.stops.borrow() == 0 => {
+                faults.push("the handler was not replaced: the fleet was not ready for it in time".to_owned());
             }
             None => {}
         }
