@@ -308,6 +308,8 @@ pub fn failed<'a>(history: &'a BTreeMap<String, Vec<Reported>>, version: &str) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nats::testing::{Release, TestServer};
+    use crate::nats::{BucketSpec, KeyLifetime};
     use crate::plugin::AttemptResult;
 
     fn digest(n: usize) -> Digest {
@@ -370,5 +372,49 @@ mod tests {
         let mut later = text.clone();
         later["newer"] = 1.into();
         assert_eq!(serde_json::from_value::<Reported>(later).unwrap(), reported("x", AttemptResult::TakenBack));
+    }
+
+    #[tokio::test]
+    async fn orders_are_written_in_turn_components_are_what_they_should_be_and_another_group_orders_nothing() {
+        for release in Release::ALL {
+            let server = TestServer::start(release).await;
+            let nats = server.connect().await;
+            let spec = BucketSpec { name: "control".into(), lifetime: KeyLifetime::Forever, replicas: 1 };
+            let (control, _) = Store::open(&nats, spec).await.unwrap();
+            let (components, _) = Objects::open(&nats, "plugins", 1).await.unwrap();
+            let pushes = Pushes::new("g", control.clone(), components.clone());
+            assert_eq!(pushes.standing("a.b").await.unwrap(), Standing::default());
+
+            let bytes = vec![7; 300_000];
+            let (wanted, spoilt) = (Digest::of(&bytes), digest(1));
+            pushes.put("a.b", &wanted, &bytes).await.unwrap();
+            components.put(&object("a.b", &spoilt), b"others").await.unwrap();
+            assert_eq!(pushes.fetch("a.b", &wanted).await.as_ref(), Ok(&bytes));
+            assert!(pushes.fetch("a.b", &spoilt).await.unwrap_err().contains("with other bytes"));
+            assert!(pushes.fetch("a", &wanted).await.unwrap_err().contains("is not in bucket"));
+            pushes.delete("a.b", std::slice::from_ref(&wanted)).await.unwrap();
+            assert!(pushes.fetch("a.b", &wanted).await.is_err());
+
+            let order = Order::new("g", None, Some(wanted), "ann");
+            let WriteOutcome::Written(revision) = pushes.order("a.b", &order, 0).await else { panic!("not written") };
+            assert_eq!(pushes.order("a.b", &order, 0).await, WriteOutcome::Lost, "somebody else was faster");
+            let standing = pushes.standing("a.b").await.unwrap();
+            assert_eq!(standing, Standing { order: Some(order.clone()), revision });
+            let others = Pushes::new("h", control.clone(), components.clone());
+            assert_eq!(others.standing("a.b").await.unwrap().order, None);
+            control.write("plugin.a.b", "{".into(), Expect::Anything, None).await;
+            assert_eq!(pushes.standing("a.b").await.unwrap().order, None, "garbage orders nothing");
+
+            for n in 0..REMEMBERED + 5 {
+                let result = if n % 2 == 0 { AttemptResult::Kept } else { AttemptResult::TakenBack };
+                let mut reported = reported("x", result);
+                reported.attempt.reason = Some("ä".repeat(5 * REASON));
+                pushes.report("a.b", "worker-1", reported).await.unwrap();
+            }
+            pushes.report("a", "worker-1", reported("y", AttemptResult::Kept)).await.unwrap();
+            let history = pushes.history("a.b").await.unwrap();
+            assert_eq!(history.keys().collect::<Vec<_>>(), ["worker-1"], "plugin `a` is another");
+            assert_eq!(history["worker-1"].len(), REMEMBERED);
+        }
     }
 }

@@ -123,10 +123,17 @@ async fn a_bad_push_is_taken_back_everywhere_and_no_worker_begins_with_it() {
     for _ in 0..2 {
         fleet.start_settled(1).await;
         let started = fleet.workers.last().expect("a worker");
-        started.logs(&["has pushed, is not used", "it was taken back at", "the worker begins with version"]).await;
+        started
+            .logs(&[
+                "has pushed of plugin relay",
+                "is not used",
+                "it was taken back at",
+                "the worker begins with version",
+            ])
+            .await;
         std::fs::remove_dir_all(fleet.cache()).expect("removed");
     }
-    fleet.workers.last().expect("a worker").logs(&["has pushed, is not used", "on worker-"]).await;
+    fleet.workers.last().expect("a worker").logs(&["has pushed of plugin relay", "is not used", "on worker-"]).await;
     operate(&fleet, &["plugin", "rollback", "relay"])
         .await
         .assert(0, &["back to what lies", "it was in force already"]);
@@ -197,6 +204,32 @@ async fn of_two_pushes_at_once_one_holds_on_every_worker() {
     }
     all_run(&fleet, 2, "the last that was pushed", is_pushed).await;
     swaps(&fleet, "kept", 1).await;
+    producer.finish().await;
+    assert_relayed(&context, "work", "out", &subjects).await;
+}
+
+#[tokio::test]
+async fn what_is_pushed_while_no_worker_runs_is_tried_by_the_first_that_starts() {
+    const PARTITIONS: usize = 4;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
+    let relay = copy_plugin("relay");
+    replace(folder.path(), "relay.wasm", &relay);
+    let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(from(folder.path()));
+    fleet.start_settled(1).await;
+    fleet.workers[0].terminate();
+    fleet.workers[0].exit().await;
+    let (mut bad, mut good) = (String::new(), String::new());
+    let pushed = operate(&fleet, &push(folder.path(), "relay", &copy_plugin("trap"), &mut bad)).await;
+    pushed.assert(0, &["no worker runs plugin relay now"]);
+    let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
+    let producer = Producer::start(&context, &subjects, 200, 3000, |n| format!("trap {n}"));
+    fleet.start_settled(1).await;
+    swaps(&fleet, "taken-back", 1).await;
+    operate(&fleet, &push(folder.path(), "relay", &variant(&relay, 1), &mut good)).await.assert(0, &["kept"]);
+    fleet.start_settled(1).await;
+    all_run(&fleet, 2, "what was pushed", is_pushed).await;
+    assert_eq!(fleet.workers[2].metric("parti_plugin_swaps_total").await, 0, "it has begun with it");
     producer.finish().await;
     assert_relayed(&context, "work", "out", &subjects).await;
 }

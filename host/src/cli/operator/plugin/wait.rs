@@ -124,7 +124,7 @@ fn judge(
         Obeyed::InForce { .. } => None,
     });
     match (all, failures.len()) {
-        (0, _) if !args.json => print(format!("no worker runs plugin {plugin} now; those that start begin with it")),
+        (0, _) if !args.json => print(format!("no worker runs plugin {plugin} now; the first that starts tries it")),
         (_, 0) => {}
         (_, failed) => {
             return Err(ErrorCode::PluginSwap.error(
