@@ -106,6 +106,7 @@ impl<'a> Bench<'a> {
                 .arg("run")
                 .arg("--config")
                 .arg(&self.config)
+                .env("PARTI_PLUGINS_CACHE", self.directory.join("versions"))
                 .args(["--set", &format!("group=bench-{round}"), "--set", &format!("http.listen={address}")])
                 .stderr(output)
                 .spawn()
