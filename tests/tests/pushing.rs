@@ -54,7 +54,7 @@ async fn a_push_swaps_every_worker_under_load_and_who_starts_later_begins_with_i
     let component = copy_plugin(handling.plugin());
     replace(folder.path(), "control-chart.wasm", &component);
     // Some of the messages are such that every version rejects them.
-    let patient = json!({ "handler": { "swap": { "maxErrorRate": 0.2 } } });
+    let patient = json!({ "handler": { "swap": { "maxRejectRate": 1.0 } } });
     let mut fleet =
         Fleet::new(&server, PARTITIONS, handling.plugin()).with(from(folder.path())).with(dead_letters()).with(patient);
     fleet.start_settled(2).await;

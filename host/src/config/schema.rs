@@ -411,8 +411,11 @@ section! {
         canary: f64 = 0.1;
         /// How long each of the two stages of the trial lasts.
         probation: Probation = Probation::default();
-        /// The share of failed calls and rejected messages above which the version is taken back, from 0 to 1.
+        /// The share of failed calls above which the version is taken back, from 0 to 1: of traps, timeouts and wrong answers.
         max_error_rate: f64 = 0.01;
+        /// The share of messages that it would give up above which it is taken back, from 0 to 1. Each partition waits at the
+        /// first such message for the verdict, and one partition alone decides nothing: it may have come to a message that every version rejects.
+        max_reject_rate: f64 = 0.1;
     }
 }
 

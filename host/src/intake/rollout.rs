@@ -29,8 +29,10 @@ pub struct SwapRules {
     pub messages: u64,
     /// Time after which a stage of the trial ends.
     pub time: Duration,
-    /// The share of failed calls and given up messages above which the version is taken back.
+    /// The share of failed calls above which the version is taken back.
     pub max_error_rate: f64,
+    /// The share of messages that it would give up above which it is taken back.
+    pub max_reject_rate: f64,
 }
 
 /// A version that is to be taken up.
@@ -65,8 +67,10 @@ pub struct SwapReport {
     pub partitions: usize,
     /// Messages that it has handled on trial.
     pub handled: u64,
-    /// Calls that failed and messages that it would have given up.
+    /// Calls that failed.
     pub failed: u64,
+    /// Messages that it would have given up.
+    pub rejected: u64,
     /// For how long partitions stood still, shortest first.
     pub pauses: Vec<Duration>,
 }
@@ -75,7 +79,14 @@ impl SwapReport {
     /// Nothing was changed.
     #[must_use]
     pub fn refused(why: String) -> Self {
-        Self { outcome: SwapOutcome::Refused(why), partitions: 0, handled: 0, failed: 0, pauses: Vec::new() }
+        Self {
+            outcome: SwapOutcome::Refused(why),
+            partitions: 0,
+            handled: 0,
+            failed: 0,
+            rejected: 0,
+            pauses: Vec::new(),
+        }
     }
 }
 
@@ -93,6 +104,7 @@ pub(super) struct Rollout {
     last_failure: Option<String>,
     handled: u64,
     failed: u64,
+    rejected: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +142,7 @@ impl Rollout {
             last_failure: None,
             handled: 0,
             failed: 0,
+            rejected: 0,
         }
     }
 
@@ -190,7 +203,7 @@ impl Rollout {
             return Step::End(SwapOutcome::TakenBack(why));
         }
         let (mut rest, mut unchanged, mut at_their_end) = (Vec::new(), 0usize, true);
-        (self.handled, self.failed) = (0, 0);
+        (self.handled, self.failed, self.rejected) = (0, 0, 0);
         for (id, view) in views.filter(|(_, view)| matches!(view.phase, Phase::Opening | Phase::Running)) {
             if !self.told.contains(id) {
                 rest.push(id.clone());
@@ -199,6 +212,7 @@ impl Rollout {
             } else if let Some(trial) = view.trial {
                 self.handled += trial.handled;
                 self.failed += trial.failed;
+                self.rejected += trial.rejected;
                 at_their_end &= trial.waits;
             }
         }
@@ -223,7 +237,11 @@ impl Rollout {
         if !is_over {
             return Step::Wait;
         }
-        if self.failed as f64 > rules.max_error_rate * (self.handled + self.failed) as f64 {
+        // One partition alone may have come to the one message that every version rejects.
+        let rejects = self.rejected > 1 || (self.told.len() == 1 && rest.is_empty());
+        if exceeds(self.failed, self.handled, rules.max_error_rate)
+            || (rejects && exceeds(self.rejected, self.handled, rules.max_reject_rate))
+        {
             return Step::End(SwapOutcome::TakenBack(self.verdict()));
         }
         if self.stage == Stage::Canary && !rest.is_empty() {
@@ -237,8 +255,8 @@ impl Rollout {
     fn verdict(&self) -> String {
         let last = self.last_failure.as_ref().map(|last| format!("; the last failure: {last}")).unwrap_or_default();
         format!(
-            "on trial {} calls failed or messages were given up, and {} messages were handled{last}",
-            self.failed, self.handled
+            "on trial {} calls failed, {} messages would have been given up, and {} were handled{last}",
+            self.failed, self.rejected, self.handled
         )
     }
 
@@ -246,9 +264,14 @@ impl Rollout {
     pub(super) fn end(mut self, outcome: SwapOutcome) {
         self.pauses.sort_unstable();
         let partitions = self.pauses.len();
-        let (handled, failed, pauses) = (self.handled, self.failed, self.pauses);
-        let _ = self.request.reply.send(SwapReport { outcome, partitions, handled, failed, pauses });
+        let Self { handled, failed, rejected, pauses, .. } = self;
+        let _ = self.request.reply.send(SwapReport { outcome, partitions, handled, failed, rejected, pauses });
     }
+}
+
+/// Whether the share of these among all exceeds a rate.
+fn exceeds(bad: u64, good: u64, rate: f64) -> bool {
+    bad as f64 > rate * (bad + good) as f64
 }
 
 fn late(unchanged: usize) -> String {

@@ -205,7 +205,7 @@ impl Updates {
         let rules = self.config.handler.as_ref().map(|handler| rules(&handler.swap));
         self.intake.swap(SwapRequest { to: plugin, rules, discard_state, reply });
         // Nobody answers any more where the worker stops.
-        let SwapReport { outcome, partitions, handled, failed, pauses } = ended.await.ok()?;
+        let SwapReport { outcome, partitions, handled, failed, rejected, pauses } = ended.await.ok()?;
         let pause = |q: usize| {
             pauses.get((pauses.len() * q / 100).min(pauses.len().saturating_sub(1))).copied().unwrap_or_default()
         };
@@ -219,6 +219,7 @@ impl Updates {
                     partitions,
                     handled,
                     failed,
+                    rejected,
                     ?p50,
                     ?p99,
                     "The version is in force"
@@ -234,7 +235,7 @@ impl Updates {
                     why.clone(),
                     "the version before goes on, from its last commit; correct the plugin, and copy or push it again",
                 );
-                tracing::error!(code = %error.code, partitions, handled, failed, "{error}");
+                tracing::error!(code = %error.code, partitions, handled, failed, rejected, "{error}");
                 self.hooks.error(error.code, &error, None);
                 (AttemptResult::TakenBack, Some(why))
             }
@@ -254,7 +255,7 @@ impl Updates {
         Some(Attempt {
             partitions,
             handled,
-            failed,
+            failed: failed + rejected,
             pause_p50_us: microseconds(p50),
             pause_p99_us: microseconds(p99),
             ..attempt(from, version.id(), result, reason)
@@ -298,5 +299,6 @@ fn rules(set: &Swap) -> SwapRules {
         messages: set.probation.messages.into(),
         time: set.probation.time,
         max_error_rate: set.max_error_rate,
+        max_reject_rate: set.max_reject_rate,
     }
 }

@@ -31,8 +31,10 @@ pub struct SwapOrder {
 pub struct Trial {
     /// Messages that it has completed. What comes again after a failure counts again.
     pub handled: u64,
-    /// Calls that failed, and messages that it would have given up.
+    /// Calls that failed.
     pub failed: u64,
+    /// Messages that it would have given up: the partition waits at the first.
+    pub rejected: u64,
     /// It cannot go on before the verdict.
     pub waits: bool,
 }
@@ -119,7 +121,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     /// The version on trial would have given up a message: it waits, with the message, for the verdict.
     pub(super) fn trial_waits(&mut self) {
         if let Some(trial) = self.trial_mut() {
-            trial.failed = trial.failed.saturating_add(1);
+            trial.rejected = trial.rejected.saturating_add(1);
             trial.waits = true;
         }
     }

@@ -237,10 +237,14 @@ const SINGLE_VALUES: &[Rule] = &[
     Rule {
         severity: Severity::Error,
         needs: &[],
-        says: "handler.swap.canary and handler.swap.maxErrorRate are ratios from 0 to 1",
+        says: "handler.swap.canary, maxErrorRate and maxRejectRate are ratios from 0 to 1",
         broken: |c| {
             let Some(swap) = c.handler.as_ref().map(|handler| &handler.swap) else { return Vec::new() };
-            let ratios = [("handler.swap.canary", swap.canary), ("handler.swap.maxErrorRate", swap.max_error_rate)];
+            let ratios = [
+                ("handler.swap.canary", swap.canary),
+                ("handler.swap.maxErrorRate", swap.max_error_rate),
+                ("handler.swap.maxRejectRate", swap.max_reject_rate),
+            ];
             let wrong = ratios.into_iter().filter(|(_, ratio)| !(0.0..=1.0).contains(ratio));
             wrong.map(|(path, ratio)| breach(path, ratio, "write 15 % as 0.15")).collect()
         },

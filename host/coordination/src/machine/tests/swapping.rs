@@ -49,7 +49,7 @@ fn nothing_is_committed_on_trial_and_all_of_it_after() {
     let commands = hand.acked(4);
     assert_eq!(commands, [], "{commands:?}");
     assert_eq!(hand.wait(ms(10_000)), []);
-    assert_eq!(hand.machine.view().trial, Some(Trial { handled: 4, failed: 0, waits: false }));
+    assert_eq!(hand.machine.view().trial, Some(Trial { handled: 4, ..Trial::default() }));
     assert_eq!(hand.give(order(false)), [Command::Snapshot]);
     let (record, _) = written(&hand.state(&[1, 2, 3, 4, 5]));
     assert_eq!((record.position, record.handler.as_deref()), (Position(5), Some(OTHER)));
@@ -113,7 +113,7 @@ fn nothing_is_given_up_on_trial() {
     assert_eq!(batch(&hand.give(Input::Opened(Ok(())))).0, [2]);
     assert_eq!(batch(&hand.acked(1)).0, [3]);
     assert_eq!(hand.done(vec![Completed::Reject("no".into())], None), []);
-    assert_eq!(hand.machine.view().trial, Some(Trial { handled: 1, failed: 1, waits: true }));
+    assert_eq!(hand.machine.view().trial, Some(Trial { handled: 1, failed: 0, rejected: 1, waits: true }));
     assert_eq!(hand.wait(ms(20_000)), []);
     // The version before does what it wants with it.
     hand.give(back());
@@ -130,7 +130,7 @@ fn a_message_that_traps_on_trial_is_not_poison() {
     // What it does to this message cannot be written down before the verdict.
     assert_eq!(hand.give(Input::Opened(Ok(()))), []);
     assert_eq!(hand.wait(ms(10_000)), []);
-    assert_eq!(hand.machine.view().trial, Some(Trial { handled: 0, failed: 2, waits: true }));
+    assert_eq!(hand.machine.view().trial, Some(Trial { failed: 2, waits: true, ..Trial::default() }));
     hand.give(back());
     assert_eq!(batch(&hand.give(Input::Opened(Ok(())))).0, [2, 3, 4, 5], "nothing is held against it");
 }
