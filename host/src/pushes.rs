@@ -297,7 +297,8 @@ pub fn failed<'a>(history: &'a BTreeMap<String, Vec<Reported>>, version: &str) -
     let mut failed = None;
     for (worker, attempts) in history {
         match attempts.iter().find(|reported| reported.attempt.to == version) {
-            Some(reported) if reported.attempt.result == Kept => return None,
+            Some(reported) if reported.attempt.proves() => return None,
+            Some(reported) if reported.attempt.result == Kept => {}
             Some(reported) => failed = Some((worker.as_str(), &reported.attempt)),
             None => {}
         }

@@ -224,6 +224,7 @@ impl Manager {
             }
             Order::Swap(request) => self.swap(request),
             Order::Fence => {
+                self.stop_rollout();
                 self.me = None;
                 self.rank = None;
                 self.assigned.clear();
@@ -233,6 +234,7 @@ impl Manager {
                 }
             }
             Order::Drain => {
+                self.stop_rollout();
                 self.leaving = Some(CloseReason::Shutdown);
                 self.assigned.clear();
                 self.apply();
@@ -375,6 +377,13 @@ impl Manager {
         }
     }
 
+    /// There is nobody left to judge a version by: nothing is said of it.
+    fn stop_rollout(&mut self) {
+        if self.rollout.take().is_some() {
+            self.shared.versions.settle(false);
+        }
+    }
+
     /// To go on with the version in force, whichever that is.
     fn in_force(&self) -> SwapOrder {
         let to = self.shared.versions.current().version().id().into();
@@ -387,7 +396,8 @@ impl Manager {
             return;
         }
         let order = self.in_force();
-        for task in self.tasks.values().filter(|task| task.view().handler != order.to) {
+        let differs = |view: &PartitionView| view.handler != order.to || view.trial.is_some();
+        for task in self.tasks.values().filter(|task| differs(&task.view())) {
             let _ = task.inbox.send(Input::Swap(order.clone()));
         }
     }

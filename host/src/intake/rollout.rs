@@ -17,6 +17,9 @@ use tokio::sync::oneshot;
 /// States that a version is rehearsed on.
 const REHEARSALS: usize = 3;
 
+/// How often partitions are told that have not changed.
+const TELL_AGAIN: Duration = Duration::from_millis(500);
+
 /// How long after its time a trial waits for partitions that have not changed: their calls may take that long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -95,8 +98,11 @@ pub(super) struct Rollout {
     request: SwapRequest,
     stage: Stage,
     since: Instant,
-    /// Partitions that were told to change.
+    /// Partitions that were told to change, and when last.
     told: BTreeSet<PartitionId>,
+    told_at: Instant,
+    /// Messages that it had handled when the stage began.
+    handled_before: u64,
     pauses: Vec<Duration>,
     /// Why the version does not do, as it was said first.
     complaint: Option<String>,
@@ -137,6 +143,8 @@ impl Rollout {
             stage: Stage::Rehearsing,
             since: Instant::now(),
             told: BTreeSet::new(),
+            told_at: Instant::now(),
+            handled_before: 0,
             pauses: Vec::new(),
             complaint: None,
             last_failure: None,
@@ -175,6 +183,7 @@ impl Rollout {
 
     fn change(&mut self, partitions: Vec<PartitionId>) -> Step {
         self.told.extend(partitions.iter().cloned());
+        self.told_at = Instant::now();
         Step::Change(partitions)
     }
 
@@ -202,43 +211,52 @@ impl Rollout {
         if let Some(why) = self.complaint.take() {
             return Step::End(SwapOutcome::TakenBack(why));
         }
-        let (mut rest, mut unchanged, mut at_their_end) = (Vec::new(), 0usize, true);
+        let (mut rest, mut unchanged, mut waiting, mut on_trial) = (Vec::new(), Vec::new(), 0usize, 0usize);
         (self.handled, self.failed, self.rejected) = (0, 0, 0);
         for (id, view) in views.filter(|(_, view)| matches!(view.phase, Phase::Opening | Phase::Running)) {
             if !self.told.contains(id) {
                 rest.push(id.clone());
             } else if *view.handler != *self.request.to.version().id() {
-                unchanged += 1;
+                unchanged.push(id.clone());
             } else if let Some(trial) = view.trial {
                 self.handled += trial.handled;
                 self.failed += trial.failed;
                 self.rejected += trial.rejected;
-                at_their_end &= trial.waits;
+                waiting += usize::from(trial.waits);
+                on_trial += 1;
             }
         }
         let elapsed = self.since.elapsed();
         let Some(rules) = self.request.rules else {
-            return match unchanged {
+            return match unchanged.len() {
                 0 => Step::End(SwapOutcome::Kept),
-                _ if elapsed >= PATIENCE => Step::End(SwapOutcome::TakenBack(late(unchanged))),
-                _ => Step::Wait,
+                late if elapsed >= PATIENCE => Step::End(SwapOutcome::TakenBack(too_late(late))),
+                _ => self.tell_again(unchanged),
             };
         };
         // More than a whole stage could make up for.
         if self.failed as f64 > rules.max_error_rate * rules.messages as f64 {
             return Step::End(SwapOutcome::TakenBack(self.verdict()));
         }
-        let is_over =
-            self.handled >= rules.messages || elapsed >= rules.time || (at_their_end && !self.told.is_empty());
-        if unchanged > 0 {
+        if !unchanged.is_empty() {
             let is_late = elapsed >= rules.time + PATIENCE;
-            return if is_late { Step::End(SwapOutcome::TakenBack(late(unchanged))) } else { Step::Wait };
+            return match is_late {
+                true => Step::End(SwapOutcome::TakenBack(too_late(unchanged.len()))),
+                false => self.tell_again(unchanged),
+            };
         }
+        let handled = self.handled.saturating_sub(self.handled_before);
+        let all_wait = on_trial > 0 && waiting == on_trial;
+        let is_over = handled >= rules.messages || elapsed >= rules.time || all_wait;
         if !is_over {
             return Step::Wait;
         }
         // One partition alone may have come to the one message that every version rejects.
-        let rejects = self.rejected > 1 || (self.told.len() == 1 && rest.is_empty());
+        let is_alone = self.told.len() == 1 && rest.is_empty();
+        let rejects = self.rejected > 1 || is_alone;
+        if self.handled == 0 && (waiting > 1 || (waiting == 1 && is_alone)) {
+            return Step::End(SwapOutcome::TakenBack(format!("it has completed no message. {}", self.verdict())));
+        }
         if exceeds(self.failed, self.handled, rules.max_error_rate)
             || (rejects && exceeds(self.rejected, self.handled, rules.max_reject_rate))
         {
@@ -247,9 +265,15 @@ impl Rollout {
         if self.stage == Stage::Canary && !rest.is_empty() {
             self.stage = Stage::All;
             self.since = Instant::now();
+            self.handled_before = self.handled;
             return self.change(rest);
         }
         Step::End(SwapOutcome::Kept)
+    }
+
+    /// Who has come back meanwhile, from another worker or from another place in the stream, has not heard of it.
+    fn tell_again(&mut self, unchanged: Vec<PartitionId>) -> Step {
+        if self.told_at.elapsed() < TELL_AGAIN { Step::Wait } else { self.change(unchanged) }
     }
 
     fn verdict(&self) -> String {
@@ -274,7 +298,7 @@ fn exceeds(bad: u64, good: u64, rate: f64) -> bool {
     bad as f64 > rate * (bad + good) as f64
 }
 
-fn late(unchanged: usize) -> String {
+fn too_late(unchanged: usize) -> String {
     format!(
         "{unchanged} partitions have not changed to it in time: their handler is still in a call, or NATS does not answer"
     )

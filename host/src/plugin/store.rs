@@ -106,6 +106,15 @@ pub struct Attempt {
     pub pause_p99_us: u64,
 }
 
+impl Attempt {
+    /// Whether it says that the version does: it was tried on a partition, or was in force already. A worker that has none takes a
+    /// version up without having tried it.
+    #[must_use]
+    pub fn proves(&self) -> bool {
+        self.result == AttemptResult::Kept && (self.partitions > 0 || self.reason.is_some())
+    }
+}
+
 /// What a machine remembers of versions. Shared by the tasks of a worker.
 pub struct VersionStore {
     /// Nothing where it cannot be written.

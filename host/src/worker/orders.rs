@@ -4,7 +4,7 @@ use super::plugins::Handlers;
 use crate::config::Config;
 use crate::error::{ErrorCode, OperatorError};
 use crate::nats::ApiError;
-use crate::plugin::{Attempt, AttemptResult, Component, Digest, HandlerPlugin, PluginEngine, Prepared, VersionStore};
+use crate::plugin::{Attempt, Component, Digest, HandlerPlugin, PluginEngine, Prepared, VersionStore};
 use crate::pushes::{self, Order, Pushes, Reported, Standing};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -113,7 +113,7 @@ impl Beginner {
 
     /// Whether a worker has kept a version with this component, whatever its settings.
     fn was_kept(&self, name: &str, digest: &Digest, history: &Histories) -> bool {
-        let kept = |attempt: &Attempt| attempt.result == AttemptResult::Kept && attempt.to.starts_with(digest.as_str());
+        let kept = |attempt: &Attempt| attempt.proves() && attempt.to.starts_with(digest.as_str());
         let in_the_fleet = history.values().flatten().any(|reported| kept(&reported.attempt));
         in_the_fleet || self.store.kept(name).iter().any(|kept| kept.digest == *digest)
     }

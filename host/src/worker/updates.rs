@@ -63,7 +63,10 @@ impl Updates {
             let order = standing.order.as_ref();
             match self.take_up(&current, order, is_ordered).await {
                 Ok(attempt) => {
-                    (obeyed, is_due) = (standing.revision, false);
+                    obeyed = standing.revision;
+                    // Where an order was refused, a file that has changed meanwhile is still to be looked at.
+                    let is_refused = attempt.as_ref().is_some_and(|attempt| attempt.result == AttemptResult::Refused);
+                    is_due &= is_ordered && is_refused;
                     let Some(mut attempt) = attempt else { continue };
                     if let Some(order) = order.filter(|_| is_ordered) {
                         attempt.by.clone_from(&order.by);

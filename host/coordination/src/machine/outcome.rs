@@ -178,6 +178,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                     pending.send_at = Some(at);
                 }
                 self.trouble = Some(format!("output is not confirmed: {why}"));
+                self.trial_failed();
                 self.report(Report::Unconfirmed(why));
             }
         }

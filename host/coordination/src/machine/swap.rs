@@ -59,7 +59,7 @@ enum Stage {
 impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     /// The worker wants another version.
     pub(super) fn swap_ordered(&mut self, order: SwapOrder) {
-        if matches!(self.phase, Phase::Releasing | Phase::Gone) {
+        if self.phase == Phase::Gone {
             return;
         }
         if let Some(Swap { order: now, stage: Stage::OnTrial { .. }, .. }) = &self.swap {
@@ -165,9 +165,20 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         }
     }
 
+    /// Whether another version is ordered.
+    pub(super) fn is_to_change(&self) -> bool {
+        self.next_swap.as_ref().is_some_and(|order| order.to != self.handler)
+    }
+
     /// Takes up what was ordered, between two batches.
     pub(super) fn take_up_swap(&mut self) {
         let Some(order) = self.next_swap.take() else { return };
+        if self.is_on_trial() {
+            // It came while the version on trial was opening: it is the verdict on that.
+            self.swap_ordered(order);
+            self.end_trial();
+            return self.take_up_swap();
+        }
         let is_there = self.handler == order.to && !order.discard_state;
         self.swap = (!is_there).then_some(Swap { order, stage: Stage::Wanted, stopped_at: None });
     }
@@ -183,8 +194,10 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             self.ask_snapshot();
             return true;
         }
-        // A state that cannot be kept is left behind: the new version begins at the last commit.
-        self.handled = 0;
+        if self.handled > 0 {
+            // A state that cannot be kept is left behind with its instance: what opens now begins at the last commit.
+            self.lose_instance(OpenReason::Swapped);
+        }
         self.pause_until = None;
         self.needs_open = Some(OpenReason::Swapped);
         false
@@ -233,9 +246,13 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     /// The new version does not open: the old one goes on. Whether it was a new version that was opening.
     pub(super) fn swap_failed(&mut self, why: &str) -> bool {
         let Some(swap) = self.swap.take_if(|swap| swap.is_opening()) else { return false };
-        self.report(Report::SwapFailed { to: swap.order.to, why: why.to_owned() });
+        self.report(Report::SwapFailed { to: Arc::clone(&swap.order.to), why: why.to_owned() });
         if self.is_open {
             self.needs_open = None;
+        } else if !swap.order.on_trial {
+            // It is the version in force, and there is no other to go on with.
+            self.handler = swap.order.to;
+            return false;
         }
         true
     }

@@ -45,8 +45,8 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return;
         }
         if let Some(pending) = &self.pending {
-            if (self.gives_up() || self.goes_back()) && pending.send_at.is_some() {
-                // It cannot be confirmed now: the next owner repeats the batch, under the same IDs.
+            if (self.gives_up() || self.goes_back() || self.is_to_change()) && pending.send_at.is_some() {
+                // It cannot be confirmed now: the next owner, or version, repeats the batch, under the same IDs.
                 self.pending = None;
                 self.forgive_attempt();
                 self.lose_instance(OpenReason::Recovered);

@@ -5,7 +5,7 @@ use crate::machine::*;
 use crate::record::Phase as RecordPhase;
 use crate::testing::data_path::{HANDLER, Input, limits, snapshot};
 use crate::testing::ms;
-use crate::{Completed, Position, Snapshot};
+use crate::{Completed, Outcome, Position, Snapshot};
 
 const OTHER: &str = "other";
 
@@ -186,4 +186,50 @@ fn who_is_fenced_on_trial_begins_with_the_version_before_if_the_partition_comes_
     hand.give(entry(&theirs, 99));
     hand.give(Input::Closed);
     assert_eq!((&*hand.machine.view().handler, hand.machine.view().trial), (HANDLER, None));
+}
+
+#[test]
+fn a_verdict_that_comes_while_the_version_opens_leads_back_too() {
+    let mut hand = Hand::running(limits());
+    hand.messages([1, 2]);
+    hand.give(order(true));
+    hand.acked(1);
+    hand.state(&[1]);
+    hand.write_lands();
+    assert_eq!(hand.give(back()), []);
+    let commands = hand.give(Input::Opened(Ok(())));
+    assert!(reports(&commands).contains(&Report::SwappedBack { from: OTHER.into() }), "{commands:?}");
+    assert_eq!(opens(&commands), (HANDLER, OpenReason::Swapped, Some(snapshot(&[1]))));
+    // What has opened meanwhile knows more than is committed, and does not come back.
+    hand.give(Input::Opened(Err(Failure::Guest("no".into()))));
+    assert_eq!(opens(&hand.wait(ms(10_000))).0, HANDLER);
+    assert_eq!(batch(&hand.give(Input::Opened(Ok(())))).0, [2]);
+}
+
+#[test]
+fn what_is_ordered_while_the_partition_is_given_up_holds_when_it_comes_back() {
+    let mut hand = Hand::running(limits());
+    hand.messages([1]);
+    hand.give(order(true));
+    let theirs = super::record(crate::testing::data_path::owner(2, 2), 9, RecordPhase::Released, 1);
+    hand.give(Input::Hint);
+    hand.give(entry(&theirs, 99));
+    hand.give(order(false));
+    hand.give(Input::Closed);
+    hand.wait(ms(1000));
+    hand.give(entry(&theirs, 99));
+    assert_eq!(opens(&hand.write_lands()).0, OTHER);
+    hand.give(Input::Opened(Ok(())));
+    assert_eq!(hand.machine.view().trial, None, "nobody is left to judge it");
+}
+
+#[test]
+fn a_version_that_cannot_publish_is_replaced_all_the_same() {
+    let (mut hand, _) = on_trial();
+    let output = Output { cause: Sequence(2), body: "2:0".to_owned() };
+    let outcome = Outcome { done: vec![Completed::Ack], retry: None };
+    hand.give(Input::Handled(Ok(Handled { outcome, outputs: vec![output] })));
+    hand.give(Input::Sent(Err("no stream".into())));
+    assert_eq!(hand.machine.view().trial.map(|trial| trial.failed), Some(1));
+    assert_eq!(opens(&hand.give(back())), (HANDLER, OpenReason::Swapped, Some(snapshot(&[1]))));
 }
