@@ -325,7 +325,7 @@ mod tests {
             to: to.into(),
             result,
             reason: None,
-            partitions: 0,
+            partitions: 3,
             handled: 0,
             failed: 0,
             pause_p50_us: 0,
@@ -364,6 +364,10 @@ mod tests {
         assert!(failed(&fleet(&[("a", &[TakenBack])]), "y").is_none());
         assert!(failed(&fleet(&[("a", &[TakenBack]), ("b", &[Kept])]), "x").is_none());
         assert!(failed(&fleet(&[("a", &[Kept, TakenBack])]), "x").is_none());
+        // Who has no partitions has kept it without having tried it.
+        let mut untried = fleet(&[("a", &[TakenBack]), ("b", &[Kept])]);
+        untried.get_mut("b").unwrap()[0].attempt.partitions = 0;
+        assert!(failed(&untried, "x").is_some());
     }
 
     #[test]

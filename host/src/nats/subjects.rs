@@ -82,7 +82,7 @@ mod tests {
             ask(&nats, "STREAM.CREATE.work", config).await;
             let told = async |filter: &str| {
                 let mut told = BTreeMap::new();
-                assert!(each_subject(&nats, "work", filter, |s, n| drop(told.insert(s.to_owned(), n))).await.unwrap());
+                assert!(each_subject(&nats, "work", filter, |s, n| _ = told.insert(s.to_owned(), n)).await.unwrap());
                 told
             };
             assert_eq!(told(">").await, BTreeMap::new());

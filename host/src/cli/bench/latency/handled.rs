@@ -68,7 +68,10 @@ pub(super) async fn beside_stuck_ones(
                 what = workers.trouble().await.ok_or_else(|| workers.failure())?;
             }
             workers.kill().await;
-            sides[usize::from(is_stuck)] = Some(ages?);
+            let ages = ages?;
+            if let Some(side) = sides.get_mut(usize::from(is_stuck)) {
+                *side = Some(ages);
+            }
         }
         let [Some(without), Some(with)] = sides else { continue };
         let ratio = with.quantile(0.99) / without.quantile(0.99);
