@@ -64,11 +64,18 @@ async fn what_a_worker_would_find_is_told_and_nothing_is_created() {
     let buckets = online["buckets"].as_array().expect("a list");
     assert!(buckets.len() == 8 && buckets.iter().all(|bucket| bucket["isThere"] == json!(false)), "{buckets:?}");
 
+    create_queue(&context, "jobs", "jobs.>", stream::RetentionPolicy::WorkQueue).await;
+    config["stream"] = json!({ "name": "jobs", "subjectTemplate": "jobs.{{.PartitionID}}" });
+    assert_eq!(report(&config, 0).await["online"]["stream"]["retention"], json!("WorkQueue"));
+    // Its template leads past the stream: nothing would ever come.
+    config["stream"]["subjectTemplate"] = json!("job.{{.PartitionID}}");
+    check(&config).await.assert(0, &["captures jobs.>", "2 of 2 partitions", "job.p-00"]);
+
     // Not even a stream that a worker would create.
     config["stream"] = json!({ "name": "fresh", "subjectTemplate": "fresh.{{.PartitionID}}", "create": true });
     let found = report(&config, 0).await;
     assert_eq!(found["online"]["stream"]["isThere"], json!(false));
-    assert_eq!(streams(&context).await, ["dead", "work"]);
+    assert_eq!(streams(&context).await, ["dead", "jobs", "work"]);
     assert_eq!(parti_tests::messages(&context, "dead").await, 0);
 }
 

@@ -31,10 +31,10 @@ async fn bounded_commits_are_shared_fairly_and_hold_up_neither_messages_nor_a_ha
     let most = (took.as_secs_f64() * MOST as f64).ceil() as u64 + 1;
     assert!(noted.len() as u64 <= most, "{} commits in {took:?}: {commits:?}", noted.len());
     assert!(noted.len() as u64 >= MOST, "{commits:?}");
-    // In turn: nobody has two more than another.
+    // In turn, whoever happens to have the first message.
     let (fewest, most) = (commits.values().min(), commits.values().max());
     assert_eq!(commits.len(), PARTITIONS, "{commits:?}");
-    assert!(most.zip(fewest).is_some_and(|(most, fewest)| most - fewest <= 1), "{commits:?}");
+    assert!(most.zip(fewest).is_some_and(|(most, fewest)| most - fewest <= 2), "{commits:?}");
 
     // Who leaves commits everything, long before it would be everybody's turn.
     fleet.start().ready().await;

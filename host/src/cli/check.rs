@@ -1,6 +1,7 @@
 //! `parti check`: would a worker start with this configuration?
 
 use super::ConfigArgs;
+use super::operator::print::one_line;
 use super::run::log_error;
 use crate::config::check::{Report, report};
 use crate::error::{ExitStatus, OperatorError};
@@ -113,15 +114,16 @@ impl fmt::Display for Checked {
         for plugin in plugins {
             writeln!(f, "plugin {} ({}): {}, {} bytes", plugin.name, plugin.kind, plugin.digest, plugin.size)?;
         }
-        if let Some(online) = online {
-            write!(f, "{online}")?;
+        // Others have chosen the names of subjects and hosts.
+        for line in online.iter().flat_map(|online| online.to_string().lines().map(one_line).collect::<Vec<_>>()) {
+            writeln!(f, "{line}")?;
         }
         write!(f, "{config}")?;
         for error in errors {
             writeln!(f, "error: {error}")?;
         }
         for warning in advice {
-            writeln!(f, "warning: {warning}")?;
+            writeln!(f, "warning: {}", one_line(warning))?;
         }
         let subject = if online.is_some() { "a worker would start" } else { "the configuration is valid" };
         match (config.errors() + errors.len(), config.warnings.len() + advice.len()) {

@@ -15,7 +15,7 @@ mod moment;
 pub(super) mod partitions;
 pub(super) mod pause;
 pub(super) mod plugin;
-mod print;
+pub(super) mod print;
 mod records;
 pub(super) mod seek;
 mod table;

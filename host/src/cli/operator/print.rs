@@ -16,7 +16,7 @@ pub(super) fn print_json(value: &impl Serialize) {
 }
 
 /// A text from elsewhere in one line, without what would drive a terminal.
-pub(super) fn one_line(text: &str) -> String {
+pub(in crate::cli) fn one_line(text: &str) -> String {
     text.chars().map(|c| if is_unprintable(c) { '\u{fffd}' } else { c }).collect()
 }
 
