@@ -45,10 +45,9 @@ pub(super) async fn survey(config: &Config, options: ConnectOptions, plugins: &P
     }));
     survey.partitions = partitions.as_ref().map(Vec::len);
     if let (Some(stream), Some(handler)) = (&config.stream, &config.handler) {
-        if let Some(info) = the_stream(&nats, config, stream, &mut survey, found).await {
-            if let Some(partitions) = &partitions {
-                coverage(&nats, stream, &info, partitions, &mut survey, found).await;
-            }
+        let info = the_stream(&nats, config, stream, &mut survey, found).await;
+        if let (Some(info), Some(partitions)) = (info, &partitions) {
+            coverage(&nats, stream, &info, partitions, &mut survey, found).await;
         }
         if let Some(letter) = &handler.dead_letter {
             survey.dead_letters = dead_letters(&nats, &letter.subject, found).await;

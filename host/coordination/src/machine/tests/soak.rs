@@ -44,7 +44,7 @@ fn the_same_holds_in_queue_mode_and_nothing_is_released_that_is_still_in_its_con
 #[test]
 fn commits_that_wait_for_their_ration_lose_nothing_and_hold_up_no_hand_over() {
     for seed in seeds(0..500) {
-        soak(seed, Limits { rationed: true, acknowledges: seed % 4 == 0, ..limits() }, false);
+        soak(seed, Limits { rationed: true, acknowledges: seed.is_multiple_of(4), ..limits() }, false);
     }
 }
 

@@ -77,7 +77,7 @@ impl Fleet {
             ledgers: BTreeMap::new(),
             objects: Objects::default(),
             trouble,
-            limits: Limits { inline_snapshot_bytes, rationed: self.seed % 3 == 0, ..limits() },
+            limits: Limits { inline_snapshot_bytes, rationed: self.seed.is_multiple_of(3), ..limits() },
             lost: false,
             head: 0,
             pace: Some(pace),
