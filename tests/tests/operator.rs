@@ -1,6 +1,8 @@
 //! The commands of an operator, on a fleet that works meanwhile.
 
 use async_nats::jetstream::Context;
+use parti_coordination::Position;
+use parti_coordination::record::{OwnershipRecord, decode, encode};
 use parti_tests::{
     Ended, Fleet, NatsServer, Producer, Proxy, Records, eventually_is, messages, parti, partition, read_stream, subject,
 };
@@ -92,6 +94,26 @@ async fn a_partition_that_is_sought_back_is_handled_again_from_there_by_its_owne
         .assert(0, &["has taken it again"]);
     eventually_is("its state goes on", 16, async || counted(&records, 0, last).await).await;
     assert_eq!(fleet.sum("parti_commits_fenced_total").await, 0, "no other worker owned it");
+}
+
+#[tokio::test]
+async fn an_idle_owner_finds_out_by_itself_that_its_record_was_moved_or_deleted() {
+    let (server, context) = server().await;
+    let mut fleet = fleet(&server, 2, "trap");
+    fleet.start_settled(1).await;
+    let records = Records::open(&context).await;
+    let (last, other) = (publish(&context, 0, 5).await, publish(&context, 1, 5).await);
+    assert_eq!((counted(&records, 0, last).await, counted(&records, 1, other).await), (5, 5));
+    // As parti seek would that ends before it has told anybody.
+    let bucket = context.get_key_value("parti-ownership").await.expect("the bucket");
+    let found = bucket.entry("p-00").await.expect("an answer").expect("a record");
+    let record: OwnershipRecord = decode(&found.value).expect("a record");
+    let moved = encode(&record.moved(Position(2), record.seen, false)).expect("a record");
+    bucket.update("p-00", moved.into(), found.revision).await.expect("a write");
+    bucket.delete("p-01").await.expect("a deletion");
+    eventually_is("what comes after the new position is handled", 3, async || counted(&records, 0, last).await).await;
+    let back = records.committed("p-01", other).await;
+    assert_eq!((counted(&records, 1, other).await, back.epoch.0), (5, 2));
 }
 
 #[tokio::test]
