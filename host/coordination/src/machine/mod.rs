@@ -35,6 +35,7 @@ pub use taking::{TakeDecision, decide_take};
 
 use crate::record::{Attempts, Owner, OwnershipRecord, Seen, StateIdentity, StreamIdentity};
 use crate::{CloseReason, Epoch, Fleet, Now, OpenReason, PartitionId, Position, Sequence};
+use loss::Loss;
 use objects::Objects;
 use outcome::Pending;
 use ownership::Purpose;
@@ -89,6 +90,7 @@ pub struct PartitionMachine<M, O> {
     predecessor: Option<Predecessor>,
     writing: Option<(OwnershipRecord, String, Purpose)>,
     objects: Objects,
+    loss: Loss,
     /// It was there: ours, or somebody else's.
     begun: bool,
     /// When its owner was last asked to write it back.
@@ -191,6 +193,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             predecessor: None,
             writing: None,
             objects: Objects::default(),
+            loss: Loss::default(),
             begun: false,
             asked_at: None,
             reading: false,
@@ -469,6 +472,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.pause_until = None;
         self.commit_wanted = false;
         self.ration = Ration::Unasked;
+        self.end_renewal();
         self.snapshot_retry_at = None;
         self.outgrown = false;
     }

@@ -4,8 +4,8 @@
 //! Why no record ever names an object that is gone:
 //!
 //! * A name belongs to one partition, one ownership and one snapshot of it: `<record key>/<epoch>/<digest>`, where the digest
-//!   covers the number of the snapshot within the ownership too. No name comes back, so that a deletion which arrives late meets
-//!   nothing that was put after it.
+//!   covers the owner and the number of the snapshot too. No name comes back, so that a deletion which arrives late meets nothing
+//!   that was put after it.
 //! * An object is put, and known to be there, before the record that names it is written. A put whose fate is unknown is
 //!   repeated under the same name with the same bytes.
 //! * Only an owner deletes, and only after a commit of its own is confirmed which names the object no more. From then on no record
@@ -14,6 +14,8 @@
 //!   confirmed that names none of it; who took over from a crash thereby clears what the crash has left.
 //! * Who is fenced deletes nothing. What it has put and not committed is of an earlier epoch for its successor, who clears it away with
 //!   the rest. A put that lands later than that is left until the ownership after: to leak an object is better than to lose one.
+//! * An owner whose record is lost may have been fenced without knowing, and then what it names may be deleted. So it does not write
+//!   that back, but names what it puts anew (`loss`).
 
 use super::ownership::Purpose;
 use super::work::Call;
@@ -21,7 +23,7 @@ use super::{Command, PartitionMachine, Phase, Report};
 use crate::record::{OwnershipRecord, StoredSnapshot, StoredState, object_name, object_parts};
 #[cfg(test)]
 use crate::testing::Mutant;
-use crate::{CloseReason, Epoch, Expect, Now, Sequence, Snapshot};
+use crate::{CloseReason, Epoch, Expect, Now, Snapshot};
 use std::sync::Arc;
 
 /// A partition's dealings with the object store.
@@ -57,7 +59,8 @@ struct Storing {
 impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     /// Whether a commit is under way: the state is asked for, or stored beside the record, or the record is written.
     pub(super) fn is_committing(&self) -> bool {
-        self.call == Some(Call::Snapshot) || self.objects.storing.is_some() || self.writing.is_some()
+        let stores = self.objects.storing.is_some() || self.is_copying();
+        self.call == Some(Call::Snapshot) || stores || self.writing.is_some()
     }
 
     /// Whether NATS still owes an answer to a put: one of an earlier ownership must not be taken for one of a later.
@@ -72,6 +75,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         }
         self.objects.count += 1;
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        hash.update(self.me.incarnation.uuid.as_bytes());
         hash.update(&self.objects.count.to_le_bytes());
         hash.update(&snapshot.data);
         let name = object_name(&self.id.record_key(), epoch, &format!("{:032x}", hash.digest128()));
@@ -129,13 +133,13 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     pub(super) fn gives_up_storing(&mut self) {
         let Some(storing) = self.objects.storing.take_if(|storing| storing.put_at.is_some()) else { return };
         self.objects.leftovers.push(storing.name);
-        self.handled = 0;
-        self.passed = Sequence(0);
+        self.hand_over_as_committed();
     }
 
     /// What was to be committed belongs to nobody.
     pub(super) fn forget_objects(&mut self) {
         self.objects.storing = None;
+        self.forget_copy();
         self.objects.used = false;
         self.objects.leftovers.clear();
     }
@@ -147,6 +151,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     }
 
     pub(super) fn object_read(&mut self, result: Result<Vec<u8>, String>) {
+        if self.awaits_copy() {
+            return self.copied(result);
+        }
         if self.call != Some(Call::Load) {
             return;
         }

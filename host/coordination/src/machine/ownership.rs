@@ -1,10 +1,11 @@
 //! The record's side of a partition that is ours: commit, release, and find out what became of a write.
 
+use super::loss::expected;
 use super::{Command, PartitionMachine, Phase, Report};
-use crate::record::{self, OwnershipRecord, Phase as RecordPhase};
+use crate::record::{self, Owner, OwnershipRecord, Phase as RecordPhase};
 #[cfg(test)]
 use crate::testing::{Mutant, share};
-use crate::{CloseReason, Expect, OpenReason, Sequence, Snapshot, StoredEntry, WriteOutcome};
+use crate::{CloseReason, Epoch, Expect, Generation, OpenReason, Sequence, Snapshot, StoredEntry, WriteOutcome};
 use std::time::Duration;
 
 /// How long to wait before a record is read again after NATS did not answer.
@@ -48,13 +49,13 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         match found {
             // A commit that is under way finds out by itself, unless the handler gives no state for it.
             Ok(found) if self.is_lost(found.as_ref(), revision, &ours, known) => {
-                if self.is_committing() {
+                if self.is_committing() || self.is_written_back_later(&ours) {
                     self.read_at = Some(self.now + self.limits.poll_interval);
                 } else {
-                    self.write_back(ours, revision, Purpose::Commit);
+                    self.write_back(ours, found.as_ref(), revision, Purpose::Commit);
                 }
             }
-            Ok(Some(found)) if (&found.owner, found.epoch) != (&ours.owner, ours.epoch) => self.superseded(&found),
+            Ok(Some(found)) if identity(&found) != identity(&ours) => self.superseded(&found),
             Ok(_) => self.doubt = false,
             Err(()) if self.doubt => self.read_at = Some(self.now + self.limits.handover_timeout),
             Err(()) => {}
@@ -149,10 +150,13 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         let (landed, known) = self.record.clone().unwrap_or_else(|| (record.clone(), 0));
         match found {
             found if self.is_lost(found.as_ref(), revision, &landed, known) => {
-                self.write_back(record, revision, purpose)
+                self.write_back(record, found.as_ref(), revision, purpose);
             }
             // An earlier state of ours: the write has not landed.
-            Some(found) if found.owner == record.owner && found.epoch <= record.epoch => {
+            Some(found)
+                if (&found.owner, found.generation) == (&record.owner, record.generation)
+                    && found.epoch <= record.epoch =>
+            {
                 self.write(record, Expect::Revision(revision), purpose);
             }
             Some(found) => self.superseded(&found),
@@ -166,6 +170,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.looked_at = self.now;
         let position = record.position;
         let before = self.record.take().map(|(record, _)| record);
+        self.forget_copy();
         if !matches!(purpose, Purpose::Take { .. }) {
             self.clear_objects(before.as_ref(), &record);
         }
@@ -264,7 +269,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     /// Begins or goes on to hand over: final state, then the record, then the handler.
     pub(super) fn release(&mut self) {
         self.gives_up_storing();
-        if self.is_committing() || self.has_call() {
+        if self.is_committing() || self.has_call() || self.copies_later() {
             return;
         }
         let Some((record, revision)) = self.record.clone() else { return };
@@ -272,7 +277,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return;
         }
         let position = self.position();
-        if self.handled > 0 && self.is_open {
+        if (self.handled > 0 || self.is_renewing()) && self.is_open {
             return self.ask_snapshot();
         }
         if !self.is_detached() {
@@ -288,7 +293,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             alone,
             ..record
         };
-        self.write(record, Expect::Revision(revision), Purpose::Release);
+        self.write_release(record, expected(revision));
     }
 
     /// Commits what is handled, together with the state that the handler gave for this very instant.
@@ -314,10 +319,11 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             ..record
         };
         self.commit_wanted = false;
+        self.end_renewal();
         self.snapshot_retry_at = None;
         self.outgrown = false;
         let purpose = if releasing { Purpose::Release } else { Purpose::Commit };
-        let expect = Expect::Revision(revision);
+        let expect = expected(revision);
         #[cfg(test)]
         let (record, expect) = self.broken_commit(record, expect);
         match beside.flatten() {
@@ -335,4 +341,9 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         }
         (record, Mutant::CommitsBlindly.or(expect, Expect::Anything))
     }
+}
+
+/// Which ownership of which history a record is of.
+fn identity(record: &OwnershipRecord) -> (&Owner, Epoch, Generation) {
+    (&record.owner, record.epoch, record.generation)
 }

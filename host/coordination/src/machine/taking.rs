@@ -65,7 +65,7 @@ pub(super) struct Predecessor {
 
 impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     pub(super) fn judge(&mut self, entry: Option<StoredEntry>) {
-        if self.sending || self.is_putting() {
+        if self.sending || self.is_putting() || self.awaits_copy() {
             // The answer to what an earlier ownership sent must not be taken for that of a later one.
             self.read_at = Some(self.now + self.limits.poll_interval);
             return;

@@ -223,7 +223,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             return false;
         }
         // What a pause has interrupted is not kept waiting for more.
-        if self.commit_wanted || (self.paused && self.handled > 0) {
+        if self.commit_wanted || self.is_renewing() || (self.paused && self.handled > 0) {
             return true;
         }
         if self.handled > 0 && self.is_suspicious() {
@@ -307,8 +307,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                 self.trouble = Some(why);
                 if self.phase == Phase::Releasing {
                     // Hand over as last committed: the next owner repeats the rest.
-                    self.handled = 0;
-                    self.passed = Sequence(0);
+                    self.hand_over_as_committed();
                     self.is_open = matches!(failure, Failure::Refused(_));
                 } else if matches!(failure, Failure::Refused(_)) && !self.wants_swap() {
                     self.snapshot_retry_at = Some(self.now + self.limits.commit_interval.max(self.limits.backoff.0));

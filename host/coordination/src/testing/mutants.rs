@@ -74,6 +74,8 @@ pub(crate) enum Mutant {
     DeletedBeforeCommit,
     /// An owner who has nothing to commit never looks at his record unless he is told to.
     NeverLooks,
+    /// A record that was lost is written back with the state that it named.
+    LostStateNamedAgain,
     /// An operator who moves a partition keeps its generation.
     MovedInGeneration,
     /// A lost compare is repeated over whatever has the same owner, also if an operator has written it.

@@ -163,7 +163,7 @@ fn a_lost_record_taken_for_that_of_a_new_partition_is_noticed() {
 
 #[test]
 fn a_move_by_the_operator_that_keeps_the_generation_is_noticed() {
-    caught_at_work(Mutant::MovedInGeneration, &["is not published", "which it owns"]);
+    caught_at_work(Mutant::MovedInGeneration, &["is not published", "which it owns", "begins otherwise"]);
 }
 
 #[test]

@@ -198,6 +198,91 @@ fn a_hand_over_does_not_wait_for_an_object_store_that_does_not_answer() {
     assert_eq!((released.phase, released.position, released.snapshot), (RecordPhase::Released, Position(0), None));
 }
 
+/// A machine whose record, at position 1, names the object that is given.
+fn names_an_object() -> (Hand, String) {
+    let mut hand = Hand::running(beside());
+    let (name, _) = commits(&mut hand, 1);
+    hand.give(Input::ObjectsDeleted(Ok(())));
+    (hand, name)
+}
+
+#[test]
+fn a_record_that_is_lost_comes_back_with_a_state_that_is_put_anew_since_the_one_before_may_be_deleted() {
+    let (mut hand, name) = names_an_object();
+    assert_eq!(batch(&hand.messages([2])).0, [2]);
+    hand.give(Input::Hint);
+    let commands = hand.give(Input::Record(Ok(None)));
+    assert_eq!(commands, [Command::Report(Report::WrittenBack { epoch: Epoch(2), position: Position(1) })]);
+    // The call that is open ends first.
+    assert_eq!(hand.acked(1), [Command::Snapshot]);
+    let (anew, _) = put(&hand.state(&[1000, 1, 2]));
+    assert_eq!(object_parts(&anew).map(|(key, epoch, _)| (key, epoch)), Some(("p", Epoch(2))));
+    let (back, expect) = written(&hand.give(Input::ObjectPut(Ok(()))));
+    assert_eq!((named(&back), back.epoch, back.position, expect), (&*anew, Epoch(2), Position(2), Expect::Nothing));
+    assert_ne!(anew, name);
+    assert_eq!(deletes(&hand.give(Input::Written(WriteOutcome::Written(1)))), [(vec![], Some(Epoch(2)))]);
+}
+
+#[test]
+fn a_record_that_is_lost_while_its_state_is_opened_comes_back_once_that_is_there() {
+    let mut hand = Hand::new(beside());
+    hand.give(Input::Assigned(Arc::new(Fleet::default())));
+    let mut found = record(owner(2, 1), 7, RecordPhase::Released, 40);
+    let state = StoredState::Object("p/6/f00".into());
+    found.snapshot = Some(StoredSnapshot { format: "list".into(), state });
+    hand.give(entry(&found, 9));
+    hand.give(Input::Written(WriteOutcome::Written(10)));
+    hand.give(Input::Hint);
+    for _ in 0..3 {
+        assert_eq!(hand.give(Input::Record(Ok(None))), [], "what cannot be read may be deleted");
+        assert_eq!(hand.wait(ms(500)), [Command::Read]);
+    }
+    hand.give(Input::Object(Ok(snapshot(&[1000]).data)));
+    hand.give(Input::Opened(Ok(())));
+    let back = Report::WrittenBack { epoch: Epoch(9), position: Position(40) };
+    assert_eq!(hand.give(Input::Record(Ok(None))), [Command::Report(back), Command::Snapshot]);
+}
+
+#[test]
+fn a_hand_over_whose_record_is_lost_copies_what_the_handler_cannot_give() {
+    let (mut hand, name) = names_an_object();
+    hand.give(Input::Revoked(CloseReason::Revoked));
+    assert_eq!(hand.give(Input::Written(WriteOutcome::Lost)), [Command::Read]);
+    assert_eq!(hand.give(Input::Record(Ok(None))).last(), Some(&Command::Snapshot));
+    let refused = Failure::Refused("no".into());
+    let commands = hand.give(Input::Snapshot(Err(refused)));
+    assert_eq!(commands.last(), Some(&Command::GetObject(name.clone())));
+    // The store may answer again.
+    hand.give(Input::Object(Err("no answer".into())));
+    assert_eq!(hand.wait(ms(100)), [Command::GetObject(name)]);
+    let (copy, state) = put(&hand.give(Input::Object(Ok(snapshot(&[1000, 1]).data))));
+    assert_eq!(state, [1000, 1]);
+    let (released, expect) = written(&hand.give(Input::ObjectPut(Ok(()))));
+    assert_eq!((named(&released), released.phase, expect), (&*copy, RecordPhase::Released, Expect::Nothing));
+    assert_eq!((released.epoch, released.position), (Epoch(2), Position(1)));
+}
+
+#[test]
+fn a_hand_over_of_which_nothing_is_left_ends_without_a_word_when_others_begin_anew() {
+    let (mut hand, _) = names_an_object();
+    hand.give(Input::Revoked(CloseReason::Revoked));
+    hand.give(Input::Written(WriteOutcome::Lost));
+    hand.give(Input::Record(Ok(None)));
+    let mut commands = hand.give(Input::Snapshot(Err(Failure::Refused("no".into()))));
+    let began = hand.now;
+    while matches!(commands.last(), Some(Command::GetObject(_))) {
+        commands = hand.give(Input::Object(Err("not found".into())));
+        if commands.is_empty() {
+            commands = hand.wait(ms(2000));
+        }
+    }
+    let [Command::Report(Report::SnapshotFailed(_)), Command::Close(CloseReason::Lost)] = &commands[..] else {
+        panic!("{commands:?}")
+    };
+    assert!(hand.now - began >= limits().recovery_grace);
+    assert_eq!(hand.give(Input::Closed), [Command::Gone]);
+}
+
 #[test]
 fn a_state_above_the_limit_stops_the_partition_until_it_is_smaller() {
     let mut hand = Hand::running(Limits { max_snapshot_bytes: 10, ..beside() });

@@ -523,7 +523,38 @@ fn a_bucket_that_was_set_back_to_before_the_take_gets_what_the_new_owner_has_wri
     let (back, expect) = written(&hand.give(entry(&taken_from, 9)));
     assert_eq!((back.epoch, back.position, expect), (Epoch(9), Position(41), Expect::Revision(9)));
     assert_eq!(back.owner, owner(1, 1));
-    // What its owner has written since then is his.
+    // What its owner has written since then is his, unless it lies behind.
     let mut hand = taken();
-    assert_eq!(reports(&hand.give(entry(&taken_from, 10))), [Report::FencedOff]);
+    let his = |position| record(owner(2, 1), 7, RecordPhase::Owned, position);
+    assert_eq!(reports(&hand.give(entry(&his(41), 10))), [Report::FencedOff]);
+    assert_eq!(written(&taken().give(entry(&his(40), 10))).1, Expect::Revision(10));
+}
+
+#[test]
+fn an_owner_takes_back_what_lies_behind_its_own_record_and_nothing_else() {
+    let at_5 = || {
+        let mut hand = Hand::running(limits());
+        hand.messages([5]);
+        hand.acked(1);
+        hand.wait(ms(1000));
+        hand.state(&[5]);
+        hand.write_lands();
+        hand.give(Input::Hint);
+        hand
+    };
+    // Written back by an owner of before who did not know that he was none, or begun anew by one who found nothing.
+    for (epoch, position) in [(2, 4), (9, 0)] {
+        let theirs = record(owner(2, 1), epoch, RecordPhase::Owned, position);
+        let (back, expect) = written(&at_5().give(entry(&theirs, 7)));
+        assert_eq!((back.epoch, back.position, expect), (Epoch(epoch + 1), Position(5), Expect::Revision(7)));
+        assert_eq!(applied(back.snapshot.map(|s| s.load().unwrap()).as_ref()), [5]);
+    }
+    // Whoever is as far or further goes on.
+    for position in [5, 6] {
+        let theirs = record(owner(2, 1), 2, RecordPhase::Owned, position);
+        assert_eq!(reports(&at_5().give(entry(&theirs, 7))), [Report::FencedOff]);
+    }
+    // An operator has moved it, of what was left after a loss: the epoch tells nothing.
+    let moved = record(owner(1, 1), 0, RecordPhase::Owned, 3).moved(Position(1), None, false);
+    assert!(matches!(reports(&at_5().give(entry(&moved, 7)))[..], [Report::Moved { position: Position(1), .. }]));
 }

@@ -55,9 +55,13 @@ impl Ledger {
         self.histories.values().map(|history| history.letters.len()).sum()
     }
 
-    /// The next record of a history that no operator has begun is the first.
-    pub(crate) fn begin_anew(&mut self) {
-        self.histories.values_mut().filter(|history| history.left.is_none()).for_each(|history| history.from = None);
+    /// This record begins a partition, and perhaps not for the first time. What only one of them has passed over may be missing: the other
+    /// may still be written back.
+    pub(crate) fn begin_anew(&mut self, first: &OwnershipRecord) {
+        let history = self.histories.entry(first.generation.0).or_default();
+        if history.left.is_none() {
+            history.from = history.from.max(Some(first.position.0));
+        }
     }
 
     /// The operator has written this record: what follows is another history. Says what is wrong with it.
@@ -121,7 +125,7 @@ impl Ledger {
         }
         let place = body.split_once(':').and_then(|(sequence, n)| Some((sequence.parse().ok()?, n.parse().ok()?)));
         let Some(place @ (sequence, _)) = place else { return Some(format!("{body:?} is no output")) };
-        if history.letters.contains(&sequence) {
+        if history.letters.contains(&sequence) || history.from.is_some_and(|from| sequence <= from) {
             return None;
         }
         let last = std::mem::replace(&mut history.last, place);

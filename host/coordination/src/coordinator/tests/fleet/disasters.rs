@@ -1,7 +1,6 @@
 //! What happens to NATS itself: restarts, lost writes, lost buckets.
 
 use super::store::Store;
-use super::work::Work;
 use super::{Fleet, Happening, Status};
 use crate::coordinator::*;
 use crate::testing::{data_path, ms};
@@ -69,13 +68,11 @@ impl Fleet {
 
     /// Loses the records of all partitions, or the last writes among them. Owners look at their records at some time.
     pub(crate) fn lose_records(&mut self) {
-        // Once: a write that is on its way from before one loss, and arrives after the next, would meet what it expects. And with states
-        // in the records: an owner of long ago, who has not heard yet that he is none, may write one back whose object is deleted.
-        let may = |work: &Work| !work.lost && work.limits.inline_snapshot_bytes == 50_000;
-        if !self.work.as_ref().is_some_and(may) {
-            return;
-        }
-        let (all, writes) = (self.random.chance(70), 1 + self.random.below(12) as usize);
+        // Once: a write that is on its way from before one loss, and arrives after the next, would meet what it expects.
+        let Some(work) = self.work.as_ref().filter(|work| !work.lost) else { return };
+        // What an earlier record names is deleted: without its owner it is of no use to anybody but the operator.
+        let beside = work.limits.inline_snapshot_bytes < 50_000;
+        let (all, writes) = (self.random.chance(70) || beside, 1 + self.random.below(12) as usize);
         self.disturb_all(|| format!("the records of all partitions are lost, or the last writes of them; all: {all}"));
         if let Some(work) = &mut self.work {
             work.lost = true;

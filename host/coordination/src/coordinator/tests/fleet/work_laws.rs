@@ -46,7 +46,7 @@ impl Fleet {
         // Whoever creates a record that was there before has been told that it never was: so soon after its first owner, and with a
         // leader that dies in between, nobody knows better.
         if old.is_none() && !self.processes[from].data.has_begun(id) {
-            work.ledgers.entry(id.clone()).or_default().begin_anew();
+            work.ledgers.entry(id.clone()).or_default().begin_anew(new);
         }
         if let Some(old) = old {
             work.ledgers.entry(id.clone()).or_default().count_loss(old, new);
@@ -90,8 +90,9 @@ impl Fleet {
             return None;
         }
         let work = self.work.as_ref()?;
-        if work.lost && new.epoch > old.epoch.next() {
-            // The bucket was set back to before the take, and who has taken the partition writes its record again.
+        if work.lost && (new.epoch > old.epoch.next() || new.position > old.position) {
+            // The bucket was set back to before the take, or an owner of before has written his record back, and who has taken the
+            // partition since writes its record again. Who seizes one begins where it has ended.
             return None;
         }
         let began = self.processes[from].data.jobs.get(id)?.began;

@@ -102,6 +102,8 @@ pub(super) struct World {
     /// What it was before, since it was last lost, and whether it ever was.
     earlier: Vec<StoredEntry>,
     lost: bool,
+    /// The revisions of a bucket that was made anew begin above this one.
+    begins_above: u64,
     limits: Limits,
     /// The stream's last sequence.
     head: u64,
@@ -138,6 +140,7 @@ impl World {
             record: None,
             earlier: Vec::new(),
             lost: false,
+            begins_above: 0,
             limits,
             head: 0,
             assigned: 0,
