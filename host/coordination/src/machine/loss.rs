@@ -7,6 +7,7 @@
 
 use super::ownership::Purpose;
 use super::taking::Predecessor;
+use super::work::Call;
 use super::{Command, PartitionMachine, Phase, Report};
 use crate::record::{OwnershipRecord, StoredSnapshot};
 #[cfg(test)]
@@ -108,7 +109,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         let latest = found.map_or(record.epoch, |found| found.epoch.max(record.epoch));
         let record = OwnershipRecord { epoch: latest.next(), ..record };
         self.report(Report::WrittenBack { epoch: record.epoch, position: record.position });
-        let may_renew = self.is_open && matches!(self.loss.renewal, Renewal::No | Renewal::Due);
+        let may_renew = self.holds_state() && matches!(self.loss.renewal, Renewal::No | Renewal::Due);
         match &mut self.record {
             Some((landed, known)) if may_renew && names_object(&record) => {
                 (landed.epoch, *known) = (record.epoch, revision);
@@ -120,7 +121,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
 
     /// Whether a record that is lost cannot be written back yet: its state is about to be given once more, or to be opened first.
     pub(super) fn is_written_back_later(&self, record: &OwnershipRecord) -> bool {
-        self.is_renewing() || (!self.is_open && names_object(record))
+        self.is_renewing() || ((!self.is_open || self.call == Some(Call::Load)) && names_object(record))
     }
 
     /// Whether the handler is to give its state once more.
@@ -137,6 +138,11 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     pub(super) fn hand_over_as_committed(&mut self) {
         self.handled = 0;
         self.passed = Sequence(0);
+        self.give_no_state();
+    }
+
+    /// The handler's state is not the one that is handed over.
+    pub(super) fn give_no_state(&mut self) {
         self.loss.renewal = if self.is_renewing() { Renewal::Copied } else { Renewal::Impossible };
     }
 

@@ -162,7 +162,14 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             // Its instance knows more than is committed: whatever opens now, it is not to come back.
             self.is_open = false;
             self.needs_open = Some(OpenReason::Swapped);
+        } else {
+            self.give_no_state();
         }
+    }
+
+    /// Whether the instance that is there is of the version whose state may be committed, and nothing is about to replace it.
+    pub(super) fn holds_state(&self) -> bool {
+        self.is_open && !matches!(&self.swap, Some(Swap { stage: Stage::Opening | Stage::OnTrial { .. }, .. }))
     }
 
     /// Whether another version is ordered.
@@ -190,7 +197,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         if self.is_committing() {
             return true;
         }
-        if self.handled > 0 && !self.outgrown {
+        if (self.handled > 0 || self.is_renewing()) && !self.outgrown {
             self.ask_snapshot();
             return true;
         }
