@@ -1,9 +1,11 @@
 //! The engine that all plugins share: compilation, epochs, and how many instances the kernel has room for.
 
+use super::code_cache;
 use super::host::{self, HostState};
+use std::path::Path;
 use std::time::Duration;
 use wasmtime::component::Linker;
-use wasmtime::{Config, Engine};
+use wasmtime::{Cache, Config, Engine};
 
 /// Time between two epochs: a guest that computes gives way to its neighbours on the same thread this often. Short enough
 /// that a neighbour's message does not wait noticeably, long enough that 100 wake-ups per second cost nothing.
@@ -30,11 +32,30 @@ pub struct PluginEngine {
 }
 
 impl PluginEngine {
-    /// An engine with a thread of its own that advances the epoch until the engine is gone.
+    /// An engine with a thread of its own that advances the epoch until the engine is gone. It compiles whatever it loads.
     ///
     /// # Errors
     /// A machine that wasmtime cannot compile for, or no thread.
     pub fn new() -> Result<Self, EngineError> {
+        Self::start(None)
+    }
+
+    /// The same, and what is compiled is kept in this directory for whoever loads it next. Where that cannot be, it is said, and the
+    /// engine compiles.
+    ///
+    /// # Errors
+    /// A machine that wasmtime cannot compile for, or no thread.
+    pub fn with_code_cache(directory: &Path) -> Result<Self, EngineError> {
+        let cache = code_cache::open(directory).inspect_err(|why| {
+            tracing::info!(
+                directory = %directory.display(), %why,
+                "Compiled plugins are not kept: each start compiles them. Set plugins.cache to a directory that only this user can write"
+            );
+        });
+        Self::start(cache.ok())
+    }
+
+    fn start(cache: Option<Cache>) -> Result<Self, EngineError> {
         let unsupported = |error: wasmtime::Error| EngineError::Unsupported(format!("{error:#}"));
         let mut config = Config::new();
         // All worlds are synchronous, and without support for concurrent guests a no-op call costs 0.4 µs instead of
@@ -42,6 +63,7 @@ impl PluginEngine {
         config.concurrency_support(false);
         config.epoch_interruption(true);
         config.memory_init_cow(true);
+        config.cache(cache);
         let engine = Engine::new(&config).map_err(unsupported)?;
         let linker = host::link(&engine).map_err(unsupported)?;
         tick(&engine).map_err(EngineError::Thread)?;
@@ -128,7 +150,9 @@ impl MapBudget {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::example;
     use super::*;
+    use wasmtime::component::Component;
 
     #[test]
     fn too_few_memory_maps_are_noticed_before_instances_fail() {
@@ -137,6 +161,32 @@ mod tests {
         assert_eq!(budget.warning(9_000), None);
         assert!(budget.warning(9_001).unwrap().contains("vm.max_map_count=65537"));
         assert_eq!(MapBudget { max: 100, used: 500 }.instances(), 0);
+    }
+
+    #[test]
+    fn what_one_engine_has_compiled_another_need_not_and_damaged_code_is_compiled_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        // As another process would: each with a cache of its own in the same directory.
+        let hits = || {
+            let cache = code_cache::open(directory.path()).unwrap();
+            let engine = PluginEngine::start(Some(cache.clone())).unwrap();
+            Component::new(engine.wasmtime(), example("relay")).unwrap();
+            (cache.cache_hits(), cache.cache_misses())
+        };
+        assert_eq!(hits(), (0, 1));
+        assert_eq!(hits(), (1, 0));
+        let mut folders = vec![directory.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                if entry.is_dir() {
+                    folders.push(entry);
+                } else {
+                    std::fs::write(entry, "half of wh").unwrap();
+                }
+            }
+        }
+        assert_eq!(hits(), (0, 1));
+        assert_eq!(hits(), (1, 0));
     }
 
     #[test]

@@ -12,6 +12,7 @@
 mod bindings;
 mod catalog;
 mod cell;
+mod code_cache;
 mod digest;
 mod engine;
 mod error;

@@ -125,8 +125,9 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         ErrorCode::HttpListen.error(line(), line(), line())
     })?;
 
-    let engine = Arc::new(PluginEngine::new().map_err(|error| engine_error(&error))?);
-    let store = Arc::new(VersionStore::open(&settings::plugin_cache(&config)));
+    let cache = settings::plugin_cache(&config);
+    let engine = PluginEngine::with_code_cache(&cache.join("code")).map_err(|error| engine_error(&error))?;
+    let (engine, store) = (Arc::new(engine), Arc::new(VersionStore::open(&cache)));
     let mut plugins = load_plugins(Arc::clone(&engine), &config, Arc::clone(&store)).await?;
     let (hooks, hooks_task) = match (&plugins.hooks, &config.hooks) {
         (Some(plugin), Some(set)) => {

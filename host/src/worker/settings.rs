@@ -113,7 +113,7 @@ pub(super) fn partitions(config: &Config) -> usize {
     }
 }
 
-/// Where versions of plugins are remembered.
+/// Where versions of plugins are remembered, and what they compile to.
 pub(crate) fn plugin_cache(config: &Config) -> PathBuf {
     config.plugins.cache.clone().unwrap_or_else(|| config.plugins.directory.join(".parti"))
 }

@@ -43,7 +43,7 @@ fn components(variable: &str, default: &str) -> PathBuf {
 }
 
 /// An example plugin, as `make plugins` builds it.
-fn example(name: &str) -> Vec<u8> {
+pub(super) fn example(name: &str) -> Vec<u8> {
     let path = components("PARTI_PLUGINS", "plugins").join(format!("{name}.wasm"));
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `make plugins`", path.display()))
 }
