@@ -6,6 +6,7 @@ use parti_tests::{
 };
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Duration;
 
 /// The keys for a plugin that lies in a folder of its own, with a trial that is short.
 pub(crate) fn from(folder: &Path) -> Value {
@@ -162,4 +163,23 @@ async fn a_worker_that_dies_or_is_joined_during_a_trial_costs_nothing() {
     fleet.workers[1].exit().await;
     let status = fleet.settled().await;
     assert_eq!(status.iter().map(|status| status.partition_count).sum::<usize>(), PARTITIONS);
+}
+
+#[tokio::test]
+async fn a_version_that_has_had_no_message_yet_is_not_taken_for_a_good_one() {
+    const PARTITIONS: usize = 4;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
+    replace(folder.path(), "relay.wasm", &copy_plugin("relay"));
+    let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(json!({ "plugins": { "directory": folder.path() } }));
+    fleet.start_settled(1).await;
+    replace(folder.path(), "relay.wasm", &copy_plugin("too-many"));
+    fleet.workers[0].logs(&["is taken up, on trial"]).await;
+    // Both stages would be over by now, had the version had messages.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
+    let producer = Producer::start(&context, &subjects, 500, 1000, |n| format!("plain {n}"));
+    swaps(&fleet, "taken-back", 1).await;
+    producer.finish().await;
+    assert_relayed(&context, "work", "out", &subjects).await;
 }

@@ -424,7 +424,7 @@ section! {
     pub struct Probation {
         /// Messages that the version has handled on this worker.
         messages: u32 = 1_000;
-        /// Time.
+        /// Time. Ten times as long where the version has had no message by then.
         time: Duration = secs(2);
     }
 }
@@ -481,8 +481,8 @@ section! {
         directory: PathBuf = PathBuf::from("./plugins");
         /// Whether a handler whose file or sidecar changes is swapped while the worker runs. If not, at the next start.
         watch: bool = true;
-        /// Directory in which the worker remembers versions of handlers: the one in force and the one before, and which have failed.
-        /// Workers of one machine may share it.
+        /// Directory in which the worker remembers versions of handlers: the one in force and the one before, and which have failed;
+        /// and what plugins compile to. Workers of one machine may share it.
         cache: Option<PathBuf> = None => "`.parti` in `plugins.directory`";
         /// Limits of a plugin that names none of its own. To exceed a limit is an error that names it.
         defaults: Limits = Limits::default();

@@ -23,6 +23,12 @@ const TELL_AGAIN: Duration = Duration::from_millis(500);
 /// How long after its time a trial waits for partitions that have not changed: their calls may take that long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Most that counts of the time between two looks: a worker that was stopped meanwhile has tried nothing.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How many times as long a stage may last while the version has had no message: what is idle now, or cut off, may have one yet.
+const UNTRIED: u32 = 10;
+
 /// How a version is judged.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SwapRules {
@@ -30,7 +36,7 @@ pub struct SwapRules {
     pub canary: f64,
     /// Messages after which a stage of the trial ends.
     pub messages: u64,
-    /// Time after which a stage of the trial ends.
+    /// Time after which a stage of the trial ends; ten times as long if it has had no message by then.
     pub time: Duration,
     /// The share of failed calls above which the version is taken back.
     pub max_error_rate: f64,
@@ -97,7 +103,7 @@ impl SwapReport {
 pub(super) struct Rollout {
     request: SwapRequest,
     stage: Stage,
-    since: Instant,
+    clock: Clock,
     /// Partitions that were told to change, and when last.
     told: BTreeSet<PartitionId>,
     told_at: Instant,
@@ -118,6 +124,25 @@ enum Stage {
     Rehearsing,
     Canary,
     All,
+}
+
+/// For how long a stage has lasted.
+struct Clock {
+    lasted: Duration,
+    looked_at: Instant,
+}
+
+impl Clock {
+    fn start(now: Instant) -> Self {
+        Self { lasted: Duration::ZERO, looked_at: now }
+    }
+
+    /// Until now, but for the time in which the worker did not run.
+    fn look(&mut self, now: Instant) -> Duration {
+        self.lasted += now.duration_since(self.looked_at).min(LOOK);
+        self.looked_at = now;
+        self.lasted
+    }
 }
 
 /// What is to be done next.
@@ -141,7 +166,7 @@ impl Rollout {
         Self {
             request,
             stage: Stage::Rehearsing,
-            since: Instant::now(),
+            clock: Clock::start(Instant::now()),
             told: BTreeSet::new(),
             told_at: Instant::now(),
             handled_before: 0,
@@ -176,9 +201,14 @@ impl Rollout {
         }
         let share = self.request.rules.map_or(1.0, |rules| rules.canary.clamp(0.0, 1.0));
         let first = ((running.len() as f64 * share).ceil() as usize).clamp(1, running.len().max(1));
-        self.stage = if first < running.len() { Stage::Canary } else { Stage::All };
-        self.since = Instant::now();
+        self.enter(if first < running.len() { Stage::Canary } else { Stage::All });
         self.change(running.iter().take(first).cloned().collect())
+    }
+
+    fn enter(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.clock = Clock::start(Instant::now());
+        self.handled_before = self.handled;
     }
 
     fn change(&mut self, partitions: Vec<PartitionId>) -> Step {
@@ -226,11 +256,11 @@ impl Rollout {
                 on_trial += 1;
             }
         }
-        let elapsed = self.since.elapsed();
+        let lasted = self.clock.look(Instant::now());
         let Some(rules) = self.request.rules else {
             return match unchanged.len() {
                 0 => Step::End(SwapOutcome::Kept),
-                late if elapsed >= PATIENCE => Step::End(SwapOutcome::TakenBack(too_late(late))),
+                late if lasted >= PATIENCE => Step::End(SwapOutcome::TakenBack(too_late(late))),
                 _ => self.tell_again(unchanged),
             };
         };
@@ -239,7 +269,7 @@ impl Rollout {
             return Step::End(SwapOutcome::TakenBack(self.verdict()));
         }
         if !unchanged.is_empty() {
-            let is_late = elapsed >= rules.time + PATIENCE;
+            let is_late = lasted >= rules.time + PATIENCE;
             return match is_late {
                 true => Step::End(SwapOutcome::TakenBack(too_late(unchanged.len()))),
                 false => self.tell_again(unchanged),
@@ -247,7 +277,9 @@ impl Rollout {
         }
         let handled = self.handled.saturating_sub(self.handled_before);
         let all_wait = on_trial > 0 && waiting == on_trial;
-        let is_over = handled >= rules.messages || elapsed >= rules.time || all_wait;
+        let is_untried = on_trial > 0 && self.handled + self.failed + self.rejected == 0;
+        let time = if is_untried { rules.time * UNTRIED } else { rules.time };
+        let is_over = handled >= rules.messages || lasted >= time || all_wait;
         if !is_over {
             return Step::Wait;
         }
@@ -263,9 +295,7 @@ impl Rollout {
             return Step::End(SwapOutcome::TakenBack(self.verdict()));
         }
         if self.stage == Stage::Canary && !rest.is_empty() {
-            self.stage = Stage::All;
-            self.since = Instant::now();
-            self.handled_before = self.handled;
+            self.enter(Stage::All);
             return self.change(rest);
         }
         Step::End(SwapOutcome::Kept)
@@ -339,5 +369,22 @@ async fn state(shared: &Shared, partition: &PartitionId) -> Result<Option<Snapsh
             Ok(shared.objects.get(name).await.ok().map(|data| Snapshot { format: stored.format.clone(), data }))
         }
         None => stored.load().map(Some).map_err(|error| unread(error.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_in_which_a_worker_is_stopped_is_no_trial() {
+        let (begun, step) = (Instant::now(), Duration::from_millis(20));
+        let mut clock = Clock::start(begun);
+        for n in 1..=50 {
+            assert_eq!(clock.look(begun + step * n), step * n);
+        }
+        let thawed = begun + Duration::from_secs(60);
+        assert_eq!(clock.look(thawed), Duration::from_secs(1) + LOOK);
+        assert_eq!(clock.look(thawed), Duration::from_secs(1) + LOOK);
     }
 }
