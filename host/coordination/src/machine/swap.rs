@@ -81,7 +81,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     }
 
     pub(super) fn is_on_trial(&self) -> bool {
-        matches!(&self.swap, Some(Swap { stage: Stage::OnTrial { .. }, .. }))
+        self.swap.as_ref().is_some_and(Swap::is_on_trial)
     }
 
     /// How the version on trial does.
@@ -147,7 +147,10 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
 
     /// Back to the other version and to its commit. Whether it opens again, or the partition is given up as it was committed.
     pub(super) fn go_back(&mut self, reopens: bool) {
-        let Some(Swap { order, stage: Stage::OnTrial { from, .. }, .. }) = self.swap.take() else { return };
+        let Some(Swap { order, stage: Stage::OnTrial { from, .. }, .. }) = self.swap.take_if(|swap| swap.is_on_trial())
+        else {
+            return;
+        };
         self.verdict = None;
         self.handler = from;
         self.report(Report::SwappedBack { from: order.to });
@@ -267,12 +270,19 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
     /// The partition is no longer ours: whoever takes it begins at the commit, and so do we if it comes back.
     pub(super) fn forget_swap(&mut self) {
         self.go_back(false);
-        self.swap = None;
         self.verdict = None;
+        // What was not yet open is still to be.
+        if let Some(swap) = self.swap.take() {
+            self.next_swap.get_or_insert(swap.order);
+        }
     }
 }
 
 impl Swap {
+    fn is_on_trial(&self) -> bool {
+        matches!(self.stage, Stage::OnTrial { .. })
+    }
+
     fn is_opening(&self) -> bool {
         matches!(self.stage, Stage::Opening)
     }

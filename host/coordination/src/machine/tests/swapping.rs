@@ -5,7 +5,7 @@ use crate::machine::*;
 use crate::record::Phase as RecordPhase;
 use crate::testing::data_path::{HANDLER, Input, limits, snapshot};
 use crate::testing::ms;
-use crate::{Completed, Outcome, Position, Snapshot};
+use crate::{Completed, Outcome, Position, Snapshot, WriteOutcome};
 
 const OTHER: &str = "other";
 
@@ -221,6 +221,22 @@ fn what_is_ordered_while_the_partition_is_given_up_holds_when_it_comes_back() {
     assert_eq!(opens(&hand.write_lands()).0, OTHER);
     hand.give(Input::Opened(Ok(())));
     assert_eq!(hand.machine.view().trial, None, "nobody is left to judge it");
+}
+
+#[test]
+fn an_order_that_is_being_carried_out_when_the_partition_is_given_up_holds_when_it_comes_back() {
+    let mut hand = Hand::running(limits());
+    hand.messages([1]);
+    hand.give(order(false));
+    assert!(hand.acked(1).contains(&Command::Snapshot));
+    hand.state(&[1]);
+    let theirs = super::record(crate::testing::data_path::owner(2, 2), 9, RecordPhase::Released, 1);
+    hand.give(Input::Written(WriteOutcome::Lost));
+    hand.give(entry(&theirs, 99));
+    hand.give(Input::Closed);
+    hand.wait(ms(1000));
+    hand.give(entry(&theirs, 99));
+    assert_eq!(opens(&hand.write_lands()).0, OTHER);
 }
 
 #[test]
