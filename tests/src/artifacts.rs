@@ -36,3 +36,24 @@ pub fn copy_plugin(name: &str) -> Vec<u8> {
     let path = plugin_folder(name).join(name).with_extension("wasm");
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
+
+/// A component that does the same and is another: it has a custom section of this many bytes.
+#[must_use]
+pub fn variant(component: &[u8], bytes: usize) -> Vec<u8> {
+    let content: Vec<u8> = [b"\x03tag".as_slice(), &vec![7; bytes]].concat();
+    let mut section = vec![0];
+    let mut left = content.len();
+    while left >= 0x80 {
+        section.push((left & 0x7f) as u8 | 0x80);
+        left >>= 7;
+    }
+    section.push(left as u8);
+    [component, &section, &content].concat()
+}
+
+/// Replaces a file at once, as a deployment does.
+pub fn replace(folder: &Path, file: &str, bytes: &[u8]) {
+    let new = folder.join(format!(".{file}.new"));
+    std::fs::write(&new, bytes).expect("a file");
+    std::fs::rename(new, folder.join(file)).expect("renamed");
+}

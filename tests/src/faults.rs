@@ -2,14 +2,17 @@
 //!
 //! The same seed gives the same faults in the same order at the same times; what they hit depends on who is there.
 
+use crate::artifacts::{copy_plugin, replace, variant};
 use crate::cluster::NatsCluster;
 use crate::fleet::Fleet;
+use crate::folder::Folder;
 use crate::proxy::Proxy;
 use crate::server::NatsServer;
 use async_nats::jetstream::Context;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{Rng as _, SeedableRng as _};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,7 +31,7 @@ const BROKEN: usize = 3;
 const WHOLE: Duration = Duration::from_secs(12);
 
 /// What can happen, as often as it is written here.
-const DECK: [Kind; 14] = [
+const DECK: [Kind; 16] = [
     Kind::Kill,
     Kind::Kill,
     Kind::Kill,
@@ -43,6 +46,8 @@ const DECK: [Kind; 14] = [
     Kind::Leave,
     Kind::Leave,
     Kind::Server,
+    Kind::Swap,
+    Kind::Swap,
 ];
 
 /// A kind of fault.
@@ -66,6 +71,8 @@ enum Kind {
     Leave,
     /// A server is killed and started again with its data: in a cluster, the one that leads a stream.
     Server,
+    /// Another version of the handler comes into the plugin directory: a good one, or one whose every call fails.
+    Swap,
 }
 
 impl Kind {
@@ -80,6 +87,7 @@ impl Kind {
             Self::Join => "join",
             Self::Leave => "leave",
             Self::Server => "server",
+            Self::Swap => "swap",
         }
     }
 
@@ -92,7 +100,7 @@ impl Kind {
             // `workerIdTtl` is 30 s by default.
             Self::LongPause => 32_000..=36_000,
             Self::Cut | Self::Stall | Self::Mute => 300..=12_000,
-            Self::Join => 0..=0,
+            Self::Join | Self::Swap => 0..=0,
             Self::Server => 100..=3000,
         }
     }
@@ -163,6 +171,36 @@ struct Seat {
     is_leaving: bool,
 }
 
+/// The versions of a handler that follow each other.
+struct Versions {
+    folder: Folder,
+    plugin: String,
+    good: Vec<u8>,
+    /// It opens for every state, and every call of it fails.
+    bad: Vec<u8>,
+    count: usize,
+}
+
+impl Versions {
+    fn of(plugin: &str) -> Self {
+        let (good, bad) = (copy_plugin(plugin), copy_plugin("too-many"));
+        let versions = Self { folder: Folder::new(), plugin: plugin.to_owned(), good, bad, count: 0 };
+        versions.put(&versions.good);
+        versions
+    }
+
+    /// Puts the next one into the plugin directory.
+    fn swap(&mut self, to_a_good_one: bool) {
+        self.count += 1;
+        let component = if to_a_good_one { &self.good } else { &self.bad };
+        self.put(&variant(component, self.count));
+    }
+
+    fn put(&self, component: &[u8]) {
+        replace(self.folder.path(), &format!("{}.wasm", self.plugin), component);
+    }
+}
+
 /// A fleet with faults.
 pub struct Faults {
     /// The fleet.
@@ -170,6 +208,7 @@ pub struct Faults {
     /// Its servers.
     pub servers: Servers,
     context: Context,
+    versions: Versions,
     random: StdRng,
     deck: Vec<Kind>,
     seats: Vec<Seat>,
@@ -182,13 +221,14 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Starts the workers, and waits until each is ready.
-    pub async fn start(fleet: Fleet, servers: Servers, seed: u64) -> Self {
-        let context = servers.jetstream().await;
+    /// Starts the workers, which have this handler, and waits until each is ready.
+    pub async fn start(fleet: Fleet, servers: Servers, plugin: &str, seed: u64) -> Self {
+        let (context, versions) = (servers.jetstream().await, Versions::of(plugin));
         let mut faults = Self {
-            fleet,
+            fleet: fleet.with(json!({ "plugins": { "directory": versions.folder.path() } })),
             servers,
             context,
+            versions,
             random: StdRng::seed_from_u64(seed),
             // So that it is over before the end of a short run.
             deck: vec![Kind::LongPause],
@@ -355,6 +395,15 @@ impl Faults {
                 let Some(server) = self.servers.kill(&self.context, stream).await else { return false };
                 self.server_from = None;
                 (format!("server {server} is killed"), Undo::Server(server))
+            }
+            (Kind::Swap, _) => {
+                let (number, is_good) = (self.versions.count + 1, self.random.random_bool(0.6));
+                self.versions.swap(is_good);
+                self.note(&format!(
+                    "version {number} of the handler comes; it {}",
+                    if is_good { "does" } else { "fails" }
+                ));
+                return true;
             }
             (Kind::Join | Kind::Server, _) | (_, None) => return false,
             (Kind::Kill, Some(worker)) => {

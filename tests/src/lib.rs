@@ -24,7 +24,7 @@ mod soak;
 mod stream;
 mod wait;
 
-pub use artifacts::{copy_plugin, plugin_folder};
+pub use artifacts::{copy_plugin, plugin_folder, replace, variant};
 pub use cluster::NatsCluster;
 pub use command::{Ended, parti};
 pub use faults::{Faults, Servers};

@@ -1,26 +1,13 @@
 //! Versions of the handler that are pushed to a whole fleet, while messages go on.
 
 use crate::operator::{json_of, operate};
-use crate::swapping::{from, replace, swaps};
+use crate::swapping::{from, swaps};
 use parti_tests::{
     Expected, Fleet, Handling, NatsServer, Producer, assert_relayed, copy_plugin, create_streams, dead_letters,
-    eventually, plugin_folder, subject,
+    eventually, plugin_folder, replace, subject, variant,
 };
 use serde_json::{Value, json};
 use std::path::Path;
-
-/// A component that does the same and is another: it has a custom section of this many bytes.
-fn variant(component: &[u8], bytes: usize) -> Vec<u8> {
-    let content: Vec<u8> = [b"\x03tag".as_slice(), &vec![7; bytes]].concat();
-    let mut section = vec![0];
-    let mut left = content.len();
-    while left >= 0x80 {
-        section.push((left & 0x7f) as u8 | 0x80);
-        left >>= 7;
-    }
-    section.push(left as u8);
-    [component, &section, &content].concat()
-}
 
 /// Pushes these bytes; the arguments that do so.
 fn push<'a>(folder: &Path, plugin: &'a str, bytes: &[u8], path: &'a mut String) -> [&'a str; 4] {

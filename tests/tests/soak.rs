@@ -74,8 +74,10 @@ impl Round {
             .with(json!({
                 "kvBucket": { "replicas": copies },
                 "log": { "level": "debug" },
+                // Some messages are such that every version rejects them.
+                "handler": { "swap": { "maxRejectRate": 1.0 } },
             }));
-        let mut faults = Faults::start(fleet, servers, self.seed).await;
+        let mut faults = Faults::start(fleet, servers, self.handling.plugin(), self.seed).await;
         let (seed, handling) = (self.seed, self.handling);
         let rate = if self.clustered { CLUSTER_RATE } else { RATE };
         let total = rate * self.time.as_secs();

@@ -2,7 +2,7 @@
 
 use parti_tests::{
     Expected, Fleet, Handling, NatsServer, Producer, assert_relayed, copy_plugin, create_streams, dead_letters,
-    eventually, subject,
+    eventually, replace, subject,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -15,13 +15,6 @@ pub(crate) fn from(folder: &Path) -> Value {
         // Some of the messages are such that every version rejects them.
         "handler": { "swap": { "probation": { "messages": 200, "time": "500ms" }, "maxRejectRate": 1.0 } },
     })
-}
-
-/// Replaces a file at once, as a deployment does.
-pub(crate) fn replace(folder: &Path, file: &str, bytes: &[u8]) {
-    let new = folder.join(format!(".{file}.new"));
-    std::fs::write(&new, bytes).expect("a file");
-    std::fs::rename(new, folder.join(file)).expect("renamed");
 }
 
 fn configure(folder: &Path, plugin: &str, config: &Value) {
