@@ -23,6 +23,7 @@ mod server;
 mod soak;
 mod stream;
 mod wait;
+mod web;
 
 pub use artifacts::{copy_plugin, plugin_folder, replace, variant};
 pub use cluster::NatsCluster;
@@ -44,3 +45,4 @@ pub use stream::{
     messages, read_stream,
 };
 pub use wait::{DEADLINE, eventually, eventually_is};
+pub use web::{WebRequest, WebServer};

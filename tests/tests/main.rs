@@ -23,6 +23,7 @@ mod misuse;
 mod nats_cluster;
 mod nats_restart;
 mod operator;
+mod outside_world;
 mod pushing;
 mod queue_mode;
 mod reconnecting;

@@ -35,12 +35,16 @@
 
 #[doc(hidden)]
 pub mod bindings;
+#[cfg(feature = "wasi")]
+pub mod clock;
 pub mod config;
 #[doc(hidden)]
 pub mod export;
 mod handler;
 mod hooks;
 mod host;
+#[cfg(feature = "wasi")]
+pub mod http;
 pub mod log;
 mod message;
 mod snapshot;

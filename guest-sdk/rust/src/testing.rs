@@ -40,14 +40,48 @@ use crate::{
 
 pub(crate) mod stand_in;
 
+/// Stands in for every server that a plugin may send requests to.
+#[cfg(feature = "wasi")]
+pub type Server = fn(&crate::http::Request) -> Result<crate::http::Response, crate::http::HttpError>;
+
 /// A partition to open a handler on: its ID, whose keys are the parts between the dots. Weight 100, no configuration,
 /// no snapshot, assigned.
 pub fn partition(id: &str) -> Setup {
     Setup {
         partition: Partition { id: id.into(), keys: id.split('.').map(Into::into).collect(), weight: 100 },
-        config: Value::Object(serde_json::Map::new()),
+        world: World::default(),
         snapshot: None,
         why: OpenReason::Assigned,
+    }
+}
+
+/// What a plugin of any kind finds around it.
+#[derive(Debug, Clone)]
+struct World {
+    config: Value,
+    #[cfg(feature = "wasi")]
+    server: Option<Server>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            config: Value::Object(serde_json::Map::new()),
+            #[cfg(feature = "wasi")]
+            server: None,
+        }
+    }
+}
+
+impl World {
+    fn host(self) -> stand_in::Host {
+        #[cfg_attr(not(feature = "wasi"), expect(unused_mut))]
+        let mut host = stand_in::Host::new(self.config);
+        #[cfg(feature = "wasi")]
+        {
+            host.outside.server = self.server;
+        }
+        host
     }
 }
 
@@ -68,15 +102,23 @@ pub fn message(sequence: u64, subject: &str, payload: impl AsRef<[u8]>) -> Messa
 #[derive(Debug, Clone)]
 pub struct Setup {
     partition: Partition,
-    config: Value,
+    world: World,
     snapshot: Option<Snapshot>,
     why: OpenReason,
 }
 
 impl Setup {
     /// `handler.config`: an object, for example from `serde_json::json!`.
-    pub fn config(self, config: Value) -> Self {
-        Self { config, ..self }
+    pub fn config(mut self, config: Value) -> Self {
+        self.world.config = config;
+        self
+    }
+
+    /// What answers requests. Without it they are denied.
+    #[cfg(feature = "wasi")]
+    pub fn server(mut self, server: Server) -> Self {
+        self.world.server = Some(server);
+        self
     }
 
     /// The state of the partition's last commit, for example from [`Bench::snapshot`].
@@ -91,7 +133,7 @@ impl Setup {
 
     /// Opens the handler, as the host would.
     pub fn open<H: Handler>(self) -> Result<Bench<H>, Error> {
-        let mut host = stand_in::Host::new(self.config);
+        let mut host = self.world.host();
         let handler = host.call(&[], || H::open(&self.partition, self.why, self.snapshot))?;
         Ok(Bench { handler, host })
     }
@@ -140,6 +182,18 @@ impl<H: Handler> Bench<H> {
     /// Every line that was logged, in order.
     pub fn logged(&self) -> &[(Level, String)] {
         &self.host.logged
+    }
+
+    /// Every request that was sent, in order, answered or not.
+    #[cfg(feature = "wasi")]
+    pub fn requested(&self) -> &[crate::http::Request] {
+        &self.host.outside.requested
+    }
+
+    /// Lets [`clock::monotonic`](crate::clock::monotonic) go on; by itself it stands still.
+    #[cfg(feature = "wasi")]
+    pub fn advance(&mut self, time: std::time::Duration) {
+        self.host.outside.elapsed += time;
     }
 }
 
@@ -225,47 +279,63 @@ impl StrategySetup {
 
 /// A source to ask, without configuration. Call [`list`](SourceSetup::list) on it.
 pub fn source() -> SourceSetup {
-    SourceSetup { config: Value::Object(serde_json::Map::new()) }
+    SourceSetup { world: World::default() }
 }
 
 /// What a source is asked with. Begin with [`source`].
 #[derive(Debug, Clone)]
 pub struct SourceSetup {
-    config: Value,
+    world: World,
 }
 
 impl SourceSetup {
     /// `source.plugin.config`: an object, for example from `serde_json::json!`.
-    pub fn config(self, config: Value) -> Self {
-        Self { config }
+    pub fn config(mut self, config: Value) -> Self {
+        self.world.config = config;
+        self
+    }
+
+    /// What answers requests. Without it they are denied.
+    #[cfg(feature = "wasi")]
+    pub fn server(mut self, server: Server) -> Self {
+        self.world.server = Some(server);
+        self
     }
 
     /// Asks the source, as the host would. The host then checks the list; this does not.
     pub fn list<S: Source>(self) -> Result<Vec<Listed>, Error> {
-        stand_in::Host::new(self.config).call(&[], S::list_partitions)
+        self.world.host().call(&[], S::list_partitions)
     }
 }
 
 /// Hooks to open, without configuration. Call [`open`](HooksSetup::open) on it.
 pub fn hooks() -> HooksSetup {
-    HooksSetup { config: Value::Object(serde_json::Map::new()) }
+    HooksSetup { world: World::default() }
 }
 
 /// What hooks are opened with. Begin with [`hooks`].
 #[derive(Debug, Clone)]
 pub struct HooksSetup {
-    config: Value,
+    world: World,
 }
 
 impl HooksSetup {
     /// `hooks.config`: an object, for example from `serde_json::json!`.
-    pub fn config(self, config: Value) -> Self {
-        Self { config }
+    pub fn config(mut self, config: Value) -> Self {
+        self.world.config = config;
+        self
+    }
+
+    /// What answers requests. Without it they are denied.
+    #[cfg(feature = "wasi")]
+    pub fn server(mut self, server: Server) -> Self {
+        self.world.server = Some(server);
+        self
     }
 
     /// Opens the hooks, as the host would.
     pub fn open<H: Hooks>(self) -> Result<HooksBench<H>, Error> {
-        let mut host = stand_in::Host::new(self.config);
+        let mut host = self.world.host();
         let hooks = host.call(&[], H::open)?;
         Ok(HooksBench { hooks, host })
     }
@@ -310,6 +380,18 @@ impl<H: Hooks> HooksBench<H> {
     /// Every line that was logged, in order.
     pub fn logged(&self) -> &[(Level, String)] {
         &self.host.logged
+    }
+
+    /// Every request that was sent, in order, answered or not.
+    #[cfg(feature = "wasi")]
+    pub fn requested(&self) -> &[crate::http::Request] {
+        &self.host.outside.requested
+    }
+
+    /// Lets [`clock::monotonic`](crate::clock::monotonic) go on; by itself it stands still.
+    #[cfg(feature = "wasi")]
+    pub fn advance(&mut self, time: std::time::Duration) {
+        self.host.outside.elapsed += time;
     }
 }
 

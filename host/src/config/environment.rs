@@ -1,7 +1,7 @@
 //! The environment as a layer of the configuration.
 
 use super::problem::Problem;
-use super::schema::visit_keys;
+use super::schema::{PLACEHOLDER, visit_keys};
 use super::section::Shape;
 use super::tree::{Content, Node};
 use std::collections::HashMap;
@@ -27,8 +27,10 @@ pub(crate) fn settable() -> Vec<Settable> {
     let mut found = Vec::new();
     visit_keys(&mut |path, variable, key| {
         let verbatim = match &key.shape {
+            // A name of the user's choice may have any letters, so only the map as a whole can be set.
+            _ if path.contains(PLACEHOLDER) => return,
             Shape::Value { verbatim, .. } => *verbatim,
-            Shape::FreeMap { .. } | Shape::Section { shorthand: Some(_), .. } => false,
+            Shape::FreeMap { .. } | Shape::Named { .. } | Shape::Section { shorthand: Some(_), .. } => false,
             Shape::Section { shorthand: None, .. } => return,
         };
         found.push(Settable { variable: variable.to_owned(), path: path.to_owned(), verbatim });

@@ -31,6 +31,11 @@ section! {
         log_lines_per_second: u32 = 100;
         /// Bytes of one log line. The rest of a longer line is cut.
         log_line_bytes: ByteSize = ByteSize(4 << 10);
+        /// HTTP requests of a plugin's instances together that are in flight, where `plugins.grants` allows any. One more waits for
+        /// its turn.
+        http_requests: u32 = 64;
+        /// Bytes of the body of one HTTP response. Where a response has more, reading it fails.
+        http_response_bytes: ByteSize = ByteSize(8 << 20);
     }
 }
 

@@ -16,6 +16,7 @@
 pub mod check;
 mod degraded;
 mod environment;
+mod grants;
 mod limits;
 mod load;
 mod merge;
@@ -31,6 +32,7 @@ mod types;
 mod value;
 
 pub use degraded::{DegradedAlert, DegradedBehavior, Preset};
+pub use grants::{Environment, Grant, Grants, HttpOrigin, Variable};
 pub use limits::{BatchlessLimits, Limits};
 pub use load::{LoadRequest, Loaded, Missing, process_environment};
 pub use problem::Problem;

@@ -2,7 +2,7 @@
 
 use super::environment::{GUIDE_VARIABLES, settable};
 use super::rules::{self, Severity};
-use super::schema::visit_keys;
+use super::schema::{PLACEHOLDER, visit_keys};
 use super::section::{Shape, Shorthand};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -64,6 +64,14 @@ pub fn markdown() -> String {
                     let _ = write!(intro, " {} Environment, as a whole: `{variable}`.", shorthand_note(*shorthand));
                 }
                 sections.push((path.to_owned(), intro));
+                return;
+            }
+            Shape::Named { placeholder, .. } => {
+                let mut intro = key.doc.to_owned();
+                if let Some(variable) = variables.get(path) {
+                    let _ = write!(intro, " Environment, as a whole: `{variable}`.");
+                }
+                sections.push((format!("{path}.{PLACEHOLDER}{placeholder}>"), intro));
                 return;
             }
             Shape::Value { kind, .. } | Shape::FreeMap { kind } => kind,

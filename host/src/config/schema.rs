@@ -5,6 +5,7 @@
 //! together is in [`super::rules`].
 
 use super::degraded::{DegradedAlert, DegradedBehavior};
+use super::grants::Grants;
 use super::limits::{BatchlessLimits, Limits};
 use super::section::{Key, Section, Shape, Shorthand, choice, section};
 use super::types::{PluginConfig, Secret, ServerUrls, StartFrom, SubjectTemplate};
@@ -486,6 +487,8 @@ section! {
         cache: Option<PathBuf> = None => "`.parti` in `plugins.directory`";
         /// Limits of a plugin that names none of its own. To exceed a limit is an error that names it.
         defaults: Limits = Limits::default();
+        /// What each plugin may reach beyond its host, by the plugin's name: a map. What is not granted does not exist for it.
+        grants: Grants = Grants::new();
     }
 }
 
@@ -537,6 +540,9 @@ section! {
     }
 }
 
+/// How a path shows a name of the user's choice: `plugins.grants.<PLUGIN>.http`.
+pub(crate) const PLACEHOLDER: char = '<';
+
 /// Calls `visit` with the path and the environment variable of every declared key, parents first.
 pub(crate) fn visit_keys(visit: &mut dyn FnMut(&str, &str, &Key)) {
     fn walk(keys: &[Key], path: &str, env: &str, visit: &mut dyn FnMut(&str, &str, &Key)) {
@@ -544,8 +550,12 @@ pub(crate) fn visit_keys(visit: &mut dyn FnMut(&str, &str, &Key)) {
             let path = super::section::join(path, &key.name);
             let env = format!("{env}_{}", key.env);
             visit(&path, &env, key);
-            if let Shape::Section { keys, .. } = &key.shape {
-                walk(keys, &path, &env, visit);
+            match &key.shape {
+                Shape::Section { keys, .. } => walk(keys, &path, &env, visit),
+                Shape::Named { placeholder, keys } => {
+                    walk(keys, &format!("{path}.{PLACEHOLDER}{placeholder}>"), &env, visit);
+                }
+                Shape::Value { .. } | Shape::FreeMap { .. } => {}
             }
         }
     }

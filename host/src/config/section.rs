@@ -35,6 +35,13 @@ pub(crate) enum Shape {
         /// The word for it.
         kind: String,
     },
+    /// A map from names of the user's choice to maps with known keys. Merged key by key.
+    Named {
+        /// What stands for the name in the reference.
+        placeholder: &'static str,
+        /// The keys of each.
+        keys: Vec<Key>,
+    },
     /// A map with known keys. Merged key by key.
     Section {
         /// The keys.

@@ -3,11 +3,13 @@
 use super::digest::Digest;
 use super::engine::PluginEngine;
 use super::error::LoadError;
+use super::grants::Grants;
 use super::inspect::{PluginKind, inspect};
 use super::limits::Limits;
 use super::sidecar::{Sidecar, merge};
 use super::version::PluginSettings;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
@@ -19,6 +21,8 @@ use std::time::SystemTime;
 pub struct Catalog {
     directory: PathBuf,
     limits: Limits,
+    /// By the plugins' names.
+    grants: BTreeMap<String, Grants>,
 }
 
 /// Loads a plugin of one kind from its bytes, under a name.
@@ -213,10 +217,14 @@ struct Found {
 }
 
 impl Catalog {
-    /// The catalog of a directory. `limits` hold for what is listed.
+    /// The catalog of a directory. `limits` hold for what is listed; `grants` are for the plugins of these names.
     #[must_use]
-    pub fn new(directory: impl Into<PathBuf>, limits: Limits) -> Self {
-        Self { directory: directory.into(), limits }
+    pub fn new(directory: impl Into<PathBuf>, limits: Limits, grants: BTreeMap<String, Grants>) -> Self {
+        Self { directory: directory.into(), limits, grants }
+    }
+
+    fn grants(&self, name: &str) -> Grants {
+        self.grants.get(name).cloned().unwrap_or_default()
     }
 
     /// Load a plugin: `load` is that of its kind, such as [`HandlerPlugin::load`](super::HandlerPlugin::load), and compiles.
@@ -267,7 +275,8 @@ impl Catalog {
         let unsuited = self.suits(wanted.name, sidecar.limits.meaningless(wanted.kind)).err();
         let mut config = sidecar.config;
         merge(&mut config, wanted.config);
-        let settings = PluginSettings { section: wanted.section.into(), config, limits };
+        let grants = self.grants(wanted.name);
+        let settings = PluginSettings { section: wanted.section.into(), config, limits, grants };
         Ok(Prepared { name: wanted.name.to_owned(), component, digest, settings, unsuited })
     }
 
@@ -283,7 +292,7 @@ impl Catalog {
     fn describe(&self, name: &str) -> Result<ListedComponent, CatalogError> {
         let component = self.read_files(name, LISTED, &self.limits)?;
         let found = self.apply_sidecar(name, &component, &self.limits)?;
-        let inspection = inspect(name, &component.bytes)?;
+        let inspection = inspect(name, &component.bytes, &self.grants(name))?;
         self.suits(name, found.sidecar.limits.meaningless(inspection.kind))?;
         Ok(ListedComponent {
             kind: inspection.kind,

@@ -3,7 +3,6 @@
 use super::inspect::PluginKind;
 use super::limits::Size;
 use crate::error::ErrorCode;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,14 +127,14 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "nothing".to_owned() } else { format!("`{}`", names.join("`, `")) }
 }
 
+/// What is missing, with what is to be done about it; said once of neighbours for which it is the same.
 fn advise(missing: &[MissingImport]) -> String {
-    let mut text = String::new();
-    for (index, import) in missing.iter().enumerate() {
-        let separator = if index == 0 { "" } else { "; " };
-        // Writing to a `String` cannot fail.
-        let _ = write!(text, "{separator}`{}`: {}", import.interface, import.advice);
-    }
-    text
+    let alike = missing.chunk_by(|one, next| one.advice == next.advice);
+    let said = alike.filter_map(|imports| {
+        let names: Vec<String> = imports.iter().map(|import| format!("`{}`", import.interface)).collect();
+        Some(format!("{}: {}", names.join(", "), imports.first()?.advice))
+    });
+    said.collect::<Vec<_>>().join("; ")
 }
 
 /// Why a call into a guest gave no answer that counts.

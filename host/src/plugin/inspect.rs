@@ -4,6 +4,7 @@
 //! microseconds instead of after seconds of compilation, and can be inspected without an engine.
 
 use super::error::{LoadError, MissingImport};
+use super::grants::{Grants, Opening};
 use std::fmt;
 use std::sync::Arc;
 use wasmparser::{Parser, Payload};
@@ -80,7 +81,7 @@ type Track = &'static str;
 const CONTRACT: Track = "0.1";
 const WASI: Track = "0.2";
 
-/// The interfaces that [`link`](super::host::link) gives to every component. One more is linked by a grant or not at all.
+/// The interfaces that [`link`](super::host::link) gives to every component.
 const OFFERED: [Interface<'static>; 22] = [
     Interface { name: "parti:plugin/types", track: CONTRACT },
     Interface { name: "parti:plugin/log", track: CONTRACT },
@@ -104,6 +105,14 @@ const OFFERED: [Interface<'static>; 22] = [
     Interface { name: "wasi:cli/terminal-stdin", track: WASI },
     Interface { name: "wasi:cli/terminal-stdout", track: WASI },
     Interface { name: "wasi:cli/terminal-stderr", track: WASI },
+];
+
+/// The interfaces that a grant adds to these, by what has to be granted.
+const GRANTABLE: [(Opening, Interface<'static>); 4] = [
+    (Opening::Http, Interface { name: "wasi:http/types", track: WASI }),
+    (Opening::Http, Interface { name: "wasi:http/outgoing-handler", track: WASI }),
+    (Opening::Directory, Interface { name: "wasi:filesystem/types", track: WASI }),
+    (Opening::Directory, Interface { name: "wasi:filesystem/preopens", track: WASI }),
 ];
 
 /// An interface's name without version, and the track of its version (empty if it has none).
@@ -131,8 +140,8 @@ impl fmt::Display for Interface<'_> {
 /// Read what a component is and check that this host can serve it.
 ///
 /// # Errors
-/// Bytes that are no component, a component of an unknown world, or imports that this host does not offer.
-pub fn inspect(plugin: &str, bytes: &[u8]) -> Result<Inspection, LoadError> {
+/// Bytes that are no component, a component of an unknown world, or imports that this host does not offer or has not granted.
+pub fn inspect(plugin: &str, bytes: &[u8], grants: &Grants) -> Result<Inspection, LoadError> {
     let plugin: Arc<str> = plugin.into();
     if Parser::is_core_wasm(bytes) {
         return Err(LoadError::CoreModule { plugin });
@@ -158,7 +167,7 @@ pub fn inspect(plugin: &str, bytes: &[u8]) -> Result<Inspection, LoadError> {
     };
     let missing: Vec<MissingImport> = imports
         .iter()
-        .filter(|import| !OFFERED.contains(&Interface::parse(import)))
+        .filter(|import| !is_given(import, grants))
         .map(|import| MissingImport { interface: import.clone(), advice: advice(&plugin, import) })
         .collect();
     if !missing.is_empty() {
@@ -176,29 +185,45 @@ pub struct Description {
     pub contract: Option<String>,
     /// The names it exports.
     pub exports: Vec<String>,
-    /// The names it imports, and whether this host gives them.
+    /// The names it imports, and whether this host gives them to it.
     pub imports: Vec<(String, bool)>,
+    /// The keys of `plugins.grants` that it needs, and whether it has them.
+    pub grants: Vec<(&'static str, bool)>,
     /// Why this host cannot serve it.
     pub problem: Option<LoadError>,
 }
 
-/// Tell what a file is.
+/// Tell what a file is, where it is granted this.
 #[must_use]
-pub fn describe(plugin: &str, bytes: &[u8]) -> Description {
+pub fn describe(plugin: &str, bytes: &[u8], grants: &Grants) -> Description {
     let (exports, imports) = names(bytes).unwrap_or_default();
-    let is_offered = |import: &String| OFFERED.contains(&Interface::parse(import));
     let of_kind = |kind: PluginKind| {
         let export = exports.iter().find(|export| Interface::parse(export) == kind.interface())?;
         Some((kind, export.split_once('@').map(|(_, version)| version.to_owned())))
     };
     let (kind, contract) = PluginKind::ALL.into_iter().find_map(of_kind).unzip();
+    let mut needed: Vec<Opening> = imports.iter().filter_map(|import| opening(Interface::parse(import))).collect();
+    needed.sort_unstable();
+    needed.dedup();
     Description {
         kind,
         contract: contract.flatten(),
-        imports: imports.into_iter().map(|import| (import.clone(), is_offered(&import))).collect(),
+        imports: imports.into_iter().map(|import| (import.clone(), is_given(&import, grants))).collect(),
+        grants: needed.into_iter().map(|opening| (opening.key(), grants.open(opening))).collect(),
         exports,
-        problem: inspect(plugin, bytes).err(),
+        problem: inspect(plugin, bytes, grants).err(),
     }
+}
+
+/// What has to be granted for this interface, if anything does.
+fn opening(wanted: Interface<'_>) -> Option<Opening> {
+    GRANTABLE.iter().find_map(|(opening, interface)| (*interface == wanted).then_some(*opening))
+}
+
+/// Whether this host gives the import to a plugin that is granted this.
+fn is_given(import: &str, grants: &Grants) -> bool {
+    let wanted = Interface::parse(import);
+    OFFERED.contains(&wanted) || opening(wanted).is_some_and(|opening| grants.open(opening))
 }
 
 /// The names that the outermost component exports and imports.
@@ -244,18 +269,17 @@ fn nearest_kind(exports: &[String]) -> PluginKind {
 /// Why `import` is not there, and what to do.
 fn advice(plugin: &str, import: &str) -> String {
     let wanted = Interface::parse(import);
-    if let Some(offered) = OFFERED.iter().find(|offered| offered.name == wanted.name) {
+    let mut known = OFFERED.iter().chain(GRANTABLE.iter().map(|(_, interface)| interface));
+    if let Some(offered) = known.find(|known| known.name == wanted.name && known.track != wanted.track) {
         return format!("this host offers `{offered}`; build the plugin with the SDK of this host's release");
     }
-    let grant = |key: &str, instead: &str| {
-        format!(
-            "not granted. `plugins.grants.{plugin}.{key}` in parti.yaml would grant it, but this version of the host \
-             cannot grant it yet; {instead}"
-        )
-    };
+    if let Some(opening) = opening(wanted) {
+        return format!(
+            "not granted; `plugins: {{grants: {{{plugin}: {{{}}}}}}}` in parti.yaml grants it",
+            opening.example()
+        );
+    }
     match wanted.name.split_once('/').map_or(wanted.name, |(package, _)| package) {
-        "wasi:http" => grant("http", "publish a message and let a service outside make the request"),
-        "wasi:filesystem" => grant("directory", "give the plugin what it needs to know through handler.config"),
         "wasi:sockets" => "sockets are never granted; exchange messages through `parti:plugin/publish`".to_owned(),
         "parti:plugin" => format!(
             "this host does not have it (it has {}); run a newer release of the host, or build against this one's WIT",
@@ -278,21 +302,21 @@ mod tests {
     use super::*;
 
     fn component(text: &str) -> Result<Inspection, LoadError> {
-        inspect("p", &wat::parse_str(text).unwrap())
+        inspect("p", &wat::parse_str(text).unwrap(), &Grants::default())
     }
 
     const HANDLER: &str = r#"(instance $h) (export "parti:plugin/handler@0.1.7" (instance $h))"#;
 
     #[test]
     fn what_is_no_component_is_refused_with_the_way_to_make_one() {
-        assert!(matches!(inspect("p", b"#!/bin/sh\n"), Err(LoadError::NotWasm { .. })));
-        assert!(matches!(inspect("p", b""), Err(LoadError::NotWasm { .. })));
+        assert!(matches!(inspect("p", b"#!/bin/sh\n", &Grants::default()), Err(LoadError::NotWasm { .. })));
+        assert!(matches!(inspect("p", b"", &Grants::default()), Err(LoadError::NotWasm { .. })));
         let refused = component("(module)").unwrap_err();
         assert!(matches!(refused, LoadError::CoreModule { .. }));
         assert!(refused.to_string().contains("wasm32-wasip2"), "{refused}");
         let mut cut = wat::parse_str(format!("(component {HANDLER})")).unwrap();
         cut.truncate(cut.len() - 3);
-        assert!(matches!(inspect("p", &cut), Err(LoadError::Malformed { .. })));
+        assert!(matches!(inspect("p", &cut, &Grants::default()), Err(LoadError::Malformed { .. })));
     }
 
     #[test]
@@ -327,13 +351,14 @@ mod tests {
         let refused = component(&text).unwrap_err();
         let LoadError::MissingImports { missing, .. } = &refused else { panic!("{refused}") };
         let advice: Vec<&str> = missing.iter().map(|import| import.advice.as_str()).collect();
-        let described = describe("p", &wat::parse_str(&text).unwrap());
+        let described = describe("p", &wat::parse_str(&text).unwrap(), &Grants::default());
         assert_eq!((described.kind, described.contract.as_deref()), (Some(PluginKind::Handler), Some("0.1.7")));
         let given: Vec<&str> = described.imports.iter().filter(|(_, given)| *given).map(|(name, _)| &**name).collect();
         assert_eq!((given, described.problem), (vec!["wasi:clocks/monotonic-clock@0.2.9"], Some(refused.clone())));
+        assert_eq!(described.grants, [("http", false), ("directory", false)]);
         let [http, files, sockets, clocks, metrics, other] = advice.as_slice() else { panic!("{refused}") };
-        assert!(http.contains("plugins.grants.p.http"));
-        assert!(files.contains("plugins.grants.p.directory"));
+        assert!(http.contains("plugins: {grants: {p: {http: [\"https://HOST\"]}}}"), "{http}");
+        assert!(files.contains("{p: {directory: PATH}}"), "{files}");
         assert!(sockets.contains("never"));
         assert!(clocks.contains("offers `wasi:clocks/wall-clock@0.2`"));
         assert!(metrics.contains("types, log, config, publish"));

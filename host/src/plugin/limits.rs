@@ -87,6 +87,10 @@ limits! {
     publish_bytes: u64 as Size = 8 << 20, "publishBytes";
     /// Bytes of one published message, headers included. Never above the `max_payload` of the NATS server (1 MiB by default).
     publish_message_bytes: u64 as Size = 1 << 20, "publishMessageBytes";
+    /// HTTP requests of a plugin's instances together that are in flight.
+    http_requests: u64 as u64 = 64, "httpRequests";
+    /// Bytes of the body of one HTTP response.
+    http_response_bytes: u64 as Size = 8 << 20, "httpResponseBytes";
 }
 
 /// A number of bytes, written as a number or as a text such as `"64MiB"`.

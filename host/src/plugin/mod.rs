@@ -16,6 +16,7 @@ mod code_cache;
 mod digest;
 mod engine;
 mod error;
+mod grants;
 mod handler;
 mod hooks;
 mod host;
@@ -34,6 +35,7 @@ pub use catalog::{Catalog, CatalogError, Component, ListedComponent, Listing, Lo
 pub use digest::Digest;
 pub use engine::{EngineError, MapBudget, PluginEngine};
 pub use error::{CallError, LoadError, MissingImport};
+pub use grants::Grants;
 pub use handler::{Handled, HandlerInstance, HandlerPlugin, Message};
 pub use hooks::{Happening, HooksInstance, HooksPlugin};
 pub use host::{PluginStats, Publish};

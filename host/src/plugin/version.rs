@@ -4,7 +4,8 @@
 use super::digest::Digest;
 use super::engine::PluginEngine;
 use super::error::LoadError;
-use super::host::{HostState, PluginConfig, PluginStats, Shared};
+use super::grants::Grants;
+use super::host::{self, HostState, PluginConfig, PluginStats, Shared};
 use super::inspect::{Inspection, PluginKind, inspect};
 use super::limits::Limits;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ pub struct PluginSettings {
     pub config: serde_json::Map<String, serde_json::Value>,
     /// What the guest may use.
     pub limits: Limits,
+    /// What the guest may reach beyond the host.
+    pub grants: Grants,
 }
 
 impl PluginSettings {
@@ -54,26 +57,26 @@ impl<E> Plugin<E> {
         let plugin: Arc<str> = name.into();
         let digest = Digest::of(bytes);
         let id = settings.id(&digest);
-        let PluginSettings { section, config, limits } = settings;
+        let PluginSettings { section, config, limits, grants } = settings;
         let (size, limit) = (bytes.len() as u64, limits.component_bytes);
         if size > limit {
             return Err(LoadError::TooLarge { plugin, section, size, limit });
         }
-        let inspection = inspect(name, bytes)?;
+        let inspection = inspect(name, bytes, &grants)?;
         if inspection.kind != kind {
             return Err(LoadError::WrongKind { plugin, section, found: inspection.kind, wanted: kind });
         }
         let begun = Instant::now();
         let component = Component::from_binary(engine.wasmtime(), bytes)
             .map_err(|error| LoadError::Compile { plugin: plugin.clone(), detail: format!("{error:#}") })?;
-        let (pre, exports) = engine
-            .linker()
-            .instantiate_pre(&component)
+        let mut linker = engine.linker().clone();
+        let (pre, exports) = host::link_granted(&mut linker, &grants)
+            .and_then(|()| linker.instantiate_pre(&component))
             .and_then(|pre| exports(&pre).map(|exports| (pre, exports)))
             .map_err(|error| LoadError::Mismatch { plugin: plugin.clone(), detail: format!("{error:#}") })?;
         let version = PluginVersion {
             id,
-            shared: Arc::new(Shared::new(plugin, section, limits, PluginConfig::new(config))),
+            shared: Arc::new(Shared::new(plugin, section, limits, PluginConfig::new(config), grants)),
             digest,
             inspection,
             size,

@@ -1,11 +1,11 @@
 //! The plugins that the configuration names, loaded. `parti check` loads them too, one after the other, to report them all.
 
 use super::settings::from_sentence;
-use crate::config::{Config, Handler, Limits as Set};
+use crate::config::{Config, Grants as Granted, Handler, Limits as Set};
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
-    Catalog, CatalogError, Component, HandlerPlugin, HooksPlugin, Limits, Load, MapBudget, PluginEngine, PluginKind,
-    PluginSettings, PluginVersion, Prepared, SourcePlugin, StrategyPlugin, VersionStore, Wanted,
+    Catalog, CatalogError, Component, Grants, HandlerPlugin, HooksPlugin, Limits, Load, MapBudget, PluginEngine,
+    PluginKind, PluginSettings, PluginVersion, Prepared, SourcePlugin, StrategyPlugin, VersionStore, Wanted,
 };
 use crate::telemetry::Metrics;
 use jiff::Timestamp;
@@ -35,8 +35,8 @@ impl Plugins {
     /// among the errors, and missing here. With a store, the last good version takes the place of a handler that has failed its trial.
     #[must_use]
     pub fn load(engine: &PluginEngine, config: &Config, store: Option<&VersionStore>) -> (Self, Vec<OperatorError>) {
-        let catalog = catalog(config);
-        let mut loading = Loading { engine, catalog: &catalog, errors: Vec::new() };
+        let (catalog, (_, errors)) = (catalog(config), grants(&config.plugins.grants));
+        let mut loading = Loading { engine, catalog: &catalog, errors };
         let (mut component, mut instead) = (None, None);
         let handler = Handlers::of(config).and_then(|handlers| {
             let prepared = handlers.read().and_then(|component| handlers.prepare(component));
@@ -136,19 +136,20 @@ impl Running {
 
 fn catalog(config: &Config) -> Catalog {
     let defaults = limits(&config.plugins.defaults, Limits::default().call_timeout);
-    Catalog::new(&config.plugins.directory, defaults)
+    Catalog::new(&config.plugins.directory, defaults, grants(&config.plugins.grants).0)
 }
 
 /// What the configuration sets for a plugin of this name: as its handler, or by default.
 pub(crate) fn settings_of(config: &Config, plugin: &str) -> PluginSettings {
+    let grants = grants(&config.plugins.grants).0.remove(plugin).unwrap_or_default();
     match config.handler.as_ref().filter(|set| set.plugin == plugin) {
         Some(set) => {
             let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
-            PluginSettings { section: "handler".into(), config, limits }
+            PluginSettings { section: "handler".into(), config, limits, grants }
         }
         None => {
             let limits = limits(&config.plugins.defaults, Limits::default().call_timeout);
-            PluginSettings { section: "plugins.defaults".into(), config: serde_json::Map::new(), limits }
+            PluginSettings { section: "plugins.defaults".into(), config: serde_json::Map::new(), limits, grants }
         }
     }
 }
@@ -272,6 +273,31 @@ fn operator_error(error: &CatalogError) -> OperatorError {
     from_sentence(code, &error.to_string())
 }
 
+/// What each plugin is granted, and what of it cannot be given: a worker does not start with less than it says.
+fn grants(granted: &Granted) -> (BTreeMap<String, Grants>, Vec<OperatorError>) {
+    let (mut grants, mut errors) = (BTreeMap::new(), Vec::new());
+    for (plugin, grant) in granted {
+        let env = grant.env.resolve().unwrap_or_else(|(name, source)| {
+            errors.push(ErrorCode::InvalidConfig.error(
+                format!("plugins.grants.{plugin}.env.{name} has no value"),
+                format!("it comes from the variable {source} of the worker, which is not set or is no UTF-8"),
+                format!("set {source}, or give the value itself"),
+            ));
+            Vec::new()
+        });
+        if let Some(directory) = grant.directory.as_ref().filter(|directory| !directory.is_dir()) {
+            errors.push(ErrorCode::InvalidConfig.error(
+                format!("plugins.grants.{plugin}.directory cannot be given to the plugin"),
+                format!("{} is no directory that this process sees", directory.display()),
+                "create it, or correct the path",
+            ));
+        }
+        let grant = Grants { http: grant.http.clone(), env, directory: grant.directory.clone() };
+        grants.insert(plugin.clone(), grant);
+    }
+    (grants, errors)
+}
+
 fn limits(set: &Set, call_timeout: Duration) -> Limits {
     Limits {
         memory: set.memory.0,
@@ -284,5 +310,7 @@ fn limits(set: &Set, call_timeout: Duration) -> Limits {
         publish_messages: set.publish_messages.into(),
         publish_bytes: set.publish_bytes.0,
         publish_message_bytes: set.publish_message_bytes.0,
+        http_requests: set.http_requests.into(),
+        http_response_bytes: set.http_response_bytes.0,
     }
 }

@@ -1,4 +1,4 @@
-//! The stand-in's side of the four host functions. Not exported: authors see it through [`Bench`](super::Bench).
+//! The stand-in's side of the host functions. Not exported: authors see it through [`Bench`](super::Bench).
 //!
 //! Host imports are plain functions without a receiver, so the stand-in of the call in progress sits in a thread-local.
 
@@ -19,6 +19,17 @@ pub(crate) struct Host {
     batch: Vec<u64>,
     pub(crate) published: Vec<Published>,
     pub(crate) logged: Vec<(Level, String)>,
+    #[cfg(feature = "wasi")]
+    pub(crate) outside: Outside,
+}
+
+/// What lies outside the host: other servers, and time.
+#[cfg(feature = "wasi")]
+#[derive(Debug, Default)]
+pub(crate) struct Outside {
+    pub(crate) server: Option<super::Server>,
+    pub(crate) requested: Vec<crate::http::Request>,
+    pub(crate) elapsed: std::time::Duration,
 }
 
 thread_local! {
@@ -85,6 +96,21 @@ pub(crate) fn publish(cause: u64, subject: &str, headers: &[Header], payload: &[
         });
         Ok(())
     })
+}
+
+#[cfg(feature = "wasi")]
+pub(crate) fn http(request: &crate::http::Request) -> Result<crate::http::Response, crate::http::HttpError> {
+    let server = CURRENT.with_borrow_mut(|host| {
+        let outside = &mut host.as_mut()?.outside;
+        outside.requested.push(request.clone());
+        outside.server
+    });
+    server.map_or_else(|| Err(crate::http::HttpError::Denied(request.url.clone())), |server| server(request))
+}
+
+#[cfg(feature = "wasi")]
+pub(crate) fn monotonic() -> std::time::Duration {
+    CURRENT.with_borrow(|host| host.as_ref().map_or(std::time::Duration::ZERO, |host| host.outside.elapsed))
 }
 
 /// What the host would say against a message to publish.

@@ -144,6 +144,7 @@ fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
         ("plugins.defaults.memory", defaults.memory.0),
         ("plugins.defaults.batchBytes", defaults.batch_bytes.0),
         ("plugins.defaults.componentBytes", defaults.component_bytes.0),
+        ("plugins.defaults.httpRequests", defaults.http_requests.into()),
     ]);
     // A limit that a plugin inherits is reported where it is set.
     if let Some(limits) = c.handler.as_ref().map(|handler| &handler.limits).filter(|limits| *limits != defaults) {
@@ -151,6 +152,7 @@ fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
             ("handler.limits.memory", limits.memory.0),
             ("handler.limits.batchBytes", limits.batch_bytes.0),
             ("handler.limits.componentBytes", limits.component_bytes.0),
+            ("handler.limits.httpRequests", limits.http_requests.into()),
         ]);
     }
     if let Some(source) = c.source.as_ref().and_then(|source| source.plugin.as_ref())
@@ -159,6 +161,7 @@ fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
         counts.extend([
             ("source.plugin.limits.memory", source.limits.0.memory.0),
             ("source.plugin.limits.componentBytes", source.limits.0.component_bytes.0),
+            ("source.plugin.limits.httpRequests", source.limits.0.http_requests.into()),
         ]);
     }
     if let Some(hooks) = &c.hooks {
@@ -167,6 +170,7 @@ fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
             counts.extend([
                 ("hooks.limits.memory", hooks.limits.0.memory.0),
                 ("hooks.limits.componentBytes", hooks.limits.0.component_bytes.0),
+                ("hooks.limits.httpRequests", hooks.limits.0.http_requests.into()),
             ]);
         }
     }
@@ -174,6 +178,7 @@ fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
         counts.extend([
             ("strategy.plugin.limits.memory", strategy.limits.0.memory.0),
             ("strategy.plugin.limits.componentBytes", strategy.limits.0.component_bytes.0),
+            ("strategy.plugin.limits.httpRequests", strategy.limits.0.http_requests.into()),
         ]);
     }
     counts.push(("strategy.consistentHash.virtualNodes", c.strategy.consistent_hash.virtual_nodes.into()));

@@ -115,6 +115,23 @@ impl LogScope {
         self.sequence.store(sequence.map_or(0, |sequence| sequence.0), Relaxed);
     }
 
+    /// The host's own words about the guest, at the guest's expense: they count as its lines.
+    pub(super) fn host_warns(&self, message: &str) {
+        let gate = &self.shared.log;
+        if gate.admit(Instant::now()).is_some() {
+            let (plugin, message) = (&*self.shared.plugin, gate.clean(message));
+            tracing::warn!(plugin, partition = self.partition(), sequence = self.sequence(), "{message}");
+        }
+    }
+
+    fn partition(&self) -> Option<&str> {
+        self.partition.as_ref().map(PartitionId::as_str)
+    }
+
+    fn sequence(&self) -> Option<u64> {
+        Some(self.sequence.load(Relaxed)).filter(|sequence| *sequence != 0)
+    }
+
     pub(super) fn write(&self, level: Level, text: &str) {
         // A line that nobody would see must not use up the share of one that somebody would.
         if !at_level!(level, enabled) {
@@ -131,8 +148,7 @@ impl LogScope {
                 );
             }
             let line = gate.clean(line);
-            let partition = self.partition.as_ref().map(PartitionId::as_str);
-            let sequence = Some(self.sequence.load(Relaxed)).filter(|sequence| *sequence != 0);
+            let (partition, sequence) = (self.partition(), self.sequence());
             at_level!(level, event, plugin, partition, sequence, "{line}");
         }
     }
@@ -244,13 +260,20 @@ impl tokio::io::AsyncWrite for Stdio {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::grants::Grants;
     use super::super::PluginConfig;
     use super::*;
     use std::time::Duration;
 
     fn shared(lines: u64, bytes: u64) -> Arc<Shared> {
         let limits = Limits { log_lines_per_second: lines, log_line_bytes: bytes, ..Limits::default() };
-        Arc::new(Shared::new("p".into(), "handler".into(), limits, PluginConfig::new(serde_json::Map::new())))
+        Arc::new(Shared::new(
+            "p".into(),
+            "handler".into(),
+            limits,
+            PluginConfig::new(serde_json::Map::new()),
+            Grants::default(),
+        ))
     }
 
     /// What `speak` logs through a scope, one event per line.

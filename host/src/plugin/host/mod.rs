@@ -3,6 +3,7 @@
 //! One file per interface. Deny by default: what is not linked here does not exist for a guest.
 
 mod config;
+mod http;
 mod log;
 mod publish;
 mod quota;
@@ -16,6 +17,8 @@ pub(super) use quota::Exceeded;
 pub(super) use shared::{Failure, Shared};
 
 use super::bindings::{Plugins, parti, wit};
+use super::grants::{Grants, Opening};
+use http::Outgoing;
 use log::{LogScope, Stdio};
 use parti_coordination::{PartitionId, Sequence};
 use publish::Outbox;
@@ -25,9 +28,11 @@ use std::time::Instant;
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
-use wasmtime_wasi::p2::bindings::{cli, random};
+use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView as _};
+use wasmtime_wasi::p2::bindings::{cli, filesystem, random};
 use wasmtime_wasi::random::{WasiRandom, WasiRandomView as _};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Host objects (streams, timers) that one instance may hold. Their memory is the host's, so a guest could otherwise
 /// grow the host by subscribing to clocks. Language runtimes hold fewer than ten.
@@ -61,6 +66,8 @@ pub(super) struct HostState {
     stderr: Stdio,
     stdout: Stdio,
     wasi: WasiCtx,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
     objects: ResourceTable,
 }
 
@@ -71,17 +78,26 @@ impl HostState {
         let stderr = Stdio::new(tracing::Level::WARN, log.clone());
         let mut objects = ResourceTable::new();
         objects.set_max_capacity(MAX_HOST_OBJECTS);
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(stdout.clone()).stderr(stderr.clone()).max_random_size(MAX_RANDOM_BYTES).envs(&shared.env);
+        if let Some(directory) = &shared.directory
+            && let Err(error) = wasi.preopened_dir(directory, "/", FsPerms::ReadOnly)
+        {
+            log.host_warns(&format!(
+                "{}, which is plugins.grants.{}.directory, cannot be opened: {error:#}. The plugin goes on without it",
+                directory.display(),
+                shared.plugin
+            ));
+        }
         Self {
             quota: Quota::new(shared.clone()),
+            outgoing: Outgoing::new(shared.clone(), log.clone()),
             shared,
             deadline: Instant::now(),
             outbox: None,
             log,
-            wasi: WasiCtx::builder()
-                .stdout(stdout.clone())
-                .stderr(stderr.clone())
-                .max_random_size(MAX_RANDOM_BYTES)
-                .build(),
+            wasi: wasi.build(),
+            http: WasiHttpCtx::new(),
             stderr,
             stdout,
             objects,
@@ -91,6 +107,7 @@ impl HostState {
     /// Prepare for a call that must end by `deadline`.
     pub(super) fn begin(&mut self, deadline: Instant) {
         self.deadline = deadline;
+        self.outgoing.begin(deadline);
         self.quota.begin();
     }
 
@@ -113,6 +130,12 @@ impl HostState {
 impl WasiView for HostState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.objects }
+    }
+}
+
+impl WasiHttpView for HostState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.outgoing, table: &mut self.objects, ctx: &mut self.http }
     }
 }
 
@@ -179,4 +202,16 @@ pub(super) fn link(engine: &Engine) -> wasmtime::Result<Linker<HostState>> {
     cli::terminal_stdout::add_to_linker::<HostState, WasiCli>(l, HostState::cli)?;
     cli::terminal_stderr::add_to_linker::<HostState, WasiCli>(l, HostState::cli)?;
     Ok(linker)
+}
+
+/// Link what these grants open, besides what every plugin may use.
+pub(super) fn link_granted(linker: &mut Linker<HostState>, grants: &Grants) -> wasmtime::Result<()> {
+    if grants.open(Opening::Http) {
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    }
+    if grants.open(Opening::Directory) {
+        filesystem::types::add_to_linker::<HostState, WasiFilesystem>(linker, HostState::filesystem)?;
+        filesystem::preopens::add_to_linker::<HostState, WasiFilesystem>(linker, HostState::filesystem)?;
+    }
+    Ok(())
 }

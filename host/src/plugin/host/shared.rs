@@ -1,8 +1,11 @@
 //! What all instances of one plugin version share.
 
+use super::super::grants::Grants;
 use super::super::limits::Limits;
 use super::PluginConfig;
+use super::http::HttpShared;
 use super::log::LogGate;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,6 +18,9 @@ pub(in super::super) struct Shared {
     pub(in super::super) limits: Limits,
     pub(in super::super) config: PluginConfig,
     pub(super) log: LogGate,
+    pub(super) http: HttpShared,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) directory: Option<PathBuf>,
     pub(super) counters: Counters,
 }
 
@@ -56,12 +62,24 @@ pub struct PluginStats {
     pub log_lines_dropped: u64,
     /// Log lines cut to the length limit.
     pub log_lines_cut: u64,
+    /// HTTP requests sent, answered or not.
+    pub http_requests: u64,
+    /// HTTP requests that `plugins.grants` does not allow.
+    pub http_denied: u64,
 }
 
 impl Shared {
-    pub(in super::super) fn new(plugin: Arc<str>, section: Arc<str>, limits: Limits, config: PluginConfig) -> Self {
+    pub(in super::super) fn new(
+        plugin: Arc<str>,
+        section: Arc<str>,
+        limits: Limits,
+        config: PluginConfig,
+        grants: Grants,
+    ) -> Self {
         let log = LogGate::new(&limits);
-        Self { plugin, section, limits, config, log, counters: Counters::default() }
+        let Grants { http, env, directory } = grants;
+        let http = HttpShared::new(http, limits.http_requests);
+        Self { plugin, section, limits, config, log, http, env, directory, counters: Counters::default() }
     }
 
     pub(in super::super) fn count(&self, failure: Failure) {
@@ -78,6 +96,7 @@ impl Shared {
     pub(in super::super) fn stats(&self) -> PluginStats {
         let counters = &self.counters;
         let (log_lines_dropped, log_lines_cut) = self.log.counts();
+        let (http_requests, http_denied) = self.http.counts();
         PluginStats {
             instances: counters.instances.load(Relaxed),
             memory_bytes: counters.memory.load(Relaxed),
@@ -87,6 +106,8 @@ impl Shared {
             wrong_answers: counters.wrong_answers.load(Relaxed),
             log_lines_dropped,
             log_lines_cut,
+            http_requests,
+            http_denied,
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use parti_coordination::{CloseReason, Completed, Snapshot};
 use serde_json::{Map, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -101,7 +102,7 @@ fn a_sidecar_configures_and_lowers_and_the_hosts_file_overrides_it_key_by_key() 
     let yaml = "config: { prefix: a, deep: { kept: 1, over: 2 } }\nlimits: { memory: 1MiB, callTimeout: 1s }\n";
     fs::write(directory.path().join("relay.yaml"), yaml).unwrap();
     let engine = PluginEngine::new().unwrap();
-    let catalog = Catalog::new(directory.path(), Limits::default());
+    let catalog = Catalog::new(directory.path(), Limits::default(), BTreeMap::new());
     let wanted = Wanted { config: object(json!({"prefix": "b", "deep": {"over": 3}})), ..wanted("relay") };
     let plugin = catalog.load(&engine, wanted, HandlerPlugin::load).unwrap();
     let version = plugin.version();
@@ -113,7 +114,7 @@ fn a_sidecar_configures_and_lowers_and_the_hosts_file_overrides_it_key_by_key() 
 fn what_a_sidecar_may_not_do_is_refused() {
     let directory = directory();
     let digest = Digest::of(&handler(&[]));
-    let catalog = Catalog::new(directory.path(), Limits::default());
+    let catalog = Catalog::new(directory.path(), Limits::default(), BTreeMap::new());
     let find = |yaml: &str| {
         fs::write(directory.path().join("good.yaml"), yaml).unwrap();
         catalog.list().unwrap().pop().unwrap().component
@@ -132,7 +133,7 @@ fn a_sidecar_of_hooks_sets_no_limit_of_what_only_handlers_do() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("telltale.wasm"), component("telltale")).unwrap();
     let engine = PluginEngine::new().unwrap();
-    let catalog = Catalog::new(directory.path(), Limits::default());
+    let catalog = Catalog::new(directory.path(), Limits::default(), BTreeMap::new());
     for (yaml, is_good) in [("limits: { publishBytes: 1 }", false), ("limits: { memory: 8MiB }", true)] {
         fs::write(directory.path().join("telltale.yaml"), yaml).unwrap();
         let wanted = Wanted { section: "hooks", kind: PluginKind::Hooks, ..wanted("telltale") };
@@ -154,13 +155,13 @@ fn a_sidecar_of_hooks_sets_no_limit_of_what_only_handlers_do() {
 fn a_missing_plugin_is_refused_with_those_that_are_there() {
     let directory = directory();
     let engine = PluginEngine::new().unwrap();
-    let catalog = Catalog::new(directory.path(), Limits::default());
+    let catalog = Catalog::new(directory.path(), Limits::default(), BTreeMap::new());
     let refusal = |name: &str| catalog.load(&engine, wanted(name), HandlerPlugin::load).unwrap_err().to_string();
     assert!(refusal("goood").contains("Did you mean `good`?"), "{}", refusal("goood"));
     for name in ["", "..", "../good", "/etc/passwd", "a/b", "a\\b", ".hidden", "a\0"] {
         assert!(refusal(name).contains("is no plugin name"), "{name}: {}", refusal(name));
     }
-    let nowhere = Catalog::new(directory.path().join("none"), Limits::default());
+    let nowhere = Catalog::new(directory.path().join("none"), Limits::default(), BTreeMap::new());
     assert!(matches!(nowhere.list(), Err(CatalogError::Directory { .. })));
     let refused = nowhere.load(&engine, wanted("good"), HandlerPlugin::load);
     assert!(matches!(refused, Err(CatalogError::Directory { .. })));
@@ -173,7 +174,8 @@ fn an_invalid_file_is_listed_with_its_reason_and_disturbs_no_other() {
     fs::write(directory.path().join("large.wasm"), vec![0; 1 << 20]).unwrap();
     fs::write(directory.path().join("notes.txt"), "").unwrap();
     let limits = Limits { component_bytes: 100_000, ..Limits::default() };
-    let [bad, good, large] = Catalog::new(directory.path(), limits).list().unwrap().try_into().unwrap();
+    let [bad, good, large] =
+        Catalog::new(directory.path(), limits, BTreeMap::new()).list().unwrap().try_into().unwrap();
     assert!(matches!(bad.component, Err(CatalogError::Load(LoadError::NotWasm { .. }))));
     assert!(matches!(large.component, Err(CatalogError::Load(LoadError::TooLarge { size: 1_048_576, .. }))));
     let listed = good.component.unwrap();

@@ -11,7 +11,7 @@ fn load(engine: &PluginEngine, config: Value) -> Arc<HooksPlugin> {
         Some("hang") => Limits { call_timeout: Duration::from_millis(150), ..Limits::default() },
         _ => Limits::default(),
     };
-    let settings = PluginSettings { section: "hooks".into(), config: object(config), limits };
+    let settings = PluginSettings { section: "hooks".into(), ..settings(limits, object(config)) };
     HooksPlugin::load(engine, "telltale", &component("telltale"), settings).unwrap()
 }
 

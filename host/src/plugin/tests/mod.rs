@@ -3,6 +3,7 @@
 mod examples;
 mod hooks;
 mod hostile;
+mod outside;
 mod sources;
 mod strategies;
 
@@ -28,7 +29,7 @@ fn load(engine: &PluginEngine, limits: Limits, places: &[(&str, &str)]) -> Arc<H
 }
 
 fn settings(limits: Limits, config: Map<String, Value>) -> PluginSettings {
-    PluginSettings { section: "handler".into(), config, limits }
+    PluginSettings { section: "handler".into(), config, limits, grants: Grants::default() }
 }
 
 fn object(value: Value) -> Map<String, Value> {

@@ -11,7 +11,7 @@ async fn ask(config: Value) -> Result<Vec<ListedPartition>, CallError> {
         Some("hang") => Limits { call_timeout: Duration::from_millis(150), ..Limits::default() },
         _ => Limits::default(),
     };
-    let settings = PluginSettings { section: "source.plugin".into(), config: object(config), limits };
+    let settings = PluginSettings { section: "source.plugin".into(), ..settings(limits, object(config)) };
     SourcePlugin::load(&engine, "registry", &component("registry"), settings).unwrap().list().await
 }
 

@@ -33,7 +33,7 @@ async fn ask(config: Value) -> Result<Vec<usize>, CallError> {
         Some("hang") => Limits { call_timeout: Duration::from_millis(150), ..Limits::default() },
         _ => Limits::default(),
     };
-    let settings = PluginSettings { section: "strategy.plugin".into(), config: object(config), limits };
+    let settings = PluginSettings { section: "strategy.plugin".into(), ..settings(limits, object(config)) };
     let plugin = StrategyPlugin::load(&engine, "oracle", &component("oracle"), settings).unwrap();
     plugin.assign(&question(3, 6)).await
 }
@@ -64,7 +64,7 @@ async fn a_strategy_that_traps_hangs_hoards_or_floods_ends_in_an_error_of_its_ow
 #[tokio::test]
 async fn five_hundred_workers_and_a_hundred_thousand_partitions_fit_into_the_default_limits() {
     let engine = PluginEngine::new().unwrap();
-    let settings = PluginSettings { section: "strategy.plugin".into(), config: Map::new(), limits: Limits::default() };
+    let settings = PluginSettings { section: "strategy.plugin".into(), ..settings(Limits::default(), Map::new()) };
     let plugin = StrategyPlugin::load(&engine, "zone-aware", &example("zone-aware"), settings).unwrap();
     let mut question = question(500, 100_000);
     let begun = Instant::now();

@@ -43,6 +43,8 @@ struct Report {
     size: u64,
     exports: Vec<String>,
     imports: Vec<Import>,
+    /// What of `plugins.grants` it needs.
+    grants: Vec<Needed>,
     /// What it may use; for a handler by the given configuration.
     limits: Option<String>,
     problem: Option<OperatorError>,
@@ -51,8 +53,15 @@ struct Report {
 #[derive(Serialize)]
 struct Import {
     name: String,
-    /// Whether every plugin gets it.
+    /// Whether the plugin gets it.
     given: bool,
+}
+
+#[derive(Serialize)]
+struct Needed {
+    key: &'static str,
+    /// Whether the given configuration grants it.
+    granted: bool,
 }
 
 pub(super) fn run(args: &InspectArgs) -> Result<(), OperatorError> {
@@ -79,8 +88,8 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), OperatorError> {
         )
     })?;
     let name = file.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let description = describe(&name, &bytes);
     let settings = settings_of(&config, &name);
+    let description = describe(&name, &bytes, &settings.grants);
     let limits = settings.limits.clone();
     let problem = match (&description.problem, description.kind) {
         (Some(problem), _) => Some(problem.clone()),
@@ -118,7 +127,7 @@ fn report(
     limits: &Limits,
     problem: Option<&LoadError>,
 ) -> Report {
-    let Description { kind, contract, exports, imports, problem: _ } = description;
+    let Description { kind, contract, exports, imports, grants, problem: _ } = description;
     Report {
         file,
         kind: kind.map(|kind| kind.to_string()),
@@ -127,6 +136,7 @@ fn report(
         size: bytes.len() as u64,
         exports,
         imports: imports.into_iter().map(|(name, given)| Import { name, given }).collect(),
+        grants: grants.into_iter().map(|(key, granted)| Needed { key, granted }).collect(),
         limits: kind.map(|_| {
             format!(
                 "memory {} MiB, {:?} a call, {} table elements, component {} MiB",
@@ -156,11 +166,9 @@ fn text(report: &Report) -> String {
     lines.extend(listed("exports", report.exports.clone()));
     let import = |import: &Import| format!("{}{}", import.name, if import.given { "" } else { "   <- not given" });
     lines.extend(listed("imports", report.imports.iter().map(import).collect()));
-    let needed: Vec<_> = report.imports.iter().filter(|import| !import.given).collect();
-    lines.push(match needed.len() {
-        0 => "grants   none needed".to_owned(),
-        _ => "grants   needed for what is not given, see below".to_owned(),
-    });
+    let needed = |need: &Needed| format!("{}{}", need.key, if need.granted { "" } else { " (not granted)" });
+    let needed: Vec<String> = report.grants.iter().map(needed).collect();
+    lines.push(format!("grants   {}", if needed.is_empty() { "none needed".to_owned() } else { needed.join(", ") }));
     if report.problem.is_none() {
         lines.push("This host can run it.".to_owned());
     }
