@@ -30,8 +30,26 @@ const BROKEN: usize = 3;
 /// How long the servers stay whole at least: nobody is judged dead before a leader has seen them whole for `heartbeatTtl`.
 const WHOLE: Duration = Duration::from_secs(12);
 
+/// Which faults there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deck {
+    /// Every kind.
+    Full,
+    /// Half of them are swaps; the others kill and cut workers, and make the fleet larger and smaller.
+    Swaps,
+}
+
+impl Deck {
+    fn cards(self) -> &'static [Kind] {
+        match self {
+            Self::Full => &FULL,
+            Self::Swaps => &SWAPS,
+        }
+    }
+}
+
 /// What can happen, as often as it is written here.
-const DECK: [Kind; 16] = [
+const FULL: [Kind; 16] = [
     Kind::Kill,
     Kind::Kill,
     Kind::Kill,
@@ -49,6 +67,10 @@ const DECK: [Kind; 16] = [
     Kind::Swap,
     Kind::Swap,
 ];
+
+/// The same, where it is about swaps.
+const SWAPS: [Kind; 8] =
+    [Kind::Swap, Kind::Swap, Kind::Swap, Kind::Swap, Kind::Kill, Kind::Cut, Kind::Join, Kind::Leave];
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -210,6 +232,7 @@ pub struct Faults {
     context: Context,
     versions: Versions,
     random: StdRng,
+    cards: &'static [Kind],
     deck: Vec<Kind>,
     seats: Vec<Seat>,
     undo: Vec<(Instant, Undo)>,
@@ -222,7 +245,7 @@ pub struct Faults {
 
 impl Faults {
     /// Starts the workers, which have this handler, and waits until each is ready.
-    pub async fn start(fleet: Fleet, servers: Servers, plugin: &str, seed: u64) -> Self {
+    pub async fn start(fleet: Fleet, servers: Servers, plugin: &str, deck: Deck, seed: u64) -> Self {
         let (context, versions) = (servers.jetstream().await, Versions::of(plugin));
         let mut faults = Self {
             fleet: fleet.with(json!({ "plugins": { "directory": versions.folder.path() } })),
@@ -230,8 +253,9 @@ impl Faults {
             context,
             versions,
             random: StdRng::seed_from_u64(seed),
+            cards: deck.cards(),
             // So that it is over before the end of a short run.
-            deck: vec![Kind::LongPause],
+            deck: deck.cards().iter().copied().filter(|kind| *kind == Kind::LongPause).collect(),
             seats: Vec::new(),
             undo: Vec::new(),
             server_from: Some(Instant::now()),
@@ -366,7 +390,7 @@ impl Faults {
     /// The next fault that is possible now, if one is.
     async fn strike(&mut self) {
         if self.deck.is_empty() {
-            self.deck = DECK.to_vec();
+            self.deck = self.cards.to_vec();
             self.deck.shuffle(&mut self.random);
         }
         for place in (0..self.deck.len()).rev() {

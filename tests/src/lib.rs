@@ -28,7 +28,7 @@ mod web;
 pub use artifacts::{copy_plugin, plugin_folder, replace, variant};
 pub use cluster::NatsCluster;
 pub use command::{Ended, parti};
-pub use faults::{Faults, Servers};
+pub use faults::{Deck, Faults, Servers};
 pub use fleet::{Fleet, Outage, Status, Worker, config, partition, short_leases, subject};
 pub use handling::{Account, Effect, Handling};
 pub use http::{Answer, get};

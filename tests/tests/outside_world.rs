@@ -1,8 +1,9 @@
 //! Plugins that talk to other servers: to those that the operator has granted, and never at the cost of the fleet.
 
-use crate::swapping::{from, replace, swaps};
+use crate::swapping::{from, swaps};
 use parti_tests::{
-    Fleet, NatsServer, WebServer, config, copy_plugin, create_stream, eventually, messages, parti, partition, subject,
+    Fleet, NatsServer, WebServer, config, copy_plugin, create_stream, eventually, messages, parti, partition, replace,
+    subject,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;

@@ -9,8 +9,8 @@
 //! compares.
 
 use parti_tests::{
-    Expected, Faults, Fleet, Handling, NatsCluster, NatsServer, Producer, Servers, Stall, Verdict, create_streams,
-    dead_letters, soak_minutes, soak_seed, subject,
+    Deck, Expected, Faults, Fleet, Handling, NatsCluster, NatsServer, Producer, Servers, Stall, Verdict,
+    create_streams, dead_letters, soak_minutes, soak_seed, subject,
 };
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -23,6 +23,9 @@ const RATE: u64 = 1000;
 
 /// Three servers on one machine, each of which stores everything, take less.
 const CLUSTER_RATE: u64 = 200;
+
+/// Where it is about swaps.
+const SWAPS_RATE: u64 = 10_000;
 const BYTES: usize = 256;
 
 /// A round of an ordinary run, and a long one.
@@ -52,6 +55,7 @@ fn tell(line: &str) {
 
 struct Round {
     handling: Handling,
+    deck: Deck,
     clustered: bool,
     seed: u64,
     time: Duration,
@@ -77,9 +81,13 @@ impl Round {
                 // Some messages are such that every version rejects them.
                 "handler": { "swap": { "maxRejectRate": 1.0 } },
             }));
-        let mut faults = Faults::start(fleet, servers, self.handling.plugin(), self.seed).await;
+        let mut faults = Faults::start(fleet, servers, self.handling.plugin(), self.deck, self.seed).await;
         let (seed, handling) = (self.seed, self.handling);
-        let rate = if self.clustered { CLUSTER_RATE } else { RATE };
+        let rate = match self.deck {
+            Deck::Swaps => SWAPS_RATE,
+            Deck::Full if self.clustered => CLUSTER_RATE,
+            Deck::Full => RATE,
+        };
         let total = rate * self.time.as_secs();
         let producer = Producer::start_with(&context, rate, total, move |n| message(seed, n, handling));
         faults.run(self.time).await;
@@ -90,7 +98,7 @@ impl Round {
         let handled_from = Instant::now();
         let (verdict, took) = Box::pin(expected.handled_within(PATIENCE)).await;
         let recovered = handled_from.duration_since(over) + took;
-        self.tell(&faults, &verdict, recovered);
+        self.tell(&faults, &verdict, recovered).await;
         assert!(verdict.is_clean(), "seed {seed}: {verdict}\n{}", faults.story().join("\n"));
         assert!(recovered <= self.recovery, "seed {seed}: all is handled, but only {recovered:?} after the last fault");
         faults.leavers_have_left().await;
@@ -100,7 +108,7 @@ impl Round {
         assert!(verdict.is_clean(), "seed {seed}, after everybody has left: {verdict}\n{}", faults.story().join("\n"));
     }
 
-    fn tell(&self, faults: &Faults, verdict: &Verdict, recovered: Duration) {
+    async fn tell(&self, faults: &Faults, verdict: &Verdict, recovered: Duration) {
         let Verdict { messages, lost, repeated, repeated_late, disordered, strange, states, stalls, .. } = verdict;
         let counts: Vec<_> = faults.counts().iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let stall = |stall: &Stall| {
@@ -109,27 +117,53 @@ impl Round {
         };
         let longest: Vec<_> = stalls.iter().take(3).map(stall).collect();
         let median = stalls.get(stalls.len() / 2).map_or(0.0, |stall| stall.lasted.as_secs_f64());
+        let mut swaps = Vec::new();
+        for result in ["kept", "taken-back", "refused"] {
+            swaps.push(format!(
+                "{result} {}",
+                faults.fleet.sum(&format!("parti_plugin_swaps_total{{result=\"{result}\"")).await
+            ));
+        }
         let cluster = if self.clustered { " on a cluster" } else { "" };
         tell(&format!(
             "soak of {}{cluster}, seed {}, {} s: {messages} messages, lost {lost}, duplicated {repeated} within and \
              {repeated_late} beyond the window, out of order {disordered}, strange {strange}, state mismatches {states}, \
-             longest stalls {}, median of the partitions' longest {median:.1} s, all handled {:.1} s after the last fault; faults: {}",
+             longest stalls {}, median of the partitions' longest {median:.1} s, all handled {:.1} s after the last fault; faults: {}; swaps of the workers that are left: {}, \
+             pauses of their partitions {}",
             self.handling.plugin(),
             self.seed,
             self.time.as_secs(),
             longest.join(", "),
             recovered.as_secs_f64(),
-            counts.join(", ")
+            counts.join(", "),
+            swaps.join(", "),
+            pauses(&faults.fleet).await
         ));
     }
 }
 
+/// Within which time half of the partitions that changed their version went on, and 99 of 100, as far as the buckets of the metric tell.
+async fn pauses(fleet: &Fleet) -> String {
+    const NAME: &str = "parti_plugin_swap_pause_seconds";
+    let count = fleet.sum(&format!("{NAME}_count")).await;
+    let within = async |share: u64| {
+        for le in ["0.0005", "0.001", "0.002", "0.003", "0.005", "0.0075", "0.01", "0.03", "0.1", "0.3", "1", "5"] {
+            if fleet.sum(&format!("{NAME}_bucket{{le=\"{le}\"")).await * 100 >= count * share {
+                return format!("{le} s");
+            }
+        }
+        "more than 5 s".to_owned()
+    };
+    format!("{count}: p50 within {}, p99 within {}", within(50).await, within(99).await)
+}
+
 /// One short round, or as many as fit into the minutes that were asked for.
-async fn soak(handling: Handling, clustered: bool, seed: u64) {
+async fn soak(handling: Handling, deck: Deck, clustered: bool, seed: u64) {
     let (begun, minutes) = (Instant::now(), soak_minutes());
     for number in 0.. {
         let time = if number % 2 == 1 { LONG_ROUND } else { ROUND };
-        Box::pin(Round { handling, clustered, seed: soak_seed(seed) + number, time, recovery: RECOVERY }.run()).await;
+        let seed = soak_seed(seed) + number;
+        Box::pin(Round { handling, deck, clustered, seed, time, recovery: RECOVERY }.run()).await;
         if minutes.is_none_or(|minutes| begun.elapsed() > minutes) {
             return;
         }
@@ -140,7 +174,7 @@ async fn soak(handling: Handling, clustered: bool, seed: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_minute_of_random_faults_loses_repeats_and_reorders_nothing() {
     let (handling, seed) = (Handling::ControlChart, soak_seed(60));
-    Box::pin(Round { handling, clustered: false, seed, time: ROUND, recovery: PATIENCE }.run()).await;
+    Box::pin(Round { handling, deck: Deck::Full, clustered: false, seed, time: ROUND, recovery: PATIENCE }.run()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,7 +182,7 @@ async fn random_faults_lose_repeat_and_reorder_nothing() {
     if !parti_tests::is_soak() {
         return;
     }
-    soak(Handling::Relay, false, 1).await;
+    soak(Handling::Relay, Deck::Full, false, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -156,7 +190,7 @@ async fn random_faults_leave_every_state_exactly_once() {
     if !parti_tests::is_soak() {
         return;
     }
-    soak(Handling::ControlChart, false, 2).await;
+    soak(Handling::ControlChart, Deck::Full, false, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -164,12 +198,20 @@ async fn random_faults_and_messages_that_trap_lose_repeat_and_reorder_nothing() 
     if !parti_tests::is_soak() {
         return;
     }
-    soak(Handling::Ledger, false, 3).await;
+    soak(Handling::Ledger, Deck::Full, false, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_deaths_of_workers_and_stream_leaders_lose_repeat_and_reorder_nothing() {
     if parti_tests::is_soak() {
-        soak(Handling::Ledger, true, 4).await;
+        soak(Handling::Ledger, Deck::Full, true, 4).await;
+    }
+}
+
+/// Twenty swaps and more in a minute, at ten thousand messages a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swaps_among_deaths_and_moves_lose_repeat_and_reorder_nothing() {
+    if parti_tests::is_soak() {
+        soak(Handling::ControlChart, Deck::Swaps, false, 5).await;
     }
 }
