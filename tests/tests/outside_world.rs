@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const PARTITIONS: usize = 4;
 
 /// The configuration in which this plugin may reach this server.
-fn grant(plugin: &str, server: &WebServer) -> Value {
+pub(crate) fn grant(plugin: &str, server: &WebServer) -> Value {
     json!({ "plugins": { "grants": { plugin: { "http": [server.url()] } } } })
 }
 

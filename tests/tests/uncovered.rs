@@ -1,8 +1,10 @@
 //! Messages whose subject belongs to no partition: nobody handles them, and somebody says so.
 
-use parti_tests::{Fleet, NatsServer, Worker, eventually_is, subject};
+use crate::outside_world::grant;
+use parti_tests::{Fleet, NatsServer, WebServer, Worker, eventually_is, partition, subject};
 use serde_json::json;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const GAUGE: &str = "parti_uncovered_subjects";
 
@@ -31,15 +33,22 @@ async fn the_leader_counts_the_subjects_that_no_partition_covers_and_its_success
 
 #[tokio::test]
 async fn subjects_whose_partitions_are_gone_from_the_list_are_counted_from_then_on() {
-    let (server, context) = NatsServer::with_streams(&["work"]).await;
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
     for n in 0..3 {
         context.publish(subject(n), "x".into()).await.expect("a publish").await.expect("a confirmation");
     }
-    let end = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970") + Duration::from_secs(8);
-    let config = json!({ "count": 3, "how": "none", "until": end.as_secs() });
-    let registry = json!({ "name": "registry", "config": config, "allowEmpty": true });
-    let source = json!({ "static": null, "plugin": registry, "refreshInterval": "1s" });
-    let mut fleet = Fleet::new(&server, 3, "ledger").with(json!({ "source": source }));
+    let listed = Arc::new(AtomicUsize::new(3));
+    let known = Arc::clone(&listed);
+    let registry = WebServer::start(move |_| {
+        let all: Vec<_> = (0..known.load(Ordering::Relaxed)).map(|n| json!([partition(n)])).collect();
+        Some((200, json!(all).to_string()))
+    })
+    .await;
+    let plugin = json!({ "name": "http-source", "config": { "url": registry.url() } });
+    let mut fleet = Fleet::new(&server, 3, "relay")
+        .with(json!({ "source": { "static": null, "plugin": plugin, "refreshInterval": "1s" } }))
+        .with(grant("http-source", &registry));
     fleet.start_settled(1).await;
-    shows(&fleet.workers[0], 3).await;
+    listed.store(1, Ordering::Relaxed);
+    shows(&fleet.workers[0], 2).await;
 }

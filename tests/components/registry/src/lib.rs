@@ -1,11 +1,9 @@
 //! A source that lists `p-00` to `p-NN`, or goes wrong.
 //!
 //! Configuration: `count` (of partitions) and `how` it goes wrong: `error`, `trap`, `hang`, `bomb`, `twice`, `empty-key`, `weightless`,
-//! `flood`. Without `how` it does not. With `until`, it goes wrong from that second after 1970 on, and is right before. It logs a line
-//! each time that it is asked.
+//! `flood`. Without `how` it does not. It logs a line each time that it is asked.
 
 use parti_guest::{Error, Listed, Source, config, log};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 struct Registry;
 
@@ -14,9 +12,7 @@ impl Source for Registry {
         let count: usize = config::get("count").ok_or("no `count`")?.parse()?;
         let right = || (0..count).map(|n| Listed::new([format!("p-{n:02}")]));
         log::info!("asked for {count} partitions");
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        let until: u64 = config::get("until").map_or(Ok(0), |until| until.parse())?;
-        match config::get("how").filter(|_| now >= until).as_deref() {
+        match config::get("how").as_deref() {
             None => Ok(right().collect()),
             Some("error") => Err("the registry is closed".into()),
             Some("hang") => loop {
