@@ -43,7 +43,7 @@ demo: setup plugins build ## See a fleet at work: nats-server, a producer, three
 	@NATS_SERVER="$$(scripts/nats-server)" && export NATS_SERVER && exec "$(PARTI_BIN)" dev --demo
 
 test: setup fmt plugins test-components build setup-test ## Run every test
-	$(CARGO) test --release --workspace --locked --manifest-path guest-sdk/rust/Cargo.toml
+	$(CARGO) test --release --workspace --all-features --locked --manifest-path guest-sdk/rust/Cargo.toml
 	$(CARGO) test --release --workspace --locked --manifest-path plugins/Cargo.toml
 	@NATS_SERVER="$$(scripts/nats-server $(NEWEST))" && NATS_SERVER_2_10="$$(scripts/nats-server $(OLDEST))" && \
 	  export NATS_SERVER NATS_SERVER_2_10 && $(CARGO) test --release --workspace --exclude parti-tests --locked && \
@@ -62,7 +62,7 @@ soak: setup plugins test-components build ## What takes longer than tests should
 	  PARTI_SOAK=1 PARTI_SOAK_MINUTES=$(or $(SOAK_MINUTES),60) RUST_TEST_THREADS=$(E2E_THREADS) $(CARGO) test --release -p parti-tests --locked
 
 check: fmt ## Check formatting and lints
-	@$(foreach manifest,$(HOSTS) $(GUESTS),$(CARGO) clippy --release --workspace --all-targets --locked \
+	@$(foreach manifest,$(HOSTS) $(GUESTS),$(CARGO) clippy --release --workspace --all-targets --all-features --locked \
 	  --manifest-path $(manifest) -- -D warnings && ) true
 	@echo "make check: nothing to complain about"
 

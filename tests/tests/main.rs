@@ -27,6 +27,7 @@ mod outside_world;
 mod pushing;
 mod queue_mode;
 mod reconnecting;
+mod reporting;
 mod restarting;
 mod sharing;
 mod snapshots;

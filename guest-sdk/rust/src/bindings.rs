@@ -11,6 +11,8 @@ pub mod handler {
         path: "../../wit",
         world: "message-handler",
         additional_derives: [PartialEq, Eq],
+        // Its bounds are floating-point numbers, which are not `Eq`.
+        additional_derives_ignore: ["declaration"],
         pub_export_macro: true,
         export_macro_name: "export_handler",
     });
@@ -24,6 +26,8 @@ pub mod hooks {
             "parti:plugin/types@0.1.0": super::handler::parti::plugin::types,
             "parti:plugin/log@0.1.0": super::handler::parti::plugin::log,
             "parti:plugin/config@0.1.0": super::handler::parti::plugin::config,
+            "parti:plugin/metrics@0.1.0": super::handler::parti::plugin::metrics,
+            "parti:plugin/context@0.1.0": super::handler::parti::plugin::context,
         },
         additional_derives: [PartialEq, Eq],
         pub_export_macro: true,
@@ -39,6 +43,8 @@ pub mod strategy {
             "parti:plugin/types@0.1.0": super::handler::parti::plugin::types,
             "parti:plugin/log@0.1.0": super::handler::parti::plugin::log,
             "parti:plugin/config@0.1.0": super::handler::parti::plugin::config,
+            "parti:plugin/metrics@0.1.0": super::handler::parti::plugin::metrics,
+            "parti:plugin/context@0.1.0": super::handler::parti::plugin::context,
         },
         additional_derives: [PartialEq, Eq],
         pub_export_macro: true,
@@ -53,6 +59,8 @@ pub mod source {
         with: {
             "parti:plugin/log@0.1.0": super::handler::parti::plugin::log,
             "parti:plugin/config@0.1.0": super::handler::parti::plugin::config,
+            "parti:plugin/metrics@0.1.0": super::handler::parti::plugin::metrics,
+            "parti:plugin/context@0.1.0": super::handler::parti::plugin::context,
         },
         additional_derives: [PartialEq, Eq],
         pub_export_macro: true,

@@ -5,7 +5,9 @@
 #[cfg(target_family = "wasm")]
 pub(crate) use crate::bindings::parti::plugin::{
     config::{all as config_all, get as config_get},
+    context::{cancelled, epoch, group, remaining_ms, stream, trace_parent, worker},
     log::write as log,
+    metrics::{declare as metric_declare, note as metric_note},
     publish::send as publish,
 };
 
@@ -22,4 +24,7 @@ pub(crate) fn monotonic() -> std::time::Duration {
 pub(crate) use crate::testing::stand_in::{http, monotonic};
 
 #[cfg(not(target_family = "wasm"))]
-pub(crate) use crate::testing::stand_in::{config_all, config_get, log, publish};
+pub(crate) use crate::testing::stand_in::{
+    cancelled, config_all, config_get, epoch, group, log, metric_declare, metric_note, publish, remaining_ms, stream,
+    trace_parent, worker,
+};

@@ -28,7 +28,7 @@
 //!
 //! What to say about a message: [`Verdict`] and [`Failure`]. State that moves with its partition: [`Snapshot`] and
 //! [`Handler::snapshot`]. Output: [`Message::publish`]. What the operator set: [`config`]. What the operator reads:
-//! [`log`]. Unit tests without a host: `testing` (native builds only).
+//! [`log`] and [`metrics`]. Where it runs: [`context`]. Unit tests without a host: `testing` (native builds only).
 //!
 //! The crate itself asks the host for nothing but the imports of the `message-handler` world, so it builds for
 //! `wasm32-wasip2` and, with `wit-component`, for `wasm32-unknown-unknown`.
@@ -38,6 +38,7 @@ pub mod bindings;
 #[cfg(feature = "wasi")]
 pub mod clock;
 pub mod config;
+pub mod context;
 #[doc(hidden)]
 pub mod export;
 mod handler;
@@ -47,6 +48,7 @@ mod host;
 pub mod http;
 pub mod log;
 mod message;
+pub mod metrics;
 mod snapshot;
 mod source;
 mod strategy;

@@ -28,6 +28,8 @@
 //! # Ok::<(), Error>(())
 //! ```
 //!
+//! The worker of the stand-in is `worker-0` of the group `default`, with the stream `work` and epoch 1; its time stands still.
+//!
 //! Outside a call of the stand-in the configuration is empty, log lines go to standard error, and publishing is refused.
 
 use serde_json::Value;
@@ -182,6 +184,11 @@ impl<H: Handler> Bench<H> {
     /// Every line that was logged, in order.
     pub fn logged(&self) -> &[(Level, String)] {
         &self.host.logged
+    }
+
+    /// Every value of a metric, in order.
+    pub fn noted(&self) -> &[Noted] {
+        &self.host.noted
     }
 
     /// Every request that was sent, in order, answered or not.
@@ -382,6 +389,11 @@ impl<H: Hooks> HooksBench<H> {
         &self.host.logged
     }
 
+    /// Every value of a metric, in order.
+    pub fn noted(&self) -> &[Noted] {
+        &self.host.noted
+    }
+
     /// Every request that was sent, in order, answered or not.
     #[cfg(feature = "wasi")]
     pub fn requested(&self) -> &[crate::http::Request] {
@@ -393,6 +405,17 @@ impl<H: Hooks> HooksBench<H> {
     pub fn advance(&mut self, time: std::time::Duration) {
         self.host.outside.elapsed += time;
     }
+}
+
+/// A value of a metric.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Noted {
+    /// The metric's name, as declared.
+    pub metric: String,
+    /// What was added, set or observed.
+    pub value: f64,
+    /// One value for each label.
+    pub labels: Vec<String>,
 }
 
 /// A message that the handler published.

@@ -31,6 +31,10 @@ section! {
         log_lines_per_second: u32 = 100;
         /// Bytes of one log line. The rest of a longer line is cut.
         log_line_bytes: ByteSize = ByteSize(4 << 10);
+        /// Series of the plugin's own metrics on one worker: combinations of label values. Values of further ones are dropped and counted.
+        metric_series: u32 = 500;
+        /// Bytes that the plugin may hand to the host in one call or answer: a snapshot, a list of partitions, a line of log.
+        host_call_bytes: ByteSize = ByteSize(16 << 20);
         /// HTTP requests of a plugin's instances together that are in flight, where `plugins.grants` allows any. One more waits for
         /// its turn.
         http_requests: u32 = 64;

@@ -331,7 +331,8 @@ impl Manager {
             return;
         }
         self.shared.versions.propose(Arc::clone(&request.to));
-        let sample = Rollout::sample(self.assigned.values());
+        let epoch = |id| self.tasks.get(id).and_then(|task| task.view().epoch).unwrap_or_default();
+        let sample = Rollout::sample(self.assigned.iter().map(|(id, partition)| (partition.clone(), epoch(id))));
         self.rollout = Some(Rollout::begin(&self.shared, request, sample));
     }
 

@@ -6,9 +6,9 @@
 //! partitions' tasks tell, and looks at their views.
 
 use super::shared::{Shared, TaskEvent};
-use crate::plugin::HandlerPlugin;
+use crate::plugin::{HandlerPlugin, Ownership};
 use parti_coordination::record::{OwnershipRecord, decode};
-use parti_coordination::{OpenReason, Partition, PartitionId, PartitionView, Phase, Snapshot, SwapOrder};
+use parti_coordination::{Epoch, OpenReason, Partition, PartitionId, PartitionView, Phase, Snapshot, SwapOrder};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -156,7 +156,7 @@ pub(super) enum Step {
 
 impl Rollout {
     /// Begins with the rehearsal, for which it is told a few of the partitions.
-    pub(super) fn begin(shared: &Arc<Shared>, request: SwapRequest, partitions: Vec<Partition>) -> Self {
+    pub(super) fn begin(shared: &Arc<Shared>, request: SwapRequest, partitions: Vec<(Partition, Epoch)>) -> Self {
         let (rehearsed, plugin, shared) = (shared.events.clone(), Arc::clone(&request.to), Arc::clone(shared));
         let with_state = !request.discard_state;
         tokio::spawn(async move {
@@ -180,8 +180,8 @@ impl Rollout {
     }
 
     /// Partitions that a version is rehearsed on.
-    pub(super) fn sample<'a>(partitions: impl Iterator<Item = &'a Partition>) -> Vec<Partition> {
-        partitions.take(REHEARSALS).cloned().collect()
+    pub(super) fn sample(partitions: impl Iterator<Item = (Partition, Epoch)>) -> Vec<(Partition, Epoch)> {
+        partitions.take(REHEARSALS).collect()
     }
 
     pub(super) fn version(&self) -> &str {
@@ -339,16 +339,16 @@ fn too_late(unchanged: usize) -> String {
 async fn rehearse(
     shared: &Shared,
     plugin: &HandlerPlugin,
-    partitions: Vec<Partition>,
+    partitions: Vec<(Partition, Epoch)>,
     with_state: bool,
 ) -> Result<usize, String> {
     let mut states = 0;
-    for partition in partitions {
+    for (partition, epoch) in partitions {
         let snapshot = if with_state { state(shared, partition.id()).await? } else { None };
         states += usize::from(snapshot.is_some());
         let of = |error: String| format!("partition {}: {error}", partition.id());
         let mut instance = plugin
-            .open(&partition, OpenReason::Swapped, snapshot.as_ref())
+            .open(&partition, OpenReason::Swapped, snapshot.as_ref(), &Ownership { epoch, ..Ownership::default() })
             .await
             .map_err(|error| of(error.to_string()))?;
         instance.snapshot().await.map_err(|error| of(error.to_string()))?;

@@ -10,9 +10,6 @@ use tokio::time::error::Elapsed;
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-/// Bytes that a guest may hand to the host in one call or answer: a snapshot or a batch's output of 8 MiB, twice.
-const MAX_HANDED_BYTES: usize = 16 << 20;
-
 /// Component handles (resources) that one instance may hold. A handler holds one, language runtimes a few dozen.
 const MAX_HANDLES: usize = 10_000;
 
@@ -37,7 +34,7 @@ impl Cell {
         let shared = version.shared().clone();
         let mut store = Store::new(version.pre().engine(), HostState::new(shared.clone(), scope));
         store.limiter(|state| &mut state.quota);
-        store.set_hostcall_fuel(MAX_HANDED_BYTES);
+        store.set_hostcall_fuel(usize::try_from(shared.limits.host_call_bytes).unwrap_or(usize::MAX));
         store.set_max_component_handles(MAX_HANDLES);
         store.epoch_deadline_callback(|context| {
             if Instant::now() >= context.data().deadline {
@@ -94,6 +91,10 @@ impl Cell {
                     }
                 }
             }
+            None if handed_too_much(error) => {
+                self.shared.count(Failure::OverLimit);
+                CallError::HostCall { plugin, section, limit: limits.host_call_bytes }
+            }
             None => {
                 self.shared.count(Failure::Trap);
                 CallError::Trap { plugin, message: describe(error, said), backtrace }
@@ -125,6 +126,11 @@ impl std::fmt::Debug for Cell {
             .field("poisoned", &self.poisoned)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether the guest handed the host more than it may. wasmtime has no public type for this error; a test notices if its text changes.
+fn handed_too_much(error: &wasmtime::Error) -> bool {
+    error.root_cause().to_string().starts_with("too much data is being copied between the host and the guest")
 }
 
 /// What a trap was, with what the guest said last.

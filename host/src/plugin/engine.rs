@@ -1,8 +1,9 @@
-//! The engine that all plugins share: compilation, epochs, and how many instances the kernel has room for.
+//! The engine that all plugins share: compilation and epochs.
 
 use super::code_cache;
-use super::host::{self, HostState};
+use super::host::{self, Home, HostState};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use wasmtime::component::Linker;
 use wasmtime::{Cache, Config, Engine};
@@ -29,6 +30,7 @@ pub enum EngineError {
 pub struct PluginEngine {
     engine: Engine,
     linker: Linker<HostState>,
+    home: Arc<Home>,
 }
 
 impl PluginEngine {
@@ -67,7 +69,17 @@ impl PluginEngine {
         let engine = Engine::new(&config).map_err(unsupported)?;
         let linker = host::link(&engine).map_err(unsupported)?;
         tick(&engine).map_err(EngineError::Thread)?;
-        Ok(Self { engine, linker })
+        Ok(Self { engine, linker, home: Arc::default() })
+    }
+
+    /// The same for plugins of this worker. Without it they run nowhere in particular, as for `parti check`.
+    #[must_use]
+    pub fn at(self, home: Home) -> Self {
+        Self { home: Arc::new(home), ..self }
+    }
+
+    pub(super) fn home(&self) -> &Arc<Home> {
+        &self.home
     }
 
     pub(super) fn wasmtime(&self) -> &Engine {
@@ -98,70 +110,11 @@ fn tick(engine: &Engine) -> std::io::Result<()> {
     Ok(())
 }
 
-/// How many instances the kernel has memory maps for.
-///
-/// The kernel limits the maps of a process (`vm.max_map_count`, 65,530 by default); an instance above the limit fails to
-/// open, and so does anything else that maps memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MapBudget {
-    /// Maps that a process may have.
-    max: u64,
-    /// Maps that it has now.
-    used: u64,
-}
-
-impl MapBudget {
-    /// Maps of one instance of a small component: memory, its image and guards, tables, and the stack that its calls run
-    /// on. Measured with wasmtime 48 on Linux; a component of many core modules (Python) takes several times as many.
-    const PER_INSTANCE: u64 = 7;
-
-    /// Maps kept free for threads, compiled code and the allocator.
-    const RESERVE: u64 = 2_000;
-
-    /// What the kernel says of this process; `None` where there is no such limit to read.
-    #[must_use]
-    pub fn read() -> Option<Self> {
-        let max = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok()?;
-        let used = std::fs::read("/proc/self/maps").ok()?.iter().filter(|byte| **byte == b'\n').count();
-        Some(Self { max, used: used.try_into().ok()? })
-    }
-
-    /// Further instances of a small component that fit.
-    #[must_use]
-    pub fn instances(&self) -> u64 {
-        self.max.saturating_sub(self.used).saturating_sub(Self::RESERVE) / Self::PER_INSTANCE
-    }
-
-    /// What to tell the operator if `wanted` further instances do not fit.
-    #[must_use]
-    pub fn warning(&self, wanted: u64) -> Option<String> {
-        let fit = self.instances();
-        if wanted <= fit {
-            return None;
-        }
-        let needed = self.used + Self::RESERVE + wanted.saturating_mul(Self::PER_INSTANCE);
-        Some(format!(
-            "vm.max_map_count is {}, which leaves room for about {fit} handler instances, but {wanted} may be needed. \
-             Set it to {needed} or more (`sysctl -w vm.max_map_count={needed}`), or spread the partitions over more workers",
-            self.max
-        ))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::example;
     use super::*;
     use wasmtime::component::Component;
-
-    #[test]
-    fn too_few_memory_maps_are_noticed_before_instances_fail() {
-        let budget = MapBudget { max: 65_530, used: 530 };
-        assert_eq!(budget.instances(), 9_000);
-        assert_eq!(budget.warning(9_000), None);
-        assert!(budget.warning(9_001).unwrap().contains("vm.max_map_count=65537"));
-        assert_eq!(MapBudget { max: 100, used: 500 }.instances(), 0);
-    }
 
     #[test]
     fn what_one_engine_has_compiled_another_need_not_and_damaged_code_is_compiled_anew() {

@@ -198,6 +198,20 @@ pub enum CallError {
         /// Elements it would have had.
         wanted: u64,
     },
+    /// The guest handed the host more in one call or answer than it may.
+    #[error(
+        "plugin {plugin} handed the host more than {section}.limits.hostCallBytes allows in one call or answer, which is {}. \
+         Let it say less at once, or raise the limit",
+        Size::from(*limit)
+    )]
+    HostCall {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// The section of the configuration that sets the limit.
+        section: Arc<str>,
+        /// Bytes allowed.
+        limit: u64,
+    },
     /// The guest's answer contradicts the contract.
     #[error("plugin {plugin} gave a wrong answer: {detail}. This is an error of the plugin; the call counts as failed")]
     WrongAnswer {
@@ -232,7 +246,7 @@ impl CallError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Timeout { .. } => ErrorCode::PluginTimeout,
-            Self::Memory { .. } | Self::Tables { .. } => ErrorCode::PluginLimit,
+            Self::Memory { .. } | Self::Tables { .. } | Self::HostCall { .. } => ErrorCode::PluginLimit,
             Self::Trap { .. } | Self::WrongAnswer { .. } | Self::Refused { .. } | Self::Poisoned { .. } => {
                 ErrorCode::PluginTrap
             }

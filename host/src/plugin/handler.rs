@@ -4,7 +4,7 @@ use super::bindings::{handler, wit};
 use super::cell::{Cell, shortened};
 use super::engine::PluginEngine;
 use super::error::{CallError, LoadError};
-use super::host::{Publish, Scope};
+use super::host::{Ownership, Publish, Scope, trace_parent};
 use super::inspect::PluginKind;
 use super::version::{Plugin, PluginSettings};
 use parti_coordination::{CloseReason, Completed, OpenReason, Outcome, Partition, Sequence, Snapshot};
@@ -29,6 +29,14 @@ pub struct Message<'a> {
     pub headers: Vec<(Cow<'a, str>, &'a [u8])>,
     /// Its content.
     pub payload: &'a [u8],
+}
+
+impl Message<'_> {
+    /// Its W3C trace context, if it has a valid one.
+    fn trace_parent(&self) -> Option<&str> {
+        let header = self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("traceparent"));
+        header.and_then(|(_, value)| trace_parent(value))
+    }
 }
 
 /// What a handler made of a batch.
@@ -67,8 +75,9 @@ impl Plugin<handler::GuestIndices> {
         partition: &Partition,
         why: OpenReason,
         snapshot: Option<&Snapshot>,
+        ownership: &Ownership,
     ) -> Result<HandlerInstance, CallError> {
-        let mut cell = Cell::new(self.version(), Scope::of(partition.id()));
+        let mut cell = Cell::new(self.version(), Scope::of(partition.id(), ownership));
         let until = cell.begin()?;
         let keys: Vec<&str> = partition.keys().iter().map(String::as_str).collect();
         let opening = async {
@@ -104,7 +113,8 @@ impl HandlerInstance {
     /// A failed call; a wrong answer, with which nothing counts as handled.
     pub async fn handle(&mut self, batch: &[Message<'_>]) -> Result<Handled, CallError> {
         let until = self.cell.begin()?;
-        self.cell.store.data_mut().begin_batch(batch.iter().map(|message| message.sequence));
+        let traces = batch.iter().filter_map(|message| Some((message.sequence, message.trace_parent()?.to_owned())));
+        self.cell.store.data_mut().begin_batch(batch.iter().map(|message| message.sequence), traces.collect());
         let headers: Vec<wit::HeaderParam<'_>> = batch
             .iter()
             .flat_map(|message| &message.headers)

@@ -82,11 +82,13 @@ const CONTRACT: Track = "0.1";
 const WASI: Track = "0.2";
 
 /// The interfaces that [`link`](super::host::link) gives to every component.
-const OFFERED: [Interface<'static>; 22] = [
+const OFFERED: [Interface<'static>; 24] = [
     Interface { name: "parti:plugin/types", track: CONTRACT },
     Interface { name: "parti:plugin/log", track: CONTRACT },
     Interface { name: "parti:plugin/config", track: CONTRACT },
     Interface { name: "parti:plugin/publish", track: CONTRACT },
+    Interface { name: "parti:plugin/metrics", track: CONTRACT },
+    Interface { name: "parti:plugin/context", track: CONTRACT },
     Interface { name: "wasi:io/error", track: WASI },
     Interface { name: "wasi:io/poll", track: WASI },
     Interface { name: "wasi:io/streams", track: WASI },
@@ -344,7 +346,7 @@ mod tests {
                 (import "wasi:sockets/tcp@0.2.3" (instance))
                 (import "wasi:clocks/wall-clock@0.3.0" (instance))
                 (import "wasi:clocks/monotonic-clock@0.2.9" (instance))
-                (import "parti:plugin/metrics@0.1.0" (instance))
+                (import "parti:plugin/oracle@0.1.0" (instance))
                 (import "acme:sql/query" (instance))
                 {HANDLER})"#
         );
@@ -356,12 +358,12 @@ mod tests {
         let given: Vec<&str> = described.imports.iter().filter(|(_, given)| *given).map(|(name, _)| &**name).collect();
         assert_eq!((given, described.problem), (vec!["wasi:clocks/monotonic-clock@0.2.9"], Some(refused.clone())));
         assert_eq!(described.grants, [("http", false), ("directory", false)]);
-        let [http, files, sockets, clocks, metrics, other] = advice.as_slice() else { panic!("{refused}") };
+        let [http, files, sockets, clocks, oracle, other] = advice.as_slice() else { panic!("{refused}") };
         assert!(http.contains("plugins: {grants: {p: {http: [\"https://HOST\"]}}}"), "{http}");
         assert!(files.contains("{p: {directory: PATH}}"), "{files}");
         assert!(sockets.contains("never"));
         assert!(clocks.contains("offers `wasi:clocks/wall-clock@0.2`"));
-        assert!(metrics.contains("types, log, config, publish"));
+        assert!(oracle.contains("types, log, config, publish, metrics, context"));
         assert!(other.contains("does not have it"));
     }
 }

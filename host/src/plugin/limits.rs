@@ -87,6 +87,10 @@ limits! {
     publish_bytes: u64 as Size = 8 << 20, "publishBytes";
     /// Bytes of one published message, headers included. Never above the `max_payload` of the NATS server (1 MiB by default).
     publish_message_bytes: u64 as Size = 1 << 20, "publishMessageBytes";
+    /// Series of metrics that a plugin may have on one worker, in all versions and instances.
+    metric_series: u64 as u64 = 500, "metricSeries";
+    /// Bytes that a guest may hand to the host in one call or answer: a snapshot, a list of partitions, a line of log.
+    host_call_bytes: u64 as Size = 16 << 20, "hostCallBytes";
     /// HTTP requests of a plugin's instances together that are in flight.
     http_requests: u64 as u64 = 64, "httpRequests";
     /// Bytes of the body of one HTTP response.

@@ -76,7 +76,14 @@ impl<E> Plugin<E> {
             .map_err(|error| LoadError::Mismatch { plugin: plugin.clone(), detail: format!("{error:#}") })?;
         let version = PluginVersion {
             id,
-            shared: Arc::new(Shared::new(plugin, section, limits, PluginConfig::new(config), grants)),
+            shared: Arc::new(Shared::new(
+                plugin,
+                section,
+                limits,
+                PluginConfig::new(config),
+                grants,
+                Arc::clone(engine.home()),
+            )),
             digest,
             inspection,
             size,

@@ -1,6 +1,7 @@
 //! Every metric, declared once. From the table below come the handles in [`Metrics`], their registration, the text that
 //! `GET /metrics` answers, and `docs/metrics.md`.
 
+use super::declared::DeclaredMetrics;
 use super::handles::{Age, Counter, CounterBy, CounterWith, Gauge, GaugeWith, Handle, Histogram, HistogramBy, Spec};
 use super::labels::{HookResult, KvOperation, KvResult, StrategyFault, SwapResult, Verdict};
 use super::{WorkerLabel, openmetrics};
@@ -49,6 +50,8 @@ macro_rules! catalogue {
         /// A handle for each metric of the catalogue. Cheap to use from any thread; share it in an `Arc`.
         pub struct Metrics {
             $($(#[doc = $help] pub $field: $handle,)*)*
+            /// What plugins declare while they run.
+            pub declared: DeclaredMetrics,
             registry: Registry,
             worker: WorkerLabel,
         }
@@ -60,7 +63,7 @@ macro_rules! catalogue {
                     let $field = <$handle>::create(&catalogue!(@spec $name [$($label),*] $($buckets)? => $help))?;
                     registry.register($field.collector())?;
                 )*)*
-                Ok(Self { $($($field,)*)* registry, worker })
+                Ok(Self { $($($field,)*)* declared: DeclaredMetrics::default(), registry, worker })
             }
         }
 
@@ -203,6 +206,10 @@ catalogue! {
             "Calls that took longer than they may.";
         plugin_log_lines_dropped: CounterWith<1> = "parti_plugin_log_lines_dropped_total" ["plugin"] =>
             "Log lines of a plugin, of any kind, beyond its lines per second.";
+        plugin_http_requests: CounterWith<2> = "parti_plugin_http_requests_total" ["plugin", "result"] =>
+            "HTTP requests of a plugin. result: sent, whatever became of it, or denied by plugins.grants.";
+        plugin_metric_values_dropped: CounterWith<1> = "parti_plugin_metric_values_dropped_total" ["plugin"] =>
+            "Values of a plugin's own metrics beyond its limits.metricSeries.";
         plugin_swaps: CounterBy<SwapResult> = "parti_plugin_swaps_total" ["result"] =>
             "Versions of plugins that were to be taken up while the worker ran, by how that ended.";
         hook_calls: CounterBy<HookResult> = "parti_hook_calls_total" ["result"] =>
@@ -262,6 +269,7 @@ impl Metrics {
         worker.set_name("worker_id".to_owned());
         worker.set_value(self.worker.get().to_string());
         let mut families = self.registry.gather();
+        families.extend(self.declared.gather());
         for metric in families.iter_mut().flat_map(|family| family.mut_metric()) {
             let mut labels = vec![worker.clone()];
             labels.append(&mut metric.take_label());

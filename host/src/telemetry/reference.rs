@@ -9,6 +9,8 @@ Every worker answers `GET /metrics` in the Prometheus text format, and in OpenMe
 asks for it. Each series has the label `worker_id`; it is empty until the worker has claimed an ID. A counter that has one
 label with listed values exists from the start, at 0; other labelled series appear when they are first used.
 
+Plugins can show metrics of their own, with names `plugin_<plugin>_<name>`: see [the plugin guide](plugin-guide.md#metrics).
+
 This page is generated from `host/src/telemetry/catalogue.rs`. After a change there, write it anew with
 `PARTI_UPDATE_DOCS=1 cargo test --release -p parti --lib telemetry::reference`.
 ";

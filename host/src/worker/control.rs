@@ -123,7 +123,7 @@ impl Control {
                 return if leaving { End::Finished } else { end };
             }
             self.show_age();
-            self.running.count_dropped_lines(&self.metrics);
+            self.running.count(&self.metrics);
             let deadline =
                 self.coordinator.poll_timeout().map(|Now(at)| tokio::time::Instant::from_std(self.origin + at));
             let wake = async {

@@ -25,7 +25,7 @@ use crate::hooks::Hooks;
 use crate::http::{self, Backend};
 use crate::intake::{Intake, IntakeEvent, IntakeOptions};
 use crate::nats::{ConnectError, Nats, Peers};
-use crate::plugin::{EngineError, PluginEngine, VersionStore};
+use crate::plugin::{EngineError, Home, PluginEngine, VersionStore};
 use crate::pushes::{Pushes, Standing};
 use crate::source::{PluginSource, Source, StaticSource};
 use crate::telemetry::{Metrics, WorkerLabel};
@@ -125,9 +125,15 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         ErrorCode::HttpListen.error(line(), line(), line())
     })?;
 
+    let home = Home {
+        worker: label.clone(),
+        group: config.group.clone(),
+        stream: config.stream.as_ref().map(|stream| stream.name.clone()),
+        metrics: metrics.declared.clone(),
+    };
     let cache = settings::plugin_cache(&config);
     let engine = PluginEngine::with_code_cache(&cache.join("code")).map_err(|error| engine_error(&error))?;
-    let (engine, store) = (Arc::new(engine), Arc::new(VersionStore::open(&cache)));
+    let (engine, store) = (Arc::new(engine.at(home)), Arc::new(VersionStore::open(&cache)));
     let mut plugins = load_plugins(Arc::clone(&engine), &config, Arc::clone(&store)).await?;
     let (hooks, hooks_task) = match (&plugins.hooks, &config.hooks) {
         (Some(plugin), Some(set)) => {
@@ -139,7 +145,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         _ => (Hooks::default(), None),
     };
     let partitions = settings::partitions(&config);
-    if let Some(warning) = plugins.map_warning(partitions) {
+    for warning in plugins.room_warnings(partitions) {
         tracing::warn!("{warning}");
     }
 

@@ -4,8 +4,8 @@ use super::settings::from_sentence;
 use crate::config::{Config, Grants as Granted, Handler, Limits as Set};
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
-    Catalog, CatalogError, Component, Grants, HandlerPlugin, HooksPlugin, Limits, Load, MapBudget, PluginEngine,
-    PluginKind, PluginSettings, PluginVersion, Prepared, SourcePlugin, StrategyPlugin, VersionStore, Wanted,
+    Catalog, CatalogError, Component, Grants, HandlerPlugin, HooksPlugin, Limits, Load, PluginEngine, PluginKind,
+    PluginSettings, PluginStats, PluginVersion, Prepared, Room, SourcePlugin, StrategyPlugin, VersionStore, Wanted,
 };
 use crate::telemetry::Metrics;
 use jiff::Timestamp;
@@ -69,10 +69,10 @@ impl Plugins {
         (Self { handler, strategy, source, hooks, component, instead }, loading.errors)
     }
 
-    /// What is to be said of the memory maps that a handler's instances take, one for each of so many partitions.
-    pub(super) fn map_warning(&self, partitions: usize) -> Option<String> {
-        self.handler.as_ref()?;
-        MapBudget::read()?.warning(partitions as u64)
+    /// What is to be said of the room that a handler's instances take in this process, one for each of so many partitions.
+    pub(super) fn room_warnings(&self, partitions: usize) -> Vec<String> {
+        let room = self.handler.as_ref().and_then(|_| Room::read());
+        room.map(|room| room.warnings(partitions as u64)).unwrap_or_default()
     }
 
     /// What each of them is.
@@ -92,13 +92,15 @@ pub(super) struct Running(Arc<Mutex<Vec<Entry>>>);
 
 struct Entry {
     version: Arc<PluginVersion>,
-    /// Log lines that it has dropped, as far as they are counted.
-    dropped: u64,
+    /// What it has counted itself, as far as the worker's metrics have it.
+    counted: PluginStats,
 }
 
 impl Running {
     pub(super) fn of(plugins: Vec<Arc<PluginVersion>>) -> Self {
-        Self(Arc::new(Mutex::new(plugins.into_iter().map(|version| Entry { version, dropped: 0 }).collect())))
+        Self(Arc::new(Mutex::new(
+            plugins.into_iter().map(|version| Entry { version, counted: PluginStats::default() }).collect(),
+        )))
     }
 
     fn entries(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
@@ -118,18 +120,29 @@ impl Running {
     /// Another version runs in the place of the one of its kind.
     pub(super) fn replace(&self, version: Arc<PluginVersion>) {
         if let Some(entry) = self.entries().iter_mut().find(|entry| entry.version.kind() == version.kind()) {
-            *entry = Entry { version, dropped: 0 };
+            *entry = Entry { version, counted: PluginStats::default() };
         }
     }
 
-    /// Counts the log lines that were dropped since the last time: plugins count them without knowing of metrics.
-    pub(super) fn count_dropped_lines(&self, metrics: &Metrics) {
-        for Entry { version, dropped } in self.entries().iter_mut() {
-            let now = version.stats().log_lines_dropped;
-            if now > *dropped {
-                metrics.plugin_log_lines_dropped.series([version.name()]).inc_by(now - *dropped);
-                *dropped = now;
+    /// Brings the worker's metrics up to date with what plugins have counted since the last time: they do so without knowing of metrics.
+    pub(super) fn count(&self, metrics: &Metrics) {
+        for Entry { version, counted } in self.entries().iter_mut() {
+            let (name, now) = (version.name(), version.stats());
+            let counters = [
+                (&metrics.plugin_log_lines_dropped, now.log_lines_dropped - counted.log_lines_dropped),
+                (&metrics.plugin_metric_values_dropped, now.metric_values_dropped - counted.metric_values_dropped),
+            ];
+            for (counter, more) in counters.into_iter().filter(|(_, more)| *more > 0) {
+                counter.series([name]).inc_by(more);
             }
+            let requests = [
+                ("sent", now.http_requests - counted.http_requests),
+                ("denied", now.http_denied - counted.http_denied),
+            ];
+            for (result, more) in requests.into_iter().filter(|(_, more)| *more > 0) {
+                metrics.plugin_http_requests.series([name, result]).inc_by(more);
+            }
+            *counted = now;
         }
     }
 }
@@ -310,6 +323,8 @@ fn limits(set: &Set, call_timeout: Duration) -> Limits {
         publish_messages: set.publish_messages.into(),
         publish_bytes: set.publish_bytes.0,
         publish_message_bytes: set.publish_message_bytes.0,
+        metric_series: set.metric_series.into(),
+        host_call_bytes: set.host_call_bytes.0,
         http_requests: set.http_requests.into(),
         http_response_bytes: set.http_response_bytes.0,
     }

@@ -7,18 +7,21 @@ use std::mem;
 
 use serde_json::Value;
 
-use super::Published;
+use super::{Noted, Published};
 use crate::log::Level;
+use crate::metrics::Declaration;
 use crate::{Header, Message};
 
 /// What one handler was given by its host and has told it.
 #[derive(Debug, Default)]
 pub(crate) struct Host {
     config: Value,
-    /// Sequences of the batch in hand.
-    batch: Vec<u64>,
+    /// Sequences of the batch in hand, with their trace contexts.
+    batch: Vec<(u64, Option<String>)>,
     pub(crate) published: Vec<Published>,
     pub(crate) logged: Vec<(Level, String)>,
+    declared: Vec<Declaration>,
+    pub(crate) noted: Vec<Noted>,
     #[cfg(feature = "wasi")]
     pub(crate) outside: Outside,
 }
@@ -43,7 +46,8 @@ impl Host {
 
     /// Makes this the host of everything that the call does on this thread.
     pub(crate) fn call<T>(&mut self, batch: &[Message], call: impl FnOnce() -> T) -> T {
-        self.batch = batch.iter().map(|message| message.sequence).collect();
+        let trace = |message: &Message| message.header("traceparent").map(Into::into);
+        self.batch = batch.iter().map(|message| (message.sequence, trace(message))).collect();
         let outer = CURRENT.replace(Some(mem::take(self)));
         let result = call();
         *self = CURRENT.replace(outer).unwrap_or_default();
@@ -82,7 +86,7 @@ pub(crate) fn publish(cause: u64, subject: &str, headers: &[Header], payload: &[
         let Some(host) = host else {
             return Err("there is no host outside a call".into());
         };
-        if !host.batch.contains(&cause) {
+        if !host.batch.iter().any(|(sequence, _)| *sequence == cause) {
             return Err(format!("the batch in hand has no message with the sequence {cause}"));
         }
         if let Some(why) = objection(subject, headers) {
@@ -95,6 +99,63 @@ pub(crate) fn publish(cause: u64, subject: &str, headers: &[Header], payload: &[
             payload: payload.to_vec(),
         });
         Ok(())
+    })
+}
+
+pub(crate) fn metric_declare(declaration: &Declaration) -> Result<u32, String> {
+    CURRENT.with_borrow_mut(|host| {
+        let declared = &mut host.as_mut().ok_or("there is no host outside a call")?.declared;
+        let known = declared.iter().position(|known| known.name == declaration.name);
+        let at = known.unwrap_or_else(|| {
+            declared.push(declaration.clone());
+            declared.len() - 1
+        });
+        u32::try_from(at).map_err(|_| "there are too many metrics".into())
+    })
+}
+
+pub(crate) fn metric_note(metric: u32, value: f64, labels: &[String]) -> Result<(), String> {
+    CURRENT.with_borrow_mut(|host| {
+        let host = host.as_mut().ok_or("there is no host outside a call")?;
+        let declared = usize::try_from(metric).ok().and_then(|at| host.declared.get(at));
+        let declared = declared.ok_or_else(|| format!("there is no metric {metric}"))?;
+        if labels.len() != declared.labels.len() {
+            return Err(format!("{} label values for {} labels", labels.len(), declared.labels.len()));
+        }
+        host.noted.push(Noted { metric: declared.name.clone(), value, labels: labels.to_vec() });
+        Ok(())
+    })
+}
+
+pub(crate) fn worker() -> String {
+    "worker-0".into()
+}
+
+pub(crate) fn group() -> String {
+    "default".into()
+}
+
+pub(crate) fn stream() -> Option<String> {
+    Some("work".into())
+}
+
+pub(crate) fn epoch() -> Option<u64> {
+    Some(1)
+}
+
+/// The time of a call is that of a host with default settings, and stands still.
+pub(crate) fn remaining_ms() -> u64 {
+    5_000
+}
+
+pub(crate) fn cancelled() -> bool {
+    false
+}
+
+pub(crate) fn trace_parent(sequence: u64) -> Option<String> {
+    CURRENT.with_borrow(|host| {
+        let (_, trace) = host.as_ref()?.batch.iter().find(|(of, _)| *of == sequence)?;
+        trace.clone()
     })
 }
 

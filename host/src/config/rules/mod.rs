@@ -121,6 +121,18 @@ fn nats_ttls(c: &Config) -> [(&'static str, Duration, u64); 4] {
     ]
 }
 
+/// The limits without which no plugin can do anything.
+macro_rules! positive_limits {
+    ($section:literal, $limits:expr) => {
+        [
+            (concat!($section, ".memory"), $limits.memory.0),
+            (concat!($section, ".componentBytes"), $limits.component_bytes.0),
+            (concat!($section, ".hostCallBytes"), $limits.host_call_bytes.0),
+            (concat!($section, ".httpRequests"), u64::from($limits.http_requests)),
+        ]
+    };
+}
+
 /// Counts that must be at least 1.
 fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
     let mut counts = vec![
@@ -140,46 +152,26 @@ fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
         ]);
     }
     let defaults = &c.plugins.defaults;
-    counts.extend([
-        ("plugins.defaults.memory", defaults.memory.0),
-        ("plugins.defaults.batchBytes", defaults.batch_bytes.0),
-        ("plugins.defaults.componentBytes", defaults.component_bytes.0),
-        ("plugins.defaults.httpRequests", defaults.http_requests.into()),
-    ]);
+    counts.extend(positive_limits!("plugins.defaults", defaults));
+    counts.push(("plugins.defaults.batchBytes", defaults.batch_bytes.0));
     // A limit that a plugin inherits is reported where it is set.
     if let Some(limits) = c.handler.as_ref().map(|handler| &handler.limits).filter(|limits| *limits != defaults) {
-        counts.extend([
-            ("handler.limits.memory", limits.memory.0),
-            ("handler.limits.batchBytes", limits.batch_bytes.0),
-            ("handler.limits.componentBytes", limits.component_bytes.0),
-            ("handler.limits.httpRequests", limits.http_requests.into()),
-        ]);
+        counts.extend(positive_limits!("handler.limits", limits));
+        counts.push(("handler.limits.batchBytes", limits.batch_bytes.0));
     }
     if let Some(source) = c.source.as_ref().and_then(|source| source.plugin.as_ref())
         && source.limits.0 != *defaults
     {
-        counts.extend([
-            ("source.plugin.limits.memory", source.limits.0.memory.0),
-            ("source.plugin.limits.componentBytes", source.limits.0.component_bytes.0),
-            ("source.plugin.limits.httpRequests", source.limits.0.http_requests.into()),
-        ]);
+        counts.extend(positive_limits!("source.plugin.limits", source.limits.0));
     }
     if let Some(hooks) = &c.hooks {
         counts.push(("hooks.queue", hooks.queue.into()));
         if hooks.limits.0 != *defaults {
-            counts.extend([
-                ("hooks.limits.memory", hooks.limits.0.memory.0),
-                ("hooks.limits.componentBytes", hooks.limits.0.component_bytes.0),
-                ("hooks.limits.httpRequests", hooks.limits.0.http_requests.into()),
-            ]);
+            counts.extend(positive_limits!("hooks.limits", hooks.limits.0));
         }
     }
     if let Some(strategy) = c.strategy.plugin.as_ref().filter(|strategy| strategy.limits.0 != *defaults) {
-        counts.extend([
-            ("strategy.plugin.limits.memory", strategy.limits.0.memory.0),
-            ("strategy.plugin.limits.componentBytes", strategy.limits.0.component_bytes.0),
-            ("strategy.plugin.limits.httpRequests", strategy.limits.0.http_requests.into()),
-        ]);
+        counts.extend(positive_limits!("strategy.plugin.limits", strategy.limits.0));
     }
     counts.push(("strategy.consistentHash.virtualNodes", c.strategy.consistent_hash.virtual_nodes.into()));
     counts

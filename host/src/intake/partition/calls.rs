@@ -4,10 +4,12 @@ use super::super::chunk::Held;
 use super::super::feed::PartitionInput;
 use super::super::shared::TaskEvent;
 use super::PartitionTask;
-use crate::plugin::{CallError, Handled as PluginHandled, HandlerInstance, Message, Publish};
+use crate::plugin::{CallError, Handled as PluginHandled, HandlerInstance, Message, Ownership, Publish};
 use crate::telemetry::Verdict;
 use parti_coordination::{Batch, CloseReason, Completed, Failure, Handled, Input, OpenReason, Snapshot};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// A call that is open. It brings back the instance, if that is of any more use.
@@ -35,6 +37,7 @@ impl PartitionTask {
 
     pub(super) fn close(&mut self, why: CloseReason) {
         if self.calling.is_some() {
+            self.cancelled.store(true, Relaxed);
             self.closes = Some(why);
             return;
         }
@@ -87,9 +90,11 @@ impl PartitionTask {
             return self.tell(Input::Opened(Err(Failure::Host(format!("version {version} is not loaded any more")))));
         };
         self.former = self.instance.take();
+        self.cancelled = Arc::default();
+        let ownership = Ownership { epoch: self.epoch, cancelled: Arc::clone(&self.cancelled) };
         let partition = self.partition.clone();
         self.call(async move {
-            match plugin.open(&partition, why, snapshot.as_ref()).await {
+            match plugin.open(&partition, why, snapshot.as_ref(), &ownership).await {
                 Ok(instance) => (Some(instance), Answer::Opened(Ok(()))),
                 Err(error) => (None, Answer::Opened(Err(error))),
             }

@@ -23,6 +23,7 @@ use parti_coordination::{
     CloseReason, Command, Epoch, Failure, Input, Now, Partition, PartitionMachine, PartitionView, Phase, Position,
 };
 use std::future::pending;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::mpsc;
@@ -45,6 +46,8 @@ pub(super) struct PartitionTask {
     record_key: String,
     machine: Machine,
     epoch: Epoch,
+    /// Tells the handler that nobody waits for it any more.
+    cancelled: Arc<AtomicBool>,
     instance: Option<HandlerInstance>,
     /// The one of another version, until the new one is open.
     former: Option<HandlerInstance>,
@@ -87,6 +90,7 @@ impl PartitionTask {
             partition,
             machine,
             epoch: Epoch(0),
+            cancelled: Arc::default(),
             instance: None,
             former: None,
             calling: None,

@@ -273,6 +273,7 @@ mod tests {
             limits,
             PluginConfig::new(serde_json::Map::new()),
             Grants::default(),
+            Arc::default(),
         ))
     }
 

@@ -3,24 +3,29 @@
 //! One file per interface. Deny by default: what is not linked here does not exist for a guest.
 
 mod config;
+mod context;
 mod http;
 mod log;
+mod metrics;
 mod publish;
 mod quota;
 mod shared;
 
+pub use context::{Home, Ownership};
 pub use publish::Publish;
 pub use shared::PluginStats;
 
 pub(super) use config::PluginConfig;
+pub(super) use context::{Scope, trace_parent};
 pub(super) use quota::Exceeded;
 pub(super) use shared::{Failure, Shared};
 
 use super::bindings::{Plugins, parti, wit};
 use super::grants::{Grants, Opening};
+use context::Traces;
 use http::Outgoing;
 use log::{LogScope, Stdio};
-use parti_coordination::{PartitionId, Sequence};
+use parti_coordination::Sequence;
 use publish::Outbox;
 use quota::Quota;
 use std::sync::Arc;
@@ -41,19 +46,6 @@ const MAX_HOST_OBJECTS: usize = 1_000;
 /// Bytes that a guest may ask for in one call for random bytes.
 const MAX_RANDOM_BYTES: u64 = 64 << 10;
 
-/// What an instance is there for.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Scope {
-    partition: Option<PartitionId>,
-}
-
-impl Scope {
-    /// The work of one partition.
-    pub(super) fn of(partition: &PartitionId) -> Self {
-        Self { partition: Some(partition.clone()) }
-    }
-}
-
 /// The data of one instance's store.
 pub(super) struct HostState {
     shared: Arc<Shared>,
@@ -62,6 +54,9 @@ pub(super) struct HostState {
     pub(super) deadline: Instant,
     /// What the batch in progress publishes; `None` outside `handle`.
     outbox: Option<Outbox>,
+    scope: Scope,
+    /// Of the batch in progress.
+    traces: Traces,
     log: Arc<LogScope>,
     stderr: Stdio,
     stdout: Stdio,
@@ -73,7 +68,7 @@ pub(super) struct HostState {
 
 impl HostState {
     pub(super) fn new(shared: Arc<Shared>, scope: Scope) -> Self {
-        let log = Arc::new(LogScope::new(shared.clone(), scope.partition));
+        let log = Arc::new(LogScope::new(shared.clone(), scope.partition.clone()));
         let stdout = Stdio::new(tracing::Level::INFO, log.clone());
         let stderr = Stdio::new(tracing::Level::WARN, log.clone());
         let mut objects = ResourceTable::new();
@@ -95,6 +90,8 @@ impl HostState {
             shared,
             deadline: Instant::now(),
             outbox: None,
+            scope,
+            traces: Traces::new(),
             log,
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
@@ -111,8 +108,9 @@ impl HostState {
         self.quota.begin();
     }
 
-    /// Prepare for a call of `handle` with the messages of these sequences.
-    pub(super) fn begin_batch(&mut self, batch: impl Iterator<Item = Sequence>) {
+    /// Prepare for a call of `handle` with the messages of these sequences. `traces` are those of them that have a trace context.
+    pub(super) fn begin_batch(&mut self, batch: impl Iterator<Item = Sequence>, traces: Traces) {
+        self.traces = traces;
         let outbox = Outbox::new(batch);
         self.log.set_sequence(outbox.first_cause());
         self.outbox = Some(outbox);

@@ -3,8 +3,10 @@
 use super::super::grants::Grants;
 use super::super::limits::Limits;
 use super::PluginConfig;
+use super::context::Home;
 use super::http::HttpShared;
 use super::log::LogGate;
+use crate::telemetry::PluginMetrics;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -19,6 +21,8 @@ pub(in super::super) struct Shared {
     pub(in super::super) config: PluginConfig,
     pub(super) log: LogGate,
     pub(super) http: HttpShared,
+    pub(super) home: Arc<Home>,
+    pub(super) metrics: Arc<PluginMetrics>,
     pub(super) env: Vec<(String, String)>,
     pub(super) directory: Option<PathBuf>,
     pub(super) counters: Counters,
@@ -32,6 +36,7 @@ pub(super) struct Counters {
     timeouts: AtomicU64,
     over_limit: AtomicU64,
     wrong_answers: AtomicU64,
+    pub(super) metric_values_dropped: AtomicU64,
 }
 
 /// How a call failed, for counting.
@@ -66,6 +71,8 @@ pub struct PluginStats {
     pub http_requests: u64,
     /// HTTP requests that `plugins.grants` does not allow.
     pub http_denied: u64,
+    /// Values of metrics whose series would have been one too many.
+    pub metric_values_dropped: u64,
 }
 
 impl Shared {
@@ -75,11 +82,25 @@ impl Shared {
         limits: Limits,
         config: PluginConfig,
         grants: Grants,
+        home: Arc<Home>,
     ) -> Self {
+        let metrics = home.metrics.of(&plugin);
         let log = LogGate::new(&limits);
         let Grants { http, env, directory } = grants;
         let http = HttpShared::new(http, limits.http_requests);
-        Self { plugin, section, limits, config, log, http, env, directory, counters: Counters::default() }
+        Self {
+            plugin,
+            section,
+            limits,
+            config,
+            log,
+            http,
+            home,
+            metrics,
+            env,
+            directory,
+            counters: Counters::default(),
+        }
     }
 
     pub(in super::super) fn count(&self, failure: Failure) {
@@ -108,6 +129,7 @@ impl Shared {
             log_lines_cut,
             http_requests,
             http_denied,
+            metric_values_dropped: counters.metric_values_dropped.load(Relaxed),
         }
     }
 }

@@ -67,7 +67,8 @@ async fn state_goes_on_from_a_snapshot_in_another_engine() {
     let snapshot = stayed.snapshot().await.unwrap().unwrap();
 
     let plugin = load_example(&there, "control-chart", json!({}));
-    let mut moved = plugin.open(&partition("a"), OpenReason::Recovered, Some(&snapshot)).await.unwrap();
+    let mut moved =
+        plugin.open(&partition("a"), OpenReason::Recovered, Some(&snapshot), &Ownership::default()).await.unwrap();
     assert_eq!(moved.snapshot().await.unwrap().unwrap(), snapshot);
     let mut outlier = readings(41..=50);
     outlier.push(message(51, r#"{"value": 1000}"#));
@@ -77,7 +78,8 @@ async fn state_goes_on_from_a_snapshot_in_another_engine() {
     assert_eq!(stayed.snapshot().await.unwrap(), moved.snapshot().await.unwrap());
 
     let foreign = Snapshot { format: "other/9".to_owned(), data: Vec::new() };
-    let refused = plugin.open(&partition("a"), OpenReason::Swapped, Some(&foreign)).await.unwrap_err();
+    let refused =
+        plugin.open(&partition("a"), OpenReason::Swapped, Some(&foreign), &Ownership::default()).await.unwrap_err();
     assert!(
         matches!(refused, CallError::Refused { call: "open", ref reason, .. } if reason.contains("other/9")),
         "{refused:?}"
@@ -243,4 +245,23 @@ async fn costs_of_a_small_handler() {
     let begun = computed();
     drop(instances);
     println!("dropping one: {:?}", (computed() - begun) / 1_000);
+}
+
+/// So many instances that what other tests map meanwhile does not count.
+const MANY: usize = 2_000;
+
+#[tokio::test]
+async fn an_instance_takes_no_more_room_than_is_reckoned_with() {
+    let engine = PluginEngine::new().unwrap();
+    let plugin = load_example(&engine, "noop", json!({}));
+    let before = Room::read().unwrap();
+    let mut instances = Vec::new();
+    for _ in 0..MANY {
+        let mut instance = open(&plugin).await.unwrap();
+        instance.handle(&messages(1)).await.unwrap();
+        instances.push(instance);
+    }
+    let after = Room::read().unwrap();
+    let fewer = before.instances() - after.instances();
+    assert!(fewer <= MANY as u64 * 11 / 10, "{MANY} instances take the room of {fewer}: {before:?}, {after:?}");
 }

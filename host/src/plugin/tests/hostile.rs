@@ -195,7 +195,22 @@ async fn an_answer_cannot_make_the_host_allocate_without_bound() {
     let code = "(drop (memory.grow (i32.const 960)))
                 (i32.store (i32.const 320) (i32.const 65536)) (i32.store (i32.const 324) (i32.const 5000000))";
     let refused = handle(&load(&engine, Limits::default(), &[("handle", code)])).await.unwrap_err();
-    assert!(matches!(refused, CallError::Trap { ref message, .. } if message.contains("too much data")), "{refused:?}");
+    assert!(
+        refused.to_string().contains("handler.limits.hostCallBytes allows in one call or answer, which is 16 MiB"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn a_guest_that_calls_itself_without_end_traps_on_its_own_stack() {
+    let engine = PluginEngine::new().unwrap();
+    let down = "(func $down (result i32) (i32.add (call $down) (i32.const 1)))";
+    let plugin = load(&engine, Limits::default(), &[("module", down), ("handle", "(drop (call $down))")]);
+    let trap = handle(&plugin).await.unwrap_err();
+    assert!(
+        matches!(trap, CallError::Trap { ref message, .. } if message.contains("call stack exhausted")),
+        "{trap:?}"
+    );
 }
 
 #[tokio::test]

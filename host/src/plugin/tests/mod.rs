@@ -4,6 +4,7 @@ mod examples;
 mod hooks;
 mod hostile;
 mod outside;
+mod reports;
 mod sources;
 mod strategies;
 
@@ -60,7 +61,7 @@ fn partition(key: &str) -> Partition {
 }
 
 async fn open(plugin: &HandlerPlugin) -> Result<HandlerInstance, CallError> {
-    plugin.open(&partition("a"), OpenReason::Assigned, None).await
+    plugin.open(&partition("a"), OpenReason::Assigned, None, &Ownership::default()).await
 }
 
 fn message(sequence: u64, payload: &(impl AsRef<[u8]> + ?Sized)) -> Message<'_> {

@@ -33,5 +33,5 @@ async fn a_source_that_traps_hangs_hoards_or_floods_ends_in_an_error_of_its_own(
     let error = failed("bomb").await;
     assert!(error.to_string().contains("source.plugin.limits.memory allows 64 MiB"), "{error}");
     let error = failed("flood").await;
-    assert!(error.to_string().contains("too much data"), "{error}");
+    assert!(error.to_string().contains("source.plugin.limits.hostCallBytes"), "{error}");
 }

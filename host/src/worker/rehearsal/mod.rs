@@ -55,7 +55,7 @@ pub(crate) fn rehearse(config: &Config, online: bool) -> Result<Rehearsal, Opera
             }
         };
         rehearsal.plugins = plugins.versions();
-        rehearsal.warnings.extend(plugins.map_warning(partitions(config)));
+        rehearsal.warnings.extend(plugins.room_warnings(partitions(config)));
         let options = rehearsal.check(connect_options(config, "check"));
         if let Some(options) = options {
             let can_work = options.check().await.map_err(|error| connect_error(&error));
