@@ -5,7 +5,7 @@
 //! [`Hooks`] and tell it as things happen; without a plugin that costs nothing.
 
 use crate::error::ErrorCode;
-use crate::plugin::{CallError, Happening, HooksInstance, HooksPlugin};
+use crate::plugin::{CallError, Current, Happening, HooksInstance, HooksPlugin};
 use crate::telemetry::{Counter, HookResult, Metrics};
 use parti_coordination::{AlertLevel, Partition, PartitionId, WorkerState};
 use std::collections::HashSet;
@@ -36,9 +36,10 @@ pub struct HooksTask {
 }
 
 impl Hooks {
-    /// Begins to tell this plugin, on the runtime in whose context this is called. At most `queue` happenings wait.
+    /// Begins to tell this plugin, each time the version that is in force, on the runtime in whose context this is called. At most
+    /// `queue` happenings wait.
     #[must_use]
-    pub fn start(plugin: Arc<HooksPlugin>, queue: usize, metrics: Arc<Metrics>) -> (Self, HooksTask) {
+    pub fn start(plugin: Current<HooksPlugin>, queue: usize, metrics: Arc<Metrics>) -> (Self, HooksTask) {
         let (sender, inbox) = mpsc::channel(queue.max(1));
         let (end, ending) = oneshot::channel();
         let dropped = metrics.hooks_dropped.clone();
@@ -100,8 +101,9 @@ fn without(all: &[Partition], others: &[Partition]) -> Vec<Partition> {
 }
 
 struct Teller {
-    plugin: Arc<HooksPlugin>,
-    instance: Option<HooksInstance>,
+    plugin: Current<HooksPlugin>,
+    /// The instance that is there, and the version that it is of.
+    instance: Option<(Arc<HooksPlugin>, HooksInstance)>,
     metrics: Arc<Metrics>,
 }
 
@@ -125,21 +127,23 @@ impl Teller {
     }
 
     async fn tell(&mut self, happening: &Happening) -> Result<(), CallError> {
-        // Taken out, so that an instance that failed is gone.
+        let plugin = self.plugin.get();
+        // Taken out, so that an instance that failed is gone, as is one of a version before.
         let mut instance = match self.instance.take() {
-            Some(instance) => instance,
-            None => self.plugin.open().await?,
+            Some((of, instance)) if Arc::ptr_eq(&of, &plugin) => instance,
+            _ => plugin.open().await?,
         };
         let told = instance.tell(happening).await;
         if matches!(told, Ok(()) | Err(CallError::Refused { .. })) {
-            self.instance = Some(instance);
+            self.instance = Some((plugin, instance));
         }
         told
     }
 
     fn note(&self, told: Result<(), CallError>) -> HookResult {
-        let plugin = self.plugin.version().name();
         let Err(error) = told else { return HookResult::Ok };
+        let plugin = self.plugin.get();
+        let plugin = plugin.version().name();
         match error {
             CallError::Refused { reason, .. } => {
                 tracing::warn!(plugin, reason, "A hook returned an error");

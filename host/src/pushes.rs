@@ -1,4 +1,4 @@
-//! Versions of handlers that an operator gives to a whole fleet, through NATS: which one is wanted, its component, and how each worker
+//! Versions of plugins that an operator gives to a whole fleet, through NATS: which one is wanted, its component, and how each worker
 //! has fared with it. Operators' commands write what is wanted; workers obey it and write how it went.
 //!
 //! In the control bucket, `plugin.<plugin>` says what is wanted, and `history.<plugin>.<worker>` how the last attempts of a worker have

@@ -15,6 +15,7 @@ mod faults_refused_writes;
 mod filtering;
 mod foreign;
 mod handlers;
+mod kinds;
 mod leadership;
 mod leaving;
 mod lifecycle_hooks;

@@ -1,4 +1,4 @@
-//! Versions of the handler that are pushed to a whole fleet, while messages go on.
+//! Versions of the handler that are pushed to a whole fleet, while messages go on. Other kinds are in `kinds`.
 
 use crate::operator::{json_of, operate};
 use crate::swapping::{from, swaps};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// Pushes these bytes; the arguments that do so.
-fn push<'a>(folder: &Path, plugin: &'a str, bytes: &[u8], path: &'a mut String) -> [&'a str; 4] {
+pub(crate) fn push<'a>(folder: &Path, plugin: &'a str, bytes: &[u8], path: &'a mut String) -> [&'a str; 4] {
     let file = folder.join(format!("pushed-{}.bin", bytes.len()));
     std::fs::write(&file, bytes).expect("a file");
     *path = file.to_str().expect("UTF-8").to_owned();
@@ -156,7 +156,7 @@ async fn what_no_worker_could_run_is_refused_before_anything_is_changed() {
     let mut path = String::new();
     operate(&fleet, &push(folder.path(), "rely", &relay, &mut path))
         .await
-        .assert(2, &["no worker has a handler", "relay"]);
+        .assert(2, &["no worker has a plugin", "relay"]);
     operate(&fleet, &push(folder.path(), "../x", &relay, &mut path)).await.assert(2, &["is no name"]);
     operate(&fleet, &["plugin", "push", "relay", "/nowhere.wasm"]).await.assert(2, &["cannot be read"]);
     assert_eq!(json_of(&fleet, &["plugin", "list"]).await, before);

@@ -17,7 +17,7 @@ pub(crate) fn from(folder: &Path) -> Value {
     })
 }
 
-fn configure(folder: &Path, plugin: &str, config: &Value) {
+pub(crate) fn configure(folder: &Path, plugin: &str, config: &Value) {
     replace(folder, &format!("{plugin}.yaml"), json!({ "config": config }).to_string().as_bytes());
 }
 

@@ -480,9 +480,9 @@ section! {
     pub struct Plugins {
         /// Directory with the plugins' `.wasm` files.
         directory: PathBuf = PathBuf::from("./plugins");
-        /// Whether a handler whose file or sidecar changes is swapped while the worker runs. If not, at the next start.
+        /// Whether a plugin whose file or sidecar changes is replaced while the worker runs. If not, at the next start.
         watch: bool = true;
-        /// Directory in which the worker remembers versions of handlers: the one in force and the one before, and which have failed;
+        /// Directory in which the worker remembers versions of plugins: the one in force and the one before, and which have failed;
         /// and what plugins compile to. Workers of one machine may share it.
         cache: Option<PathBuf> = None => "`.parti` in `plugins.directory`";
         /// Limits of a plugin that names none of its own. To exceed a limit is an error that names it.

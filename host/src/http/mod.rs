@@ -16,7 +16,7 @@ mod tests;
 
 pub use readiness::{Readiness, readiness};
 pub use server::{BindError, bind, serve};
-pub use status::{Degraded, PartitionStatus, PluginStatus, Status, StatusSource};
+pub use status::{Degraded, PartitionStatus, PluginStatus, Status, StatusSource, SwapStatus};
 
 use crate::telemetry::Metrics;
 use std::sync::Arc;

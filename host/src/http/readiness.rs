@@ -79,7 +79,9 @@ pub(super) mod tests {
                 name: "relay".into(),
                 kind: "handler".into(),
                 digest: "sha256:00".into(),
+                version: "sha256:00".into(),
                 problem: None,
+                last_swap: None,
             }],
             problems: Vec::new(),
         }

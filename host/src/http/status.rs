@@ -73,6 +73,7 @@ pub struct Degraded {
 
 /// A loaded plugin.
 #[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PluginStatus {
     /// Its name in the plugin directory.
     pub name: String,
@@ -80,8 +81,25 @@ pub struct PluginStatus {
     pub kind: String,
     /// Of the component in use.
     pub digest: String,
+    /// The version in use: the digest, and what tells its configuration and limits from the default ones.
+    pub version: String,
     /// Why it does not do its work, if it does not.
     pub problem: Option<String>,
+    /// How the last attempt to replace it has ended, since the worker runs.
+    pub last_swap: Option<SwapStatus>,
+}
+
+/// An attempt to replace a plugin by another version.
+#[derive(Debug, Clone, Serialize)]
+pub struct SwapStatus {
+    /// When it had ended.
+    pub at: Timestamp,
+    /// The version that was to run; empty if it is not even known.
+    pub to: String,
+    /// `kept`, `taken-back` or `refused`.
+    pub result: &'static str,
+    /// Why it ended so.
+    pub reason: Option<String>,
 }
 
 /// An owned partition at one moment.

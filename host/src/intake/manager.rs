@@ -327,7 +327,7 @@ impl Manager {
     fn swap(&mut self, request: SwapRequest) {
         if self.rollout.is_some() {
             let why = "another version is on trial; wait for its verdict".to_owned();
-            let _ = request.reply.send(SwapReport::refused(why));
+            let _ = request.reply.send(SwapReport::untried(SwapOutcome::Refused(why)));
             return;
         }
         self.shared.versions.propose(Arc::clone(&request.to));

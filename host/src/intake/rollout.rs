@@ -82,20 +82,22 @@ pub struct SwapReport {
     pub rejected: u64,
     /// For how long partitions stood still, shortest first.
     pub pauses: Vec<Duration>,
+    /// What speaks for a version besides what it has handled.
+    pub evidence: Option<String>,
 }
 
 impl SwapReport {
-    /// Nothing was changed.
+    /// An end without messages handled on trial.
     #[must_use]
-    pub fn refused(why: String) -> Self {
-        Self {
-            outcome: SwapOutcome::Refused(why),
-            partitions: 0,
-            handled: 0,
-            failed: 0,
-            rejected: 0,
-            pauses: Vec::new(),
-        }
+    pub fn untried(outcome: SwapOutcome) -> Self {
+        Self { outcome, partitions: 0, handled: 0, failed: 0, rejected: 0, pauses: Vec::new(), evidence: None }
+    }
+
+    /// The pause that so many percent of the partitions did not exceed.
+    #[must_use]
+    pub fn pause(&self, percent: usize) -> Duration {
+        let last = self.pauses.len().saturating_sub(1);
+        self.pauses.get((self.pauses.len() * percent / 100).min(last)).copied().unwrap_or_default()
     }
 }
 
@@ -319,7 +321,9 @@ impl Rollout {
         self.pauses.sort_unstable();
         let partitions = self.pauses.len();
         let Self { handled, failed, rejected, pauses, .. } = self;
-        let _ = self.request.reply.send(SwapReport { outcome, partitions, handled, failed, rejected, pauses });
+        let evidence = None;
+        let _ =
+            self.request.reply.send(SwapReport { outcome, partitions, handled, failed, rejected, pauses, evidence });
     }
 }
 

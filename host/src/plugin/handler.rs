@@ -2,14 +2,11 @@
 
 use super::bindings::{handler, wit};
 use super::cell::{Cell, shortened};
-use super::engine::PluginEngine;
-use super::error::{CallError, LoadError};
+use super::error::CallError;
 use super::host::{Ownership, Publish, Scope, trace_parent};
-use super::inspect::PluginKind;
-use super::version::{Plugin, PluginSettings};
+use super::version::Plugin;
 use parti_coordination::{CloseReason, Completed, OpenReason, Outcome, Partition, Sequence, Snapshot};
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout_at;
 use wasmtime::component::ResourceAny;
@@ -52,20 +49,6 @@ pub struct Handled {
 pub type HandlerPlugin = Plugin<handler::GuestIndices>;
 
 impl Plugin<handler::GuestIndices> {
-    /// Check and compile a component. Takes the processor for 0.1 s (Rust) to 12 s (JavaScript, Python): call it where
-    /// blocking is allowed, never on the data path.
-    ///
-    /// # Errors
-    /// A component that is too large, not valid, of another kind, or in need of what this host does not offer.
-    pub fn load(
-        engine: &PluginEngine,
-        name: &str,
-        bytes: &[u8],
-        settings: PluginSettings,
-    ) -> Result<Arc<Self>, LoadError> {
-        Self::compile(engine, name, bytes, PluginKind::Handler, settings, handler::GuestIndices::new)
-    }
-
     /// Open an instance for a partition.
     ///
     /// # Errors

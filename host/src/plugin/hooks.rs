@@ -2,13 +2,10 @@
 
 use super::bindings::{hooks, wit};
 use super::cell::Cell;
-use super::engine::PluginEngine;
-use super::error::{CallError, LoadError};
+use super::error::CallError;
 use super::host::Scope;
-use super::inspect::PluginKind;
-use super::version::{Plugin, PluginSettings};
+use super::version::Plugin;
 use parti_coordination::{AlertLevel, Partition, PartitionId, WorkerState};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout_at;
 
@@ -53,20 +50,6 @@ pub enum Happening {
 }
 
 impl Plugin<hooks::GuestIndices> {
-    /// Check and compile a component. Takes the processor for 0.1 s (Rust) to 12 s (JavaScript, Python): call it where
-    /// blocking is allowed.
-    ///
-    /// # Errors
-    /// A component that is too large, not valid, of another kind, or in need of what this host does not offer.
-    pub fn load(
-        engine: &PluginEngine,
-        name: &str,
-        bytes: &[u8],
-        settings: PluginSettings,
-    ) -> Result<Arc<Self>, LoadError> {
-        Self::compile(engine, name, bytes, PluginKind::Hooks, settings, hooks::GuestIndices::new)
-    }
-
     /// A new instance. It has no memory of what others were told.
     ///
     /// # Errors

@@ -2,12 +2,9 @@
 
 use super::bindings::source;
 use super::cell::Cell;
-use super::engine::PluginEngine;
-use super::error::{CallError, LoadError};
+use super::error::CallError;
 use super::host::Scope;
-use super::inspect::PluginKind;
-use super::version::{Plugin, PluginSettings};
-use std::sync::Arc;
+use super::version::Plugin;
 use tokio::time::timeout_at;
 
 /// One compiled version of a partition source.
@@ -23,20 +20,6 @@ pub struct ListedPartition {
 }
 
 impl Plugin<source::GuestIndices> {
-    /// Check and compile a component. Takes the processor for 0.1 s (Rust) to 12 s (JavaScript, Python): call it where
-    /// blocking is allowed.
-    ///
-    /// # Errors
-    /// A component that is too large, not valid, of another kind, or in need of what this host does not offer.
-    pub fn load(
-        engine: &PluginEngine,
-        name: &str,
-        bytes: &[u8],
-        settings: PluginSettings,
-    ) -> Result<Arc<Self>, LoadError> {
-        Self::compile(engine, name, bytes, PluginKind::Source, settings, source::GuestIndices::new)
-    }
-
     /// Ask a new instance for the partitions. Beginning and answering together take no longer than one call may.
     ///
     /// # Errors

@@ -77,7 +77,7 @@ impl AttemptResult {
     }
 }
 
-/// An attempt to take up a version of a handler on one worker.
+/// An attempt to take up a version of a plugin on one worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
@@ -107,8 +107,8 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Whether it says that the version does: it was tried on a partition, or was in force already. A worker that has none takes a
-    /// version up without having tried it.
+    /// Whether it says that the version does: it was tried on a partition, or the reason says how it has shown so. A worker that has no
+    /// partitions takes a handler up without having tried it.
     #[must_use]
     pub fn proves(&self) -> bool {
         self.result == AttemptResult::Kept && (self.partitions > 0 || self.reason.is_some())

@@ -2,34 +2,17 @@
 
 use super::bindings::{strategy, wit};
 use super::cell::Cell;
-use super::engine::PluginEngine;
-use super::error::{CallError, LoadError};
+use super::error::CallError;
 use super::host::Scope;
-use super::inspect::PluginKind;
-use super::version::{Plugin, PluginSettings};
+use super::version::Plugin;
 use parti_coordination::record::Lifecycle;
 use parti_coordination::strategy::Question;
-use std::sync::Arc;
 use tokio::time::timeout_at;
 
 /// One compiled version of an assignment strategy.
 pub type StrategyPlugin = Plugin<strategy::GuestIndices>;
 
 impl Plugin<strategy::GuestIndices> {
-    /// Check and compile a component. Takes the processor for 0.1 s (Rust) to 12 s (JavaScript, Python): call it where
-    /// blocking is allowed.
-    ///
-    /// # Errors
-    /// A component that is too large, not valid, of another kind, or in need of what this host does not offer.
-    pub fn load(
-        engine: &PluginEngine,
-        name: &str,
-        bytes: &[u8],
-        settings: PluginSettings,
-    ) -> Result<Arc<Self>, LoadError> {
-        Self::compile(engine, name, bytes, PluginKind::Strategy, settings, strategy::GuestIndices::new)
-    }
-
     /// Ask a new instance. Beginning and answering together take no longer than one call may. The answer is not checked: the core
     /// does that.
     ///

@@ -1,7 +1,7 @@
 //! Partitions that a plugin lists.
 
 use super::Source;
-use crate::plugin::{CallError, ListedPartition, SourcePlugin};
+use crate::plugin::{CallError, Current, ListedPartition, SourcePlugin};
 use crate::telemetry::Metrics;
 use parti_coordination::{Partition, PartitionId, PartitionList};
 use std::collections::HashSet;
@@ -17,10 +17,10 @@ const MAX_WEIGHT: u64 = 1_000_000_000;
 /// Most faults of one list that are named.
 const NAMED: usize = 5;
 
-/// A plugin of the kind source, asked on the runtime of guests.
+/// A plugin of the kind source, asked on the runtime of guests. Clones are the same one.
 #[derive(Clone)]
 pub struct PluginSource {
-    plugin: Arc<SourcePlugin>,
+    current: Current<SourcePlugin>,
     guests: Handle,
     metrics: Arc<Metrics>,
 }
@@ -29,33 +29,39 @@ impl PluginSource {
     /// Asks this plugin, on this runtime.
     #[must_use]
     pub fn new(plugin: Arc<SourcePlugin>, guests: Handle, metrics: Arc<Metrics>) -> Self {
-        Self { plugin, guests, metrics }
+        Self { current: Current::new(plugin), guests, metrics }
     }
 
-    fn failed(&self, error: &CallError) -> String {
-        let name = self.plugin.version().name();
-        match error {
-            CallError::Refused { .. } => {}
-            CallError::Timeout { .. } => self.metrics.plugin_timeouts.series([name]).inc(),
-            _ => self.metrics.plugin_traps.series([name]).inc(),
+    /// Another version is asked from the next listing on.
+    pub fn replace(&self, version: Arc<SourcePlugin>) {
+        self.current.replace(version);
+    }
+
+    /// Asks this version, whether it is in force or not.
+    ///
+    /// # Errors
+    /// It fails, or its list cannot be used.
+    pub async fn ask(&self, version: &Arc<SourcePlugin>) -> Result<PartitionList, String> {
+        let (plugin, name) = (Arc::clone(version), version.version().name());
+        match self.guests.spawn(async move { plugin.list().await }).await {
+            Ok(Ok(listed)) => checked(listed).map_err(|faults| format!("plugin {name}: {faults}")),
+            Ok(Err(error)) => {
+                match &error {
+                    CallError::Refused { .. } => {}
+                    CallError::Timeout { .. } => self.metrics.plugin_timeouts.series([name]).inc(),
+                    _ => self.metrics.plugin_traps.series([name]).inc(),
+                }
+                Err(error.to_string())
+            }
+            // The process ends, or a panic in a library was reported where it happened.
+            Err(error) => Err(format!("the listing did not end: {error}")),
         }
-        error.to_string()
     }
 }
 
 impl Source for PluginSource {
     fn list(&self) -> Pin<Box<dyn Future<Output = Result<PartitionList, String>> + Send + '_>> {
-        Box::pin(async move {
-            let plugin = Arc::clone(&self.plugin);
-            match self.guests.spawn(async move { plugin.list().await }).await {
-                Ok(Ok(listed)) => {
-                    checked(listed).map_err(|faults| format!("plugin {}: {faults}", self.plugin.version().name()))
-                }
-                Ok(Err(error)) => Err(self.failed(&error)),
-                // The process ends, or a panic in a library was reported where it happened.
-                Err(error) => Err(format!("the listing did not end: {error}")),
-            }
-        })
+        Box::pin(async move { self.ask(&self.current.get()).await })
     }
 }
 

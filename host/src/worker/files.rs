@@ -1,4 +1,4 @@
-//! The files of the handler in the plugin directory: when they have changed, and when nobody writes to them any more.
+//! The files of a plugin in the plugin directory: when they have changed, and when nobody writes to them any more.
 //!
 //! Events of the file system say when to look, and a slow look from time to time makes up for those that are lost, as on network
 //! file systems. A change is told only once the files are the same twice: a file that is being written is left alone.

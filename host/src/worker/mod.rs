@@ -6,12 +6,14 @@
 mod buckets;
 mod control;
 mod files;
+mod maker;
 mod member;
 mod notices;
 mod orders;
 mod plugins;
 mod probes;
 mod rehearsal;
+mod seats;
 mod settings;
 mod start;
 mod status;
@@ -25,32 +27,31 @@ use crate::hooks::Hooks;
 use crate::http::{self, Backend};
 use crate::intake::{Intake, IntakeEvent, IntakeOptions};
 use crate::nats::{ConnectError, Nats, Peers};
-use crate::plugin::{EngineError, Home, PluginEngine, VersionStore};
-use crate::pushes::{Pushes, Standing};
+use crate::plugin::{Current, EngineError, Home, PluginEngine, VersionStore};
+use crate::pushes::Pushes;
 use crate::source::{PluginSource, Source, StaticSource};
 use crate::telemetry::{Metrics, WorkerLabel};
 use buckets::ControlBuckets;
 use control::{Control, End, Lifetimes};
-use orders::Beginner;
 use parti_coordination::record::StreamIdentity;
 use parti_coordination::{Bucket, Coordinator, Event, StartFailure};
-use plugins::Running;
+use plugins::{Plugins, Running};
+use seats::{HandlerSeat, HooksSeat, SourceSeat, StrategySeat};
 use status::{Board, WorkerStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use strategy::Strategist;
+use strategy::{Consultant, Strategist};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use uncovered::UncoveredWatch;
-use updates::Updates;
+use updates::Kit;
 
 pub(crate) use buckets::{assignments_bucket, bucket_error, control_bucket, heartbeats_bucket, ownership_bucket};
 pub(crate) use member::{Glance, Member};
-pub use plugins::Plugins;
-pub(crate) use plugins::settings_of;
+pub(crate) use plugins::{Slot, settings_of};
 pub(crate) use rehearsal::{Rehearsal, Survey, rehearse};
 pub(crate) use settings::{connect_error, connect_options, from_sentence, host_name, plugin_cache, stream_error};
 
@@ -135,15 +136,6 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     let engine = PluginEngine::with_code_cache(&cache.join("code")).map_err(|error| engine_error(&error))?;
     let (engine, store) = (Arc::new(engine.at(home)), Arc::new(VersionStore::open(&cache)));
     let mut plugins = load_plugins(Arc::clone(&engine), &config, Arc::clone(&store)).await?;
-    let (hooks, hooks_task) = match (&plugins.hooks, &config.hooks) {
-        (Some(plugin), Some(set)) => {
-            let _guests = work.enter();
-            let queue = usize::try_from(set.queue).unwrap_or(usize::MAX);
-            let (hooks, task) = Hooks::start(Arc::clone(plugin), queue, Arc::clone(&metrics));
-            (hooks, Some(task))
-        }
-        _ => (Hooks::default(), None),
-    };
     let partitions = settings::partitions(&config);
     for warning in plugins.room_warnings(partitions) {
         tracing::warn!("{warning}");
@@ -154,30 +146,29 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     let (control_buckets, records, wanted) = buckets::open(&nats, &config).await?;
     let pushes =
         Pushes::new(&config.group, wanted, buckets::open_objects(&nats, &config, &config.buckets().plugins).await?);
-    let shared_config = Arc::new(config.clone());
-    let mut standing = Standing::default();
-    if let Some((handler, component)) = plugins.handler.clone().zip(plugins.component.take()) {
-        let (engine, config, store) = (Arc::clone(&engine), Arc::clone(&shared_config), Arc::clone(&store));
-        let beginner = Beginner { engine, config, store, pushes: pushes.clone() };
-        let beginning = beginner.choose(handler, component).await;
-        let version = beginning.handler.version();
-        beginner.store.keep(version.name(), version.id(), &beginning.component);
-        plugins.instead = beginning.instead.or(plugins.instead);
-        plugins.handler = Some(beginning.handler);
-        standing = beginning.standing;
-    }
-    if let Some(error) = &plugins.instead {
+    plugins.choose(&store, &pushes).await;
+    let hooks_in_force = plugins.hooks.as_ref().map(|loaded| Current::new(Arc::clone(&loaded.plugin)));
+    let (hooks, hooks_task) = match (&hooks_in_force, &config.hooks) {
+        (Some(plugin), Some(set)) => {
+            let _guests = work.enter();
+            let queue = usize::try_from(set.queue).unwrap_or(usize::MAX);
+            let (hooks, task) = Hooks::start(plugin.clone(), queue, Arc::clone(&metrics));
+            (hooks, Some(task))
+        }
+        _ => (Hooks::default(), None),
+    };
+    for error in plugins.instead() {
         tracing::error!(code = %error.code, "{error}");
         hooks.error(error.code, error, None);
     }
     let running = Running::of(plugins.versions());
     for plugin in running.versions() {
         tracing::info!(plugin = plugin.name(), kind = %plugin.kind(), version = plugin.id(), "Plugin loaded");
-        metrics.plugin_info.series([plugin.name(), plugin.digest().as_str(), &plugin.kind().to_string()]).set(1);
+        updates::show(&metrics, &plugin, true);
     }
     let mut intake = None;
     let mut told = None;
-    if let (Some(plugin), Some(handler), Some(stream)) = (&plugins.handler, &config.handler, &config.stream) {
+    if let (Some(loaded), Some(handler), Some(stream)) = (&plugins.handler, &config.handler, &config.stream) {
         let info = settings::open_stream(&nats, stream).await?;
         let queue = settings::queue(&config, stream, &info, partitions)?;
         let (start, options) = (start::start_position(&nats, &stream.start_from, &info).await?, &config);
@@ -201,7 +192,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
             create: settings::new_stream(stream),
             template: stream.subject_template.clone(),
             start,
-            plugin: Arc::clone(plugin),
+            plugin: Arc::clone(&loaded.plugin),
             dead_letter: handler.dead_letter.as_ref().map(|d| d.subject.clone()),
             memory: settings::MEMORY,
             metrics: Arc::clone(&metrics),
@@ -232,24 +223,37 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     tracing::info!(listen = %config.http.listen, "HTTP listens");
     let server = tokio::spawn(http::serve(listener, backend, ended(http_stopped)));
 
-    let source = listing(&config, &plugins, work.handle(), &metrics);
-    let strategist =
-        plugins.strategy.map(|plugin| Strategist::new(plugin, work.handle().clone(), Arc::clone(&metrics)));
+    let listed = plugin_source(&plugins, work.handle(), &metrics);
+    let source = listed.clone().map_or_else(|| fixed(&config), |source| Arc::new(source) as Arc<dyn Source>);
+    let strategy = plugins.strategy.as_ref().map(|loaded| &loaded.plugin);
+    let consultant = strategy.map(|plugin| Consultant::new(Arc::clone(plugin), Arc::clone(&metrics), &config));
+    let strategist = consultant.clone().map(|consultant| Strategist::new(consultant, work.handle().clone()));
     let told = told.unwrap_or_else(silent);
-    let update_metrics = Arc::clone(&metrics);
+    let kit_metrics = Arc::clone(&metrics);
     let label = Identification { metrics, label, board, origin };
     let equipment = Equipment { source, strategist, intake: intake.clone(), hooks: hooks.clone() };
     let (control, inbox) = coordinate(&config, nats.clone(), control_buckets, running.clone(), equipment, label);
-    let updates = match (plugins.handler, intake) {
-        (Some(handler), Some(intake)) => {
-            let (events, config, metrics) = (control.events.clone(), shared_config, update_metrics);
-            let board = Arc::clone(&control.board);
-            let updates = Updates { engine, config, store, pushes, board, intake, running, hooks, metrics, events };
-            // Beside the messages and away from the leases: it compiles.
-            Some(AbortOnDropHandle::new(work.spawn(updates.run(handler, standing))))
-        }
-        _ => None,
-    };
+    let (events, board) = (control.events.clone(), Arc::clone(&control.board));
+    let (directory, watch) = (config.plugins.directory.clone(), config.plugins.watch);
+    let metrics = kit_metrics;
+    let kit = Kit { directory, watch, store, pushes, board, running, hooks, metrics, events: events.clone() };
+    let Plugins { handler, strategy, source, hooks } = plugins;
+    // Beside the messages and away from the leases: they compile.
+    let mut updates = Vec::new();
+    if let (Some(loaded), Some(intake), Some(set)) = (handler, intake, &config.handler) {
+        let seat = HandlerSeat::new(intake, &set.swap);
+        updates.push(AbortOnDropHandle::new(work.spawn(kit.clone().update(loaded, seat))));
+    }
+    if let Some((loaded, consultant)) = strategy.zip(consultant) {
+        updates.push(AbortOnDropHandle::new(work.spawn(kit.clone().update(loaded, StrategySeat(consultant)))));
+    }
+    if let Some((loaded, source)) = source.zip(listed) {
+        let seat = SourceSeat { source, allow_empty: settings::allows_empty(&config), events };
+        updates.push(AbortOnDropHandle::new(work.spawn(kit.clone().update(loaded, seat))));
+    }
+    if let Some((loaded, plugin)) = hooks.zip(hooks_in_force) {
+        updates.push(AbortOnDropHandle::new(work.spawn(kit.update(loaded, HooksSeat(plugin)))));
+    }
     let end = control.run(inbox, told, stop).await;
     drop(updates);
     if let Some(task) = hooks_task {
@@ -304,12 +308,10 @@ struct Equipment {
     hooks: Hooks,
 }
 
-/// Where the partitions come from. A plugin is asked on this runtime.
-fn listing(config: &Config, plugins: &Plugins, guests: &Handle, metrics: &Arc<Metrics>) -> Arc<dyn Source> {
-    match &plugins.source {
-        Some(plugin) => Arc::new(PluginSource::new(Arc::clone(plugin), guests.clone(), Arc::clone(metrics))),
-        None => fixed(config),
-    }
+/// The plugin that lists the partitions, if one does. It is asked on this runtime.
+fn plugin_source(plugins: &Plugins, guests: &Handle, metrics: &Arc<Metrics>) -> Option<PluginSource> {
+    let plugin = Arc::clone(&plugins.source.as_ref()?.plugin);
+    Some(PluginSource::new(plugin, guests.clone(), Arc::clone(metrics)))
 }
 
 /// The partitions that the configuration lists.

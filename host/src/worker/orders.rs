@@ -1,31 +1,13 @@
-//! Which version of the handler a worker begins with, where one was pushed to the fleet.
+//! Which version of a plugin a worker begins with, where one was pushed to the fleet.
 
-use super::plugins::Handlers;
-use crate::config::Config;
-use crate::error::{ErrorCode, OperatorError};
+use super::maker::Maker;
+use super::plugins::Loaded;
+use crate::error::ErrorCode;
 use crate::nats::ApiError;
-use crate::plugin::{Attempt, Component, Digest, HandlerPlugin, PluginEngine, Prepared, VersionStore};
+use crate::plugin::{Attempt, Component, Digest, Loadable, Prepared, VersionStore};
 use crate::pushes::{self, Order, Pushes, Reported, Standing};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// What a worker begins with.
-pub(super) struct Beginning {
-    pub(super) handler: Arc<HandlerPlugin>,
-    pub(super) component: Component,
-    /// The order that was looked at.
-    pub(super) standing: Standing,
-    /// Why the handler is another version than the one that was pushed.
-    pub(super) instead: Option<OperatorError>,
-}
-
-/// What is at hand when a worker begins.
-pub(super) struct Beginner {
-    pub(super) engine: Arc<PluginEngine>,
-    pub(super) config: Arc<Config>,
-    pub(super) store: Arc<VersionStore>,
-    pub(super) pushes: Pushes,
-}
 
 /// Histories of the workers.
 type Histories = BTreeMap<String, Vec<Reported>>;
@@ -41,50 +23,62 @@ enum PassedOver {
 }
 
 /// What can be begun with; `None` stands for what is loaded already.
-type Chosen = Option<(Arc<HandlerPlugin>, Component)>;
+type Chosen<P> = Option<(Arc<P>, Component)>;
 
-impl Beginner {
+impl<P: Loadable> Loaded<P> {
     /// Chooses between what is loaded and what was pushed. What was pushed and has failed, here or in the fleet, or was not tried yet, is
     /// passed over for the last good version that this machine has, or else for one that was pushed before. Nothing in here keeps a
     /// worker from starting.
-    pub(super) async fn choose(&self, handler: Arc<HandlerPlugin>, component: Component) -> Beginning {
-        let name = handler.version().name().to_owned();
-        let mut standing = self.pushes.standing(&name).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "Whether a version was pushed is not known yet");
+    pub(super) async fn choose(&mut self, store: &Arc<VersionStore>, pushes: &Pushes) {
+        let name = self.maker.name().to_owned();
+        let standing = pushes.standing(&name).await.unwrap_or_else(|error| {
+            tracing::warn!(plugin = name, %error, "Whether a version was pushed is not known yet");
             Standing::default()
         });
-        let loaded = (handler, component);
+        let beginner = Beginner { maker: &self.maker, store, pushes };
         let (chosen, passed_over) = match &standing.order {
-            Some(order) => self.by_order(&name, order, loaded.0.version().id()).await,
+            Some(order) => beginner.by_order(&name, order, self.plugin.version().id()).await,
             None => (None, None),
         };
-        let (handler, component) = chosen.unwrap_or(loaded);
+        if let Some((plugin, component)) = chosen {
+            (self.plugin, self.component) = (plugin, component);
+        }
+        let version = self.plugin.version();
+        store.keep(&name, version.id(), &self.component);
         let (why, is_settled) = match passed_over {
             Some(PassedOver::Unfit(why)) => (Some(why), true),
             Some(PassedOver::Absent(why)) => (Some(why), false),
             Some(PassedOver::Untried) => (None, false),
             None => (None, true),
         };
-        let instead = standing.order.as_ref().zip(why).map(|(order, why)| {
-            ErrorCode::PluginSwap.error(
+        if let Some((order, why)) = standing.order.as_ref().zip(why) {
+            self.instead = Some(ErrorCode::PluginSwap.error(
                 format!("what {} has pushed of plugin {name} at {} is not used", order.by, order.at),
                 why,
                 format!(
                     "the worker begins with version {}; push a corrected one, or try again: parti plugin swap {name}",
-                    handler.version().id()
+                    version.id()
                 ),
-            )
-        });
-        if !is_settled {
-            standing = Standing::default();
+            ));
         }
-        Beginning { handler, component, standing, instead }
+        if is_settled {
+            self.standing = standing;
+        }
     }
+}
 
-    async fn by_order(&self, name: &str, order: &Order, loaded: &str) -> (Chosen, Option<PassedOver>) {
+/// What is at hand when a worker begins.
+struct Beginner<'a, P> {
+    maker: &'a Arc<Maker<P>>,
+    store: &'a Arc<VersionStore>,
+    pushes: &'a Pushes,
+}
+
+impl<P: Loadable> Beginner<'_, P> {
+    async fn by_order(&self, name: &str, order: &Order, loaded: &str) -> (Chosen<P>, Option<PassedOver>) {
         let Some(wanted) = &order.wanted else { return (None, None) };
         let at = order.at;
-        if let Some(modified) = self.blocking(move |handlers, _| Ok(handlers.newer_than(at))).await.ok().flatten() {
+        if let Some(modified) = self.maker.aside(move |maker| Ok(maker.newer_than(at))).await.ok().flatten() {
             tracing::info!(%modified, by = order.by, %at, "The component in the plugin directory is newer than what was pushed, and goes before it");
             return (None, None);
         }
@@ -97,8 +91,8 @@ impl Beginner {
             Ok(_) => PassedOver::Untried,
             Err(passed_over) => passed_over,
         };
-        let store = Arc::clone(&self.store);
-        let last_good = self.blocking(move |handlers, _| Ok(handlers.last_good(&store))).await.ok().flatten();
+        let store = Arc::clone(self.store);
+        let last_good = self.maker.aside(move |maker| Ok(maker.last_good(&store))).await.ok().flatten();
         let mut chosen = match last_good {
             Some(prepared) => self.compile(prepared, loaded).await.ok(),
             None => None,
@@ -125,7 +119,7 @@ impl Beginner {
         digest: &Digest,
         history: &Histories,
         loaded: &str,
-    ) -> Result<Chosen, PassedOver> {
+    ) -> Result<Chosen<P>, PassedOver> {
         let bytes = match self.store.component(digest) {
             Some(bytes) => bytes,
             None => {
@@ -133,7 +127,7 @@ impl Beginner {
                 fetched.map_err(PassedOver::Absent)?
             }
         };
-        let prepared = self.blocking(move |handlers, _| handlers.with(bytes)).await;
+        let prepared = self.maker.aside(move |maker| maker.with(bytes)).await;
         let prepared = prepared.map_err(|error| PassedOver::Unfit(error.why))?;
         let version = prepared.id();
         if let Some((worker, attempt)) = pushes::failed(history, &version)
@@ -148,19 +142,12 @@ impl Beginner {
         self.compile(prepared, loaded).await
     }
 
-    async fn compile(&self, prepared: Prepared, loaded: &str) -> Result<Chosen, PassedOver> {
+    async fn compile(&self, prepared: Prepared, loaded: &str) -> Result<Chosen<P>, PassedOver> {
         if prepared.id() == loaded {
             return Ok(None);
         }
         let component = prepared.component().clone();
-        let compiled = self.blocking(move |handlers, engine| handlers.compile(engine, prepared)).await;
-        compiled.map(|handler| Some((handler, component))).map_err(|error| PassedOver::Unfit(error.why))
-    }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Handlers<'_>, &PluginEngine) -> Result<T, OperatorError> + Send + 'static,
-    ) -> Result<T, OperatorError> {
-        super::plugins::blocking(&self.engine, &self.config, work).await
+        let compiled = self.maker.aside(move |maker| maker.compile(prepared)).await;
+        compiled.map(|plugin| Some((plugin, component))).map_err(|error| PassedOver::Unfit(error.why))
     }
 }

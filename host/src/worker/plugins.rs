@@ -1,72 +1,168 @@
 //! The plugins that the configuration names, loaded. `parti check` loads them too, one after the other, to report them all.
 
+use super::maker::Maker;
 use super::settings::from_sentence;
-use crate::config::{Config, Grants as Granted, Handler, Limits as Set};
+use crate::config::{Config, Grants as Granted, Limits as Set};
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
-    Catalog, CatalogError, Component, Grants, HandlerPlugin, HooksPlugin, Limits, Load, PluginEngine, PluginKind,
-    PluginSettings, PluginStats, PluginVersion, Prepared, Room, SourcePlugin, StrategyPlugin, VersionStore, Wanted,
+    Attempt, Catalog, CatalogError, Component, Grants, HandlerPlugin, HooksPlugin, Limits, Loadable, PluginEngine,
+    PluginKind, PluginSettings, PluginStats, PluginVersion, Room, SourcePlugin, StrategyPlugin, VersionStore, Wanted,
 };
+use crate::pushes::{Pushes, Standing};
 use crate::telemetry::Metrics;
-use jiff::Timestamp;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// What a worker loads at its start.
-#[derive(Debug, Default)]
-pub struct Plugins {
-    /// What processes the messages; nothing on an assignment-only worker.
-    pub handler: Option<Arc<HandlerPlugin>>,
-    /// What decides which worker gets which partition, if a plugin does.
-    pub strategy: Option<Arc<StrategyPlugin>>,
-    /// What lists the partitions, if a plugin does.
-    pub source: Option<Arc<SourcePlugin>>,
-    /// What is told what happens.
-    pub hooks: Option<Arc<HooksPlugin>>,
-    /// What the handler is made of.
-    pub(super) component: Option<Component>,
-    /// Why the handler is another version than the one in the directory.
+/// A place in the configuration that names a plugin, and what it sets for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Slot {
+    /// The plugin's name.
+    pub(crate) name: String,
+    /// What it must be.
+    pub(crate) kind: PluginKind,
+    /// The section, such as `handler`.
+    section: &'static str,
+    config: Map<String, Value>,
+    limits: Limits,
+}
+
+impl Slot {
+    /// Every place that names a plugin.
+    pub(crate) fn all(config: &Config) -> Vec<Self> {
+        let slots = [Self::handler(config), Self::strategy(config), Self::source(config), Self::hooks(config)];
+        slots.into_iter().flatten().collect()
+    }
+
+    fn handler(config: &Config) -> Option<Self> {
+        let set = config.handler.as_ref()?;
+        let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
+        Some(Self { name: set.plugin.clone(), kind: PluginKind::Handler, section: "handler", config, limits })
+    }
+
+    fn strategy(config: &Config) -> Option<Self> {
+        let set = config.strategy.plugin.as_ref()?;
+        let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
+        Some(Self { name: set.name.clone(), kind: PluginKind::Strategy, section: "strategy.plugin", config, limits })
+    }
+
+    fn source(config: &Config) -> Option<Self> {
+        let set = config.source.as_ref()?.plugin.as_ref()?;
+        let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
+        Some(Self { name: set.name.clone(), kind: PluginKind::Source, section: "source.plugin", config, limits })
+    }
+
+    fn hooks(config: &Config) -> Option<Self> {
+        let set = config.hooks.as_ref()?;
+        let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
+        Some(Self { name: set.plugin.clone(), kind: PluginKind::Hooks, section: "hooks", config, limits })
+    }
+
+    /// What the catalog is asked for.
+    pub(super) fn wanted(&self) -> Wanted<'_> {
+        let Self { name, kind, section, config, limits } = self;
+        Wanted { name, section, kind: *kind, config: config.clone(), limits: limits.clone() }
+    }
+}
+
+/// A plugin that is loaded, and what it takes to load another version of it.
+pub(super) struct Loaded<P> {
+    pub(super) maker: Arc<Maker<P>>,
+    pub(super) plugin: Arc<P>,
+    /// What it is made of.
+    pub(super) component: Component,
+    /// Why it is another version than the one that was to be.
     pub(super) instead: Option<OperatorError>,
+    /// The order that was looked at.
+    pub(super) standing: Standing,
+}
+
+impl<P: Loadable> Loaded<P> {
+    /// Loads what is in the plugin directory. With a store, the last good version takes the place of one that has failed its trial.
+    fn load(
+        engine: &Arc<PluginEngine>,
+        config: &Config,
+        slot: Slot,
+        store: Option<&VersionStore>,
+    ) -> Result<Self, OperatorError> {
+        let maker = Maker::new(engine, config, slot);
+        let prepared = maker.prepare(maker.read()?)?;
+        let (prepared, instead) = match store {
+            Some(store) => maker.unless_marked(store, prepared),
+            None => (prepared, None),
+        };
+        let component = prepared.component().clone();
+        let plugin = maker.compile(prepared)?;
+        Ok(Self { maker: Arc::new(maker), plugin, component, instead, standing: Standing::default() })
+    }
+}
+
+/// What a worker loads at its start.
+#[derive(Default)]
+pub(super) struct Plugins {
+    /// What processes the messages; nothing on an assignment-only worker.
+    pub(super) handler: Option<Loaded<HandlerPlugin>>,
+    /// What decides which worker gets which partition, if a plugin does.
+    pub(super) strategy: Option<Loaded<StrategyPlugin>>,
+    /// What lists the partitions, if a plugin does.
+    pub(super) source: Option<Loaded<SourcePlugin>>,
+    /// What is told what happens.
+    pub(super) hooks: Option<Loaded<HooksPlugin>>,
 }
 
 impl Plugins {
     /// Loads every plugin that the configuration names. Compiles: call it where blocking is allowed. What cannot be loaded is
-    /// among the errors, and missing here. With a store, the last good version takes the place of a handler that has failed its trial.
+    /// among the errors, and missing here. With a store, the last good version takes the place of one that has failed its trial.
     #[must_use]
-    pub fn load(engine: &PluginEngine, config: &Config, store: Option<&VersionStore>) -> (Self, Vec<OperatorError>) {
-        let (catalog, (_, errors)) = (catalog(config), grants(&config.plugins.grants));
-        let mut loading = Loading { engine, catalog: &catalog, errors };
-        let (mut component, mut instead) = (None, None);
-        let handler = Handlers::of(config).and_then(|handlers| {
-            let prepared = handlers.read().and_then(|component| handlers.prepare(component));
-            let loaded = prepared.and_then(|mut prepared| {
-                if let Some(store) = store {
-                    (prepared, instead) = handlers.unless_marked(store, prepared);
-                }
-                component = Some(prepared.component().clone());
-                handlers.compile(engine, prepared)
-            });
-            loaded.map_err(|error| loading.errors.push(error)).ok()
-        });
-        let strategy = config.strategy.plugin.as_ref().and_then(|set| {
-            let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
-            let kind = PluginKind::Strategy;
-            let wanted = Wanted { name: &set.name, section: "strategy.plugin", kind, config, limits };
-            loading.load(wanted, StrategyPlugin::load)
-        });
-        let source = config.source.as_ref().and_then(|source| source.plugin.as_ref()).and_then(|set| {
-            let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
-            let kind = PluginKind::Source;
-            let wanted = Wanted { name: &set.name, section: "source.plugin", kind, config, limits };
-            loading.load(wanted, SourcePlugin::load)
-        });
-        let hooks = config.hooks.as_ref().and_then(|set| {
-            let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
-            let wanted = Wanted { name: &set.plugin, section: "hooks", kind: PluginKind::Hooks, config, limits };
-            loading.load(wanted, HooksPlugin::load)
-        });
-        (Self { handler, strategy, source, hooks, component, instead }, loading.errors)
+    pub(super) fn load(
+        engine: &Arc<PluginEngine>,
+        config: &Config,
+        store: Option<&VersionStore>,
+    ) -> (Self, Vec<OperatorError>) {
+        let (_, mut errors) = grants(&config.plugins.grants);
+        fn loaded<P: Loadable>(
+            (engine, config, store): (&Arc<PluginEngine>, &Config, Option<&VersionStore>),
+            slot: Option<Slot>,
+            errors: &mut Vec<OperatorError>,
+        ) -> Option<Loaded<P>> {
+            Loaded::load(engine, config, slot?, store).map_err(|error| errors.push(error)).ok()
+        }
+        let with = (engine, config, store);
+        let plugins = Self {
+            handler: loaded(with, Slot::handler(config), &mut errors),
+            strategy: loaded(with, Slot::strategy(config), &mut errors),
+            source: loaded(with, Slot::source(config), &mut errors),
+            hooks: loaded(with, Slot::hooks(config), &mut errors),
+        };
+        (plugins, errors)
+    }
+
+    /// Chooses between what is loaded and what was pushed to the fleet.
+    pub(super) async fn choose(&mut self, store: &Arc<VersionStore>, pushes: &Pushes) {
+        let Self { handler, strategy, source, hooks } = self;
+        if let Some(loaded) = handler {
+            loaded.choose(store, pushes).await;
+        }
+        if let Some(loaded) = strategy {
+            loaded.choose(store, pushes).await;
+        }
+        if let Some(loaded) = source {
+            loaded.choose(store, pushes).await;
+        }
+        if let Some(loaded) = hooks {
+            loaded.choose(store, pushes).await;
+        }
+    }
+
+    /// Why versions are others than those that were to be.
+    pub(super) fn instead(&self) -> impl Iterator<Item = &OperatorError> {
+        let Self { handler, strategy, source, hooks } = self;
+        let handler = handler.iter().filter_map(|loaded| loaded.instead.as_ref());
+        let strategy = strategy.iter().filter_map(|loaded| loaded.instead.as_ref());
+        let source = source.iter().filter_map(|loaded| loaded.instead.as_ref());
+        let hooks = hooks.iter().filter_map(|loaded| loaded.instead.as_ref());
+        handler.chain(strategy).chain(source).chain(hooks)
     }
 
     /// What is to be said of the room that a handler's instances take in this process, one for each of so many partitions.
@@ -77,11 +173,11 @@ impl Plugins {
 
     /// What each of them is.
     #[must_use]
-    pub fn versions(&self) -> Vec<Arc<PluginVersion>> {
-        let handler = self.handler.iter().map(|plugin| plugin.version());
-        let hooks = self.hooks.iter().map(|plugin| plugin.version());
-        let source = self.source.iter().map(|plugin| plugin.version());
-        let strategy = self.strategy.iter().map(|plugin| plugin.version());
+    pub(super) fn versions(&self) -> Vec<Arc<PluginVersion>> {
+        let handler = self.handler.iter().map(|loaded| loaded.plugin.version());
+        let strategy = self.strategy.iter().map(|loaded| loaded.plugin.version());
+        let source = self.source.iter().map(|loaded| loaded.plugin.version());
+        let hooks = self.hooks.iter().map(|loaded| loaded.plugin.version());
         handler.chain(strategy).chain(source).chain(hooks).cloned().collect()
     }
 }
@@ -92,15 +188,16 @@ pub(super) struct Running(Arc<Mutex<Vec<Entry>>>);
 
 struct Entry {
     version: Arc<PluginVersion>,
+    /// How the last attempt to replace it has ended.
+    last: Option<Attempt>,
     /// What it has counted itself, as far as the worker's metrics have it.
     counted: PluginStats,
 }
 
 impl Running {
     pub(super) fn of(plugins: Vec<Arc<PluginVersion>>) -> Self {
-        Self(Arc::new(Mutex::new(
-            plugins.into_iter().map(|version| Entry { version, counted: PluginStats::default() }).collect(),
-        )))
+        let entry = |version| Entry { version, last: None, counted: PluginStats::default() };
+        Self(Arc::new(Mutex::new(plugins.into_iter().map(entry).collect())))
     }
 
     fn entries(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
@@ -117,16 +214,29 @@ impl Running {
         self.entries().iter().map(|entry| (entry.version.name().to_owned(), entry.version.id().to_owned())).collect()
     }
 
-    /// Another version runs in the place of the one of its kind.
-    pub(super) fn replace(&self, version: Arc<PluginVersion>) {
-        if let Some(entry) = self.entries().iter_mut().find(|entry| entry.version.kind() == version.kind()) {
-            *entry = Entry { version, counted: PluginStats::default() };
+    /// How each of them stands: what it is, and how the last attempt to replace it has ended.
+    pub(super) fn standings(&self) -> Vec<(Arc<PluginVersion>, Option<Attempt>)> {
+        self.entries().iter().map(|entry| (Arc::clone(&entry.version), entry.last.clone())).collect()
+    }
+
+    /// Another version runs in the place of the one of its name; that one.
+    pub(super) fn replace(&self, version: &Arc<PluginVersion>) -> Option<Arc<PluginVersion>> {
+        let mut entries = self.entries();
+        let entry = entries.iter_mut().find(|entry| entry.version.name() == version.name())?;
+        entry.counted = PluginStats::default();
+        Some(std::mem::replace(&mut entry.version, Arc::clone(version)))
+    }
+
+    /// An attempt to replace the plugin of this name has ended.
+    pub(super) fn attempted(&self, plugin: &str, attempt: &Attempt) {
+        if let Some(entry) = self.entries().iter_mut().find(|entry| entry.version.name() == plugin) {
+            entry.last = Some(attempt.clone());
         }
     }
 
     /// Brings the worker's metrics up to date with what plugins have counted since the last time: they do so without knowing of metrics.
     pub(super) fn count(&self, metrics: &Metrics) {
-        for Entry { version, counted } in self.entries().iter_mut() {
+        for Entry { version, counted, .. } in self.entries().iter_mut() {
             let (name, now) = (version.name(), version.stats());
             let counters = [
                 (&metrics.plugin_log_lines_dropped, now.log_lines_dropped - counted.log_lines_dropped),
@@ -147,140 +257,26 @@ impl Running {
     }
 }
 
-fn catalog(config: &Config) -> Catalog {
+pub(super) fn catalog(config: &Config) -> Catalog {
     let defaults = limits(&config.plugins.defaults, Limits::default().call_timeout);
     Catalog::new(&config.plugins.directory, defaults, grants(&config.plugins.grants).0)
 }
 
-/// What the configuration sets for a plugin of this name: as its handler, or by default.
+/// What the configuration sets for a plugin of this name: where it names it, or by default.
 pub(crate) fn settings_of(config: &Config, plugin: &str) -> PluginSettings {
     let grants = grants(&config.plugins.grants).0.remove(plugin).unwrap_or_default();
-    match config.handler.as_ref().filter(|set| set.plugin == plugin) {
-        Some(set) => {
-            let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
-            PluginSettings { section: "handler".into(), config, limits, grants }
+    match Slot::all(config).into_iter().find(|slot| slot.name == plugin) {
+        Some(Slot { section, config, limits, .. }) => {
+            PluginSettings { section: section.into(), config, limits, grants }
         }
         None => {
             let limits = limits(&config.plugins.defaults, Limits::default().call_timeout);
-            PluginSettings { section: "plugins.defaults".into(), config: serde_json::Map::new(), limits, grants }
+            PluginSettings { section: "plugins.defaults".into(), config: Map::new(), limits, grants }
         }
     }
 }
 
-/// Makes versions of the configured handler. Everything here reads files, and [`Handlers::compile`] compiles: call it where blocking is
-/// allowed.
-pub(super) struct Handlers<'a> {
-    catalog: Catalog,
-    set: &'a Handler,
-}
-
-impl<'a> Handlers<'a> {
-    /// Nothing on an assignment-only worker.
-    pub(super) fn of(config: &'a Config) -> Option<Self> {
-        Some(Self { catalog: catalog(config), set: config.handler.as_ref()? })
-    }
-
-    fn wanted(&self) -> Wanted<'a> {
-        let set = self.set;
-        let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
-        Wanted { name: &set.plugin, section: "handler", kind: PluginKind::Handler, config, limits }
-    }
-
-    /// What the plugin directory has now.
-    pub(super) fn read(&self) -> Result<Component, OperatorError> {
-        self.catalog.read(&self.wanted()).map_err(|error| operator_error(&error))
-    }
-
-    /// When the component in the plugin directory was written, if that was after this time.
-    pub(super) fn newer_than(&self, time: Timestamp) -> Option<Timestamp> {
-        let modified = self.catalog.modified(&self.set.plugin)?;
-        Timestamp::try_from(modified).ok().filter(|modified| *modified > time)
-    }
-
-    /// What a component from elsewhere becomes with the sidecar in the plugin directory and the configuration.
-    pub(super) fn with(&self, bytes: Vec<u8>) -> Result<Prepared, OperatorError> {
-        let sidecar = self.catalog.read_sidecar(&self.set.plugin).map_err(|error| operator_error(&error))?;
-        self.prepare(Component { bytes, sidecar })
-    }
-
-    /// What a component becomes with the configuration.
-    pub(super) fn prepare(&self, component: Component) -> Result<Prepared, OperatorError> {
-        self.catalog.prepare(self.wanted(), component).map_err(|error| operator_error(&error))
-    }
-
-    pub(super) fn compile(
-        &self,
-        engine: &PluginEngine,
-        prepared: Prepared,
-    ) -> Result<Arc<HandlerPlugin>, OperatorError> {
-        prepared.load(engine, HandlerPlugin::load).map_err(|error| operator_error(&error))
-    }
-
-    /// The version itself, or if it has failed its trial the last one that was in force, and why.
-    fn unless_marked(&self, store: &VersionStore, prepared: Prepared) -> (Prepared, Option<OperatorError>) {
-        let name = &self.set.plugin;
-        let Some(mark) = store.mark_of(name, &prepared.id()) else { return (prepared, None) };
-        let what = format!("version {} of plugin {name} is not used", mark.version);
-        let why = format!("it was taken back at {}: {}", mark.at, mark.why);
-        match self.last_good(store) {
-            Some(good) => {
-                let todo = format!(
-                    "the worker begins with version {}, which was in force before; correct the plugin and copy it again",
-                    good.id()
-                );
-                (good, Some(ErrorCode::PluginSwap.error(what, why, todo)))
-            }
-            None => {
-                let what = format!("version {} of plugin {name} is used although it has failed", mark.version);
-                let todo = "no version that was in force before is left in plugins.cache; correct the plugin and copy it again";
-                (prepared, Some(ErrorCode::PluginSwap.error(what, why, todo)))
-            }
-        }
-    }
-
-    /// The last version that was in force, is still there, and has not failed.
-    pub(super) fn last_good(&self, store: &VersionStore) -> Option<Prepared> {
-        let name = &self.set.plugin;
-        store.kept(name).into_iter().find_map(|kept| {
-            let component = Component { bytes: store.component(&kept.digest)?, sidecar: kept.sidecar };
-            let prepared = self.prepare(component).ok()?;
-            store.mark_of(name, &prepared.id()).is_none().then_some(prepared)
-        })
-    }
-}
-
-/// Reads and compiles versions of the handler away from everything else.
-pub(super) async fn blocking<T: Send + 'static>(
-    engine: &Arc<PluginEngine>,
-    config: &Arc<Config>,
-    work: impl FnOnce(&Handlers<'_>, &PluginEngine) -> Result<T, OperatorError> + Send + 'static,
-) -> Result<T, OperatorError> {
-    let (engine, config) = (Arc::clone(engine), Arc::clone(config));
-    let failed = |why: String| {
-        ErrorCode::Internal.error("the plugin could not be compiled", why, "report this as a bug of parti")
-    };
-    let done = tokio::task::spawn_blocking(move || Handlers::of(&config).map(|handlers| work(&handlers, &engine)));
-    match done.await {
-        Ok(Some(result)) => result,
-        Ok(None) => Err(failed("no handler is configured".into())),
-        Err(error) => Err(failed(error.to_string())),
-    }
-}
-
-struct Loading<'a> {
-    engine: &'a PluginEngine,
-    catalog: &'a Catalog,
-    errors: Vec<OperatorError>,
-}
-
-impl Loading<'_> {
-    fn load<P>(&mut self, wanted: Wanted<'_>, load: Load<P>) -> Option<Arc<P>> {
-        let loaded = self.catalog.load(self.engine, wanted, load);
-        loaded.map_err(|error| self.errors.push(operator_error(&error))).ok()
-    }
-}
-
-fn operator_error(error: &CatalogError) -> OperatorError {
+pub(super) fn operator_error(error: &CatalogError) -> OperatorError {
     let missing = matches!(error, CatalogError::Missing { .. } | CatalogError::Directory { .. });
     let code = if missing { ErrorCode::PluginNotFound } else { ErrorCode::PluginInvalid };
     from_sentence(code, &error.to_string())

@@ -79,7 +79,7 @@ pub(super) fn coordinator(config: &Config, plugins: &[Arc<PluginVersion>], metri
             critical_threshold: alert.critical_threshold,
             alert_interval: alert.alert_interval,
         },
-        allow_empty: config.source.as_ref().and_then(|s| s.plugin.as_ref()).is_some_and(|plugin| plugin.allow_empty),
+        allow_empty: allows_empty(config),
         refresh_interval: config.source.as_ref().and_then(|s| s.refresh_interval).unwrap_or_default(),
         assignment_ttl: config.kv_bucket.assignment_ttl,
         capacity: config.capacity,
@@ -99,6 +99,11 @@ pub(super) fn coordinator(config: &Config, plugins: &[Arc<PluginVersion>], metri
         // The host ends a call of its own accord; the core waits a little longer, for the answer to come.
         strategy_patience: config.strategy.plugin.as_ref().map(|plugin| plugin.call_timeout + ANSWER),
     }
+}
+
+/// Whether a source that suddenly lists nothing is believed.
+pub(super) fn allows_empty(config: &Config) -> bool {
+    config.source.as_ref().and_then(|source| source.plugin.as_ref()).is_some_and(|plugin| plugin.allow_empty)
 }
 
 /// Partitions of a group whose source tells only when it is asked.

@@ -1,9 +1,10 @@
 //! What the worker shows: a board that the control task writes and HTTP reads, and what it tells operators over NATS.
 
 use super::plugins::Running;
-use crate::http::{Degraded, PartitionStatus, PluginStatus, Status, StatusSource};
+use crate::http::{Degraded, PartitionStatus, PluginStatus, Status, StatusSource, SwapStatus};
 use crate::intake::{Intake, PartitionReport};
 use crate::nats::{Nats, PartitionFigures};
+use crate::plugin::Attempt;
 use parti_coordination::record::{Owner, PauseRecord};
 use parti_coordination::{Assigned, Epoch, Term, Version, WorkerId, WorkerState};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -80,13 +81,20 @@ impl StatusSource for WorkerStatus {
             degraded: board.degraded.clone(),
             plugins: self
                 .running
-                .versions()
-                .iter()
-                .map(|plugin| PluginStatus {
+                .standings()
+                .into_iter()
+                .map(|(plugin, last)| PluginStatus {
                     name: plugin.name().to_owned(),
                     kind: plugin.kind().to_string(),
                     digest: plugin.digest().to_string(),
+                    version: plugin.id().to_owned(),
                     problem: None,
+                    last_swap: last.map(|Attempt { at, to, result, reason, .. }| SwapStatus {
+                        at,
+                        to,
+                        result: result.as_str(),
+                        reason,
+                    }),
                 })
                 .collect(),
             problems: board.unreachable.iter().chain(&board.undecided).cloned().collect(),

@@ -1,25 +1,28 @@
-//! Takes up other versions of the handler, while the worker runs: what changes in the plugin directory, and what is pushed to the fleet.
+//! Takes up other versions of plugins, while the worker runs: what changes in the plugin directory, and what is pushed to the fleet.
 //!
 //! Of the two, the newer one holds: a component in the directory that was written after the push goes before it. A version is loaded
-//! beside the data path and handed over to whoever runs it, on trial; one that fails is marked, and not tried again before its component
-//! or its settings change, or an operator wants it to be. How each attempt has ended is remembered on the machine, and told to the fleet.
+//! beside everything else and handed to its seat, which tries it and puts it into force or not; one that fails is marked, and not tried
+//! again before its component or its settings change, or an operator wants it to be. How each attempt has ended is remembered on the
+//! machine, and told to the fleet.
 
 use super::files::PluginFiles;
-use super::plugins::{Handlers, Running};
+use super::maker::Maker;
+use super::plugins::{Loaded, Running};
+use super::seats::Seat;
 use super::status::Board;
-use crate::config::{Config, Swap};
 use crate::error::{ErrorCode, OperatorError};
 use crate::hooks::Hooks;
-use crate::intake::{Intake, SwapOutcome, SwapReport, SwapRequest, SwapRules};
+use crate::intake::{SwapOutcome, SwapReport};
 use crate::nats::{KvEvent, Watch};
-use crate::plugin::{Attempt, AttemptResult, HandlerPlugin, PluginEngine, Prepared, VersionStore};
+use crate::plugin::{Attempt, AttemptResult, Loadable, PluginVersion, Prepared, VersionStore};
 use crate::pushes::{Order, Pushes, Reported, Standing};
 use crate::telemetry::{Metrics, SwapResult};
 use jiff::Timestamp;
 use parti_coordination::Event;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 /// Who asks for a version that lies in the plugin directory.
 const FILE: &str = "file";
@@ -27,36 +30,52 @@ const FILE: &str = "file";
 /// How often, and after which pauses, a worker looks whether it has an ID under which it can report.
 const NAMELESS: (u32, Duration) = (50, Duration::from_millis(200));
 
-/// What is needed to take up a version.
-pub(super) struct Updates {
-    pub(super) engine: Arc<PluginEngine>,
-    pub(super) config: Arc<Config>,
+/// What is needed to take up versions, whatever the plugin.
+#[derive(Clone)]
+pub(super) struct Kit {
+    /// The plugin directory.
+    pub(super) directory: PathBuf,
+    /// Whether what changes there is taken up.
+    pub(super) watch: bool,
     pub(super) store: Arc<VersionStore>,
     pub(super) pushes: Pushes,
     pub(super) board: Arc<Mutex<Board>>,
-    pub(super) intake: Intake,
     pub(super) running: Running,
     pub(super) hooks: Hooks,
     pub(super) metrics: Arc<Metrics>,
     pub(super) events: mpsc::UnboundedSender<Event>,
 }
 
-impl Updates {
-    /// Watches until it is dropped. `current` is the version of the handler that runs, and `standing` the order that it was chosen by.
-    pub(super) async fn run(self, current: Arc<HandlerPlugin>, mut standing: Standing) {
-        let mut files = PluginFiles::watch(&self.config.plugins.directory, self.name());
-        let mut orders = self.pushes.watch(self.name());
-        let mut current = current.version().id().to_owned();
+impl Kit {
+    /// Takes up versions of this plugin until the future is dropped.
+    pub(super) async fn update<S: Seat>(self, loaded: Loaded<S::Plugin>, seat: S) {
+        let Loaded { maker, plugin, standing, .. } = loaded;
+        Updates { kit: self, maker, seat }.run(plugin.version().id().to_owned(), standing).await;
+    }
+}
+
+/// Takes up versions of one plugin.
+struct Updates<S: Seat> {
+    kit: Kit,
+    maker: Arc<Maker<S::Plugin>>,
+    seat: S,
+}
+
+impl<S: Seat> Updates<S> {
+    /// Watches until it is dropped. `current` is the version that runs, and `standing` the order that it was chosen by.
+    async fn run(self, mut current: String, mut standing: Standing) {
+        let mut files = PluginFiles::watch(&self.kit.directory, self.name());
+        let mut orders = self.kit.pushes.watch(self.name());
         let (mut obeyed, mut is_due) = (standing.revision, false);
         loop {
             tokio::select! {
                 () = files.stirred() => {}
                 entry = next(&mut orders) => if let KvEvent::Entry { entry, .. } = entry && entry.revision != standing.revision {
-                    standing = self.pushes.understand(self.name(), &entry);
+                    standing = self.kit.pushes.understand(self.name(), &entry);
                 },
             }
             let is_ordered = standing.revision != obeyed;
-            is_due |= files.have_changed().await && self.config.plugins.watch;
+            is_due |= files.have_changed().await && self.kit.watch;
             if !is_ordered && !is_due {
                 continue;
             }
@@ -77,14 +96,14 @@ impl Updates {
                     self.tell(Reported { order: if is_ordered { standing.revision } else { 0 }, attempt }).await;
                 }
                 // To be tried again.
-                Err(why) => tracing::warn!(why, "A version that is wanted cannot be had yet"),
+                Err(why) => tracing::warn!(plugin = self.name(), why, "A version that is wanted cannot be had yet"),
             }
         }
     }
 
-    /// The handler's name.
+    /// The plugin's name.
     fn name(&self) -> &str {
-        self.config.handler.as_ref().map_or("", |handler| &handler.plugin)
+        self.maker.name()
     }
 
     /// Takes up what is wanted now, unless it is what runs and nobody has ordered it. An error is one that may pass.
@@ -102,17 +121,19 @@ impl Updates {
             let runs = "it was in force already".to_owned();
             return Ok(is_ordered.then(|| attempt(current, &to, AttemptResult::Kept, Some(runs))));
         }
-        if let Some(mark) = self.store.mark_of(self.name(), &to)
+        let store = &self.kit.store;
+        if let Some(mark) = store.mark_of(self.name(), &to)
             && !order.is_some_and(|order| is_ordered && order.retry)
         {
             tracing::warn!(
+                plugin = self.name(),
                 version = to,
                 "This version was taken back before, and is not tried again until it changes, or `parti plugin swap` wants it to be"
             );
             return refused(&to, format!("it was taken back at {}: {}", mark.at, mark.why));
         }
         let component = prepared.component().clone();
-        let plugin = match self.blocking(move |handlers, engine| handlers.compile(engine, prepared)).await {
+        let plugin = match self.maker.aside(move |maker| maker.compile(prepared)).await {
             Ok(plugin) => plugin,
             Err(error) => {
                 self.not_loaded(&error);
@@ -123,10 +144,10 @@ impl Updates {
         let Some(attempt) = self.swap(plugin, current, discard_state).await else { return Ok(None) };
         match (attempt.result, &attempt.reason) {
             (AttemptResult::Kept, _) => {
-                self.store.unmark(self.name(), &to);
-                self.store.keep(self.name(), &to, &component);
+                store.unmark(self.name(), &to);
+                store.keep(self.name(), &to, &component);
             }
-            (_, why) => self.store.mark(self.name(), &to, why.as_deref().unwrap_or_default()),
+            (_, why) => store.mark(self.name(), &to, why.as_deref().unwrap_or_default()),
         }
         Ok(Some(attempt))
     }
@@ -135,10 +156,10 @@ impl Updates {
     /// the inner error; the outer one may pass.
     async fn wanted(&self, order: Option<&Order>, is_ordered: bool) -> Result<Result<Prepared, OperatorError>, String> {
         let Some((order, digest)) = order.and_then(|order| Some((order, order.wanted.clone()?))) else {
-            return Ok(self.blocking(|handlers, _| handlers.prepare(handlers.read()?)).await);
+            return Ok(self.maker.aside(|maker| maker.prepare(maker.read()?)).await);
         };
         let at = order.at;
-        let newer = self.blocking(move |handlers, _| Ok(handlers.newer_than(at))).await;
+        let newer = self.maker.aside(move |maker| Ok(maker.newer_than(at))).await;
         match newer {
             Ok(Some(modified)) if is_ordered => {
                 return Ok(Err(ErrorCode::PluginSwap.error(
@@ -147,25 +168,27 @@ impl Updates {
                     "compare the clocks; then order it again, or remove the file",
                 )));
             }
-            Ok(Some(_)) => return Ok(self.blocking(|handlers, _| handlers.prepare(handlers.read()?)).await),
+            Ok(Some(_)) => return Ok(self.maker.aside(|maker| maker.prepare(maker.read()?)).await),
             Ok(None) if !is_ordered => tracing::info!(
-                by = order.by, %at,
+                plugin = self.name(), by = order.by, %at,
                 "The component in the plugin directory is older than what was pushed, which goes on"
             ),
             Ok(None) => {}
             Err(error) => return Ok(Err(error)),
         }
-        let bytes = match self.store.component(&digest) {
+        let bytes = match self.kit.store.component(&digest) {
             Some(bytes) => bytes,
-            None => self.pushes.fetch(self.name(), &digest).await?,
+            None => self.kit.pushes.fetch(self.name(), &digest).await?,
         };
-        Ok(self.blocking(move |handlers, _| handlers.with(bytes)).await)
+        Ok(self.maker.aside(move |maker| maker.with(bytes)).await)
     }
 
     /// Tells machine and fleet how an attempt has ended.
     async fn tell(&self, reported: Reported) {
-        self.store.record(self.name(), &reported.attempt);
-        let me = || self.board.lock().unwrap_or_else(PoisonError::into_inner).me.as_ref().map(|me| me.worker.clone());
+        let kit = &self.kit;
+        kit.running.attempted(self.name(), &reported.attempt);
+        kit.store.record(self.name(), &reported.attempt);
+        let me = || kit.board.lock().unwrap_or_else(PoisonError::into_inner).me.as_ref().map(|me| me.worker.clone());
         let (tries, pause) = NAMELESS;
         for _ in 0..tries {
             let Some(worker) = me() else {
@@ -175,82 +198,63 @@ impl Updates {
             if !Pushes::can_name(self.name()) {
                 return;
             }
-            if let Err(why) = self.pushes.report(self.name(), worker.as_str(), reported).await {
-                tracing::warn!(why, "How the swap has ended is not in `parti plugin history`");
+            if let Err(why) = kit.pushes.report(self.name(), worker.as_str(), reported).await {
+                tracing::warn!(plugin = self.name(), why, "How the swap has ended is not in `parti plugin history`");
             }
             return;
         }
     }
 
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Handlers<'_>, &PluginEngine) -> Result<T, OperatorError> + Send + 'static,
-    ) -> Result<T, OperatorError> {
-        super::plugins::blocking(&self.engine, &self.config, work).await
-    }
-
     fn not_loaded(&self, error: &OperatorError) {
-        self.metrics.plugin_swaps.inc(SwapResult::Refused);
-        tracing::error!(code = %error.code, "{error}");
-        tracing::error!("The version that runs goes on; the other one is not taken");
-        self.hooks.error(error.code, error, None);
+        self.kit.metrics.plugin_swaps.inc(SwapResult::Refused);
+        tracing::error!(code = %error.code, plugin = self.name(), "{error}");
+        tracing::error!(plugin = self.name(), "The version that runs goes on; the other one is not taken");
+        self.kit.hooks.error(error.code, error, None);
     }
 
     /// Hands a version over, and tells how that has ended.
-    async fn swap(&self, plugin: Arc<HandlerPlugin>, from: &str, discard_state: bool) -> Option<Attempt> {
-        let (reply, ended) = oneshot::channel();
+    async fn swap(&self, plugin: Arc<S::Plugin>, from: &str, discard_state: bool) -> Option<Attempt> {
         let version = Arc::clone(plugin.version());
+        let kind = version.kind();
         tracing::info!(
-            plugin = version.name(),
-            version = version.id(),
-            "Another version of the handler is taken up, on trial"
+            plugin = version.name(), %kind, version = version.id(),
+            "Another version of the plugin is taken up, on trial"
         );
-        let rules = self.config.handler.as_ref().map(|handler| rules(&handler.swap));
-        self.intake.swap(SwapRequest { to: plugin, rules, discard_state, reply });
         // Nobody answers any more where the worker stops.
-        let SwapReport { outcome, partitions, handled, failed, rejected, pauses } = ended.await.ok()?;
-        let pause = |q: usize| {
-            pauses.get((pauses.len() * q / 100).min(pauses.len().saturating_sub(1))).copied().unwrap_or_default()
-        };
-        let (p50, p99) = (pause(50), pause(99));
+        let report = self.seat.take_up(plugin, discard_state).await?;
+        let (p50, p99) = (report.pause(50), report.pause(99));
+        let SwapReport { outcome, evidence, partitions, handled, failed, rejected, .. } = report;
         let (result, reason) = match outcome {
             SwapOutcome::Kept => {
-                self.metrics.plugin_swaps.inc(SwapResult::Kept);
+                self.kit.metrics.plugin_swaps.inc(SwapResult::Kept);
                 tracing::info!(
-                    plugin = version.name(),
-                    version = version.id(),
-                    partitions,
-                    handled,
-                    failed,
-                    rejected,
-                    ?p50,
-                    ?p99,
+                    plugin = version.name(), %kind, version = version.id(),
+                    partitions, handled, failed, rejected, ?p50, ?p99, evidence,
                     "The version is in force"
                 );
-                self.running.replace(Arc::clone(&version));
-                let _ = self.events.send(Event::Plugins(self.running.ids()));
-                (AttemptResult::Kept, None)
+                self.runs(&version);
+                (AttemptResult::Kept, evidence)
             }
             SwapOutcome::TakenBack(why) => {
-                self.metrics.plugin_swaps.inc(SwapResult::TakenBack);
+                self.kit.metrics.plugin_swaps.inc(SwapResult::TakenBack);
                 let error = ErrorCode::PluginSwap.error(
                     format!("version {} of plugin {} was taken back", version.id(), version.name()),
                     why.clone(),
                     "the version before goes on, from its last commit; correct the plugin, and copy or push it again",
                 );
                 tracing::error!(code = %error.code, partitions, handled, failed, rejected, "{error}");
-                self.hooks.error(error.code, &error, None);
+                self.kit.hooks.error(error.code, &error, None);
                 (AttemptResult::TakenBack, Some(why))
             }
             SwapOutcome::Refused(why) => {
-                self.metrics.plugin_swaps.inc(SwapResult::Refused);
+                self.kit.metrics.plugin_swaps.inc(SwapResult::Refused);
                 let error = ErrorCode::PluginSwap.error(
                     format!("version {} of plugin {} is not taken", version.id(), version.name()),
                     why.clone(),
                     "the version before goes on, untouched; correct the plugin, and copy or push it again",
                 );
                 tracing::error!(code = %error.code, "{error}");
-                self.hooks.error(error.code, &error, None);
+                self.kit.hooks.error(error.code, &error, None);
                 (AttemptResult::Refused, Some(why))
             }
         };
@@ -263,6 +267,26 @@ impl Updates {
             pause_p99_us: microseconds(p99),
             ..attempt(from, version.id(), result, reason)
         })
+    }
+
+    /// From now on this version runs: everybody is to know.
+    fn runs(&self, version: &Arc<PluginVersion>) {
+        let Kit { running, metrics, events, .. } = &self.kit;
+        if let Some(before) = running.replace(version) {
+            show(metrics, &before, false);
+        }
+        show(metrics, version, true);
+        let _ = events.send(Event::Plugins(running.ids()));
+    }
+}
+
+/// Shows that a version runs, or does no more.
+pub(super) fn show(metrics: &Metrics, version: &PluginVersion, runs: bool) {
+    let kind = version.kind().to_string();
+    let labels = [version.name(), version.digest().as_str(), &kind];
+    match runs {
+        true => metrics.plugin_info.series(labels).set(1),
+        false => metrics.plugin_info.remove(labels),
     }
 }
 
@@ -293,15 +317,5 @@ fn attempt(from: &str, to: &str, result: AttemptResult, reason: Option<String>) 
         failed: 0,
         pause_p50_us: 0,
         pause_p99_us: 0,
-    }
-}
-
-fn rules(set: &Swap) -> SwapRules {
-    SwapRules {
-        canary: set.canary,
-        messages: set.probation.messages.into(),
-        time: set.probation.time,
-        max_error_rate: set.max_error_rate,
-        max_reject_rate: set.max_reject_rate,
     }
 }

@@ -53,7 +53,8 @@ pub struct Question {
 
 impl Question {
     /// What is wrong with an answer, if anything is.
-    pub(crate) fn judge(&self, answer: &[usize]) -> Option<StrategyFailure> {
+    #[must_use]
+    pub fn judge(&self, answer: &[usize]) -> Option<StrategyFailure> {
         let (given, wanted) = (answer.len(), self.partitions.len());
         if given != wanted {
             return Some(StrategyFailure::Length { given, wanted });

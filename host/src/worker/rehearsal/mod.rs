@@ -7,8 +7,9 @@ mod survey;
 
 pub(crate) use survey::Survey;
 
+use super::plugins::Plugins;
 use super::settings::{connect_error, connect_options, partitions};
-use super::{Plugins, engine_error, no_threads};
+use super::{engine_error, no_threads};
 use crate::config::Config;
 use crate::error::OperatorError;
 use crate::plugin::{PluginEngine, PluginVersion};
@@ -45,7 +46,7 @@ pub(crate) fn rehearse(config: &Config, online: bool) -> Result<Rehearsal, Opera
         let mut rehearsal = Rehearsal::default();
         let plugins = match PluginEngine::new() {
             Ok(engine) => {
-                let (plugins, errors) = Plugins::load(&engine, config, None);
+                let (plugins, errors) = Plugins::load(&Arc::new(engine), config, None);
                 rehearsal.errors.extend(errors);
                 plugins
             }

@@ -1,9 +1,10 @@
 //! What a start meets on the server. Every question is put, whatever the answers to those before.
 
 use super::super::buckets::{self, ControlBuckets, bucket_error};
+use super::super::plugins::Plugins;
 use super::super::settings::{self, FoundStream, dead_letter_warning, from_sentence};
 use super::super::uncovered::{Uncovered, ids};
-use super::super::{Plugins, listing, metrics_error, start, start_failure};
+use super::super::{fixed, metrics_error, plugin_source, start, start_failure};
 use super::Rehearsal;
 use super::steps::first_steps;
 use super::survey::{BucketState, DeadLetters, Holder, Ids, Server, Survey};
@@ -13,6 +14,7 @@ use crate::nats::{
     ApiError, BucketLook, ConnectOptions, Nats, OpenReaderError, Peers, Reader, ReaderOptions, Start, StreamInfo,
     subject_matches,
 };
+use crate::source::Source as _;
 use crate::telemetry::{Metrics, WorkerLabel};
 use parti_coordination::record::{ClaimRecord, decode};
 use parti_coordination::{Bucket, Incarnation, PartitionList, WorkerId};
@@ -35,7 +37,10 @@ pub(super) async fn survey(config: &Config, options: ConnectOptions, plugins: &P
     survey.ids = worker_ids(&nats, config, &metrics, found).await;
     core_subjects(&nats, config, found).await;
 
-    let listed = listing(config, plugins, &Handle::current(), &metrics).list().await;
+    let listed = match plugin_source(plugins, &Handle::current(), &metrics) {
+        Some(source) => source.list().await,
+        None => fixed(config).list().await,
+    };
     let partitions = found.check(listed.map_err(|why| {
         ErrorCode::PartitionListInvalid.error(
             "the partitions cannot be listed",

@@ -5,8 +5,7 @@ use crate::cli::operator::print::{grouped, one_line, print, print_json};
 use crate::config::Config;
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
-    Description, Digest, HandlerPlugin, HooksPlugin, Limits, LoadError, PluginEngine, PluginKind, PluginSettings,
-    SourcePlugin, StrategyPlugin, describe,
+    Description, Digest, Limits, LoadError, PluginEngine, PluginKind, PluginSettings, describe, try_load,
 };
 use crate::worker::{engine_error, from_sentence, settings_of};
 use clap::Args;
@@ -45,7 +44,7 @@ struct Report {
     imports: Vec<Import>,
     /// What of `plugins.grants` it needs.
     grants: Vec<Needed>,
-    /// What it may use; for a handler by the given configuration.
+    /// What it may use, by the given configuration.
     limits: Option<String>,
     problem: Option<OperatorError>,
 }
@@ -112,12 +111,7 @@ fn compile(
     settings: PluginSettings,
 ) -> Result<Option<LoadError>, OperatorError> {
     let engine = PluginEngine::new().map_err(|error| engine_error(&error))?;
-    Ok(match kind {
-        PluginKind::Handler => HandlerPlugin::load(&engine, name, bytes, settings).err(),
-        PluginKind::Strategy => StrategyPlugin::load(&engine, name, bytes, settings).err(),
-        PluginKind::Source => SourcePlugin::load(&engine, name, bytes, settings).err(),
-        PluginKind::Hooks => HooksPlugin::load(&engine, name, bytes, settings).err(),
-    })
+    Ok(try_load(kind, &engine, name, bytes, settings).err())
 }
 
 fn report(

@@ -5,10 +5,9 @@ use crate::cli::ConfigArgs;
 use crate::cli::operator::fleet::{Connected, api_error, run as run_connected};
 use crate::cli::operator::print::{print, print_json};
 use crate::cli::operator::table::{Align, Table};
-use crate::config::Config;
 use crate::error::OperatorError;
-use crate::plugin::PluginKind;
 use crate::pushes::{Reported, Standing, failed};
+use crate::worker::Slot;
 use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -43,6 +42,7 @@ pub(super) fn run(args: &ListArgs) -> Result<(), OperatorError> {
 }
 
 async fn show(args: &ListArgs, connected: &Connected) -> Result<(), OperatorError> {
+    let slots = Slot::all(&connected.config);
     let (heartbeats, pushes) = (connected.heartbeats().await?, connected.pushes().await?);
     let mut orders: BTreeMap<String, (Standing, BTreeMap<String, Vec<Reported>>)> = BTreeMap::new();
     for name in heartbeats.values().flat_map(|heartbeat| heartbeat.plugins.keys()) {
@@ -64,7 +64,7 @@ async fn show(args: &ListArgs, connected: &Connected) -> Result<(), OperatorErro
                 (Some(wanted), Some((_, history))) => not_in_force(wanted.as_str(), history),
                 _ => String::new(),
             };
-            let kind = kind(&connected.config, &plugin).map(|kind| kind.to_string());
+            let kind = slots.iter().find(|slot| slot.name == plugin).map(|slot| slot.kind.to_string());
             let wanted = wanted.map(|wanted| wanted.to_string());
             rows.push(Row { worker: worker.clone(), plugin, kind, version, wanted, pushed });
         }
@@ -92,15 +92,4 @@ fn not_in_force(wanted: &str, history: &BTreeMap<String, Vec<Reported>>) -> Stri
         }
         None => format!("{} is wanted", short(wanted)),
     }
-}
-
-fn kind(config: &Config, plugin: &str) -> Option<PluginKind> {
-    let is = |name: Option<&String>| name.is_some_and(|name| name == plugin);
-    if is(config.handler.as_ref().map(|set| &set.plugin)) {
-        return Some(PluginKind::Handler);
-    }
-    if is(config.source.as_ref().and_then(|source| source.plugin.as_ref()).map(|set| &set.name)) {
-        return Some(PluginKind::Source);
-    }
-    is(config.hooks.as_ref().map(|set| &set.plugin)).then_some(PluginKind::Hooks)
 }

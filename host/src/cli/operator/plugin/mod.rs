@@ -1,4 +1,4 @@
-//! `parti plugin`: what the fleet runs, what a file is, and another version of the handler for every worker.
+//! `parti plugin`: what the fleet runs, what a file is, and another version of a plugin for every worker.
 //!
 //! * `list`, `inspect`, `history`: what is there. `push`, `swap`, `rollback`: orders for the fleet, in `order`; `wait` shows how each
 //!   worker obeys them.
@@ -35,7 +35,7 @@ enum PluginCommand {
     List(list::ListArgs),
     /// Say what a component is, what it needs, and what is wrong with it; without NATS
     Inspect(inspect::InspectArgs),
-    /// Give every worker another version of the handler, on trial
+    /// Give every worker another version of a plugin, on trial
     Push(push::PushArgs),
     /// Try again what is wanted, also a version that has failed
     Swap(order::SwapArgs),

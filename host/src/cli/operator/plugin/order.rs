@@ -22,7 +22,7 @@ Examples:
   parti plugin swap billing --discard-state --yes
 
 Every worker tries what is wanted once more: what was pushed last, else what lies in its plugin directory, also where it has
-failed its trial before. With --discard-state the handlers begin without the states that the version before has written, where
+failed its trial before. With --discard-state handlers begin without the states that the version before has written, where
 the new one cannot read them: what those held is lost.")]
 pub(super) struct SwapArgs {
     /// The plugin
@@ -109,7 +109,7 @@ pub(super) fn named(plugin: &str) -> Result<(), OperatorError> {
     Err(ErrorCode::OperatorUsage.error(
         format!("{plugin:?} is no name under which a version can be pushed"),
         "such a name has letters, digits, - and _, and single dots between them",
-        "give the name in handler.plugin; rename the plugin if that has dots at its end or next to each other",
+        "give the name that the configuration has for it; rename the plugin if that has dots at its end or next to each other",
     ))
 }
 

@@ -1,4 +1,4 @@
-//! `parti plugin push`: another version of the handler for every worker.
+//! `parti plugin push`: another version of a plugin for every worker.
 
 use super::order::{named, order};
 use super::wait::wait;
@@ -8,9 +8,9 @@ use crate::cli::operator::print::{grouped, print};
 use crate::config::Config;
 use crate::error::{ErrorCode, OperatorError};
 use crate::nats::ObjectError;
-use crate::plugin::{Digest, HandlerPlugin, LoadError, PluginEngine};
+use crate::plugin::{Digest, LoadError, PluginEngine, PluginKind, try_load};
 use crate::pushes::Order;
-use crate::worker::{engine_error, from_sentence, settings_of};
+use crate::worker::{Slot, engine_error, from_sentence, settings_of};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -21,11 +21,11 @@ Examples:
   parti plugin push billing target/wasm32-wasip2/release/billing.wasm
   parti plugin push billing billing.wasm --timeout 5m --json
 
-The component is checked here as a worker would, then put into NATS, and every worker takes it up on trial (handler.swap), beside
-its own configuration. The command shows how each has fared, and ends with 1 unless it is in force on all. Workers that start
+The component is checked here as a worker would, then put into NATS, and every worker takes it up, beside its own configuration: a
+handler on trial (handler.swap), a strategy, a source or hooks once one call on trial has gone well. The command shows how each has fared, and ends with 1 unless it is in force on all. Workers that start
 later begin with it. A component in a worker's plugin directory that is newer than the push goes before it.")]
 pub(super) struct PushArgs {
-    /// The plugin: what handler.plugin names
+    /// The plugin, by the name that the configuration has for it
     #[arg(value_name = "NAME")]
     plugin: String,
     /// The component
@@ -72,9 +72,13 @@ pub(super) fn run(args: &PushArgs) -> Result<(), OperatorError> {
 /// The bytes of a component that a worker with this configuration would load.
 fn checked(config: &Config, plugin: &str, file: &Path) -> Result<Vec<u8>, OperatorError> {
     named(plugin)?;
-    if let Some(handler) = config.handler.as_ref().filter(|handler| handler.plugin != plugin) {
-        return Err(unknown(plugin, std::iter::once(&handler.plugin)));
+    let slots = Slot::all(config);
+    let slot = slots.iter().find(|slot| slot.name == plugin);
+    if slot.is_none() && !slots.is_empty() {
+        return Err(unknown(plugin, slots.iter().map(|slot| &slot.name)));
     }
+    // A configuration without plugins is an operator's, who names what the workers have.
+    let kind = slot.map_or(PluginKind::Handler, |slot| slot.kind);
     let settings = settings_of(config, plugin);
     let unreadable = |error: std::io::Error| {
         ErrorCode::OperatorUsage.error(
@@ -91,15 +95,15 @@ fn checked(config: &Config, plugin: &str, file: &Path) -> Result<Vec<u8>, Operat
     }
     let bytes = std::fs::read(file).map_err(unreadable)?;
     let engine = PluginEngine::new().map_err(|error| engine_error(&error))?;
-    HandlerPlugin::load(&engine, plugin, &bytes, settings).map_err(refused)?;
+    try_load(kind, &engine, plugin, &bytes, settings).map_err(refused)?;
     Ok(bytes)
 }
 
 fn unknown<'a>(plugin: &str, known: impl Iterator<Item = &'a String>) -> OperatorError {
     let known: std::collections::BTreeSet<&str> = known.map(String::as_str).collect();
     ErrorCode::OperatorUsage.error(
-        format!("no worker has a handler {plugin:?}; nothing was pushed"),
+        format!("no worker has a plugin {plugin:?}; nothing was pushed"),
         format!("they run {}", known.into_iter().collect::<Vec<_>>().join(", ")),
-        "give the name in the workers' handler.plugin, with the configuration that they run with",
+        "give a name that the workers' configuration has, with the configuration that they run with",
     )
 }

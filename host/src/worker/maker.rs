@@ -1,0 +1,99 @@
+//! Makes versions of a plugin: from the plugin directory, from what the machine remembers, or from bytes that come from elsewhere.
+
+use super::plugins::{Slot, catalog, operator_error};
+use crate::config::Config;
+use crate::error::{ErrorCode, OperatorError};
+use crate::plugin::{Catalog, Component, Loadable, PluginEngine, Prepared, VersionStore};
+use jiff::Timestamp;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// Makes versions of the plugin in a slot. Everything here reads files, and [`Maker::compile`] compiles: call it where blocking is
+/// allowed, or through [`Maker::aside`].
+pub(super) struct Maker<P> {
+    engine: Arc<PluginEngine>,
+    catalog: Catalog,
+    slot: Slot,
+    plugin: PhantomData<fn() -> P>,
+}
+
+impl<P: Loadable> Maker<P> {
+    pub(super) fn new(engine: &Arc<PluginEngine>, config: &Config, slot: Slot) -> Self {
+        Self { engine: Arc::clone(engine), catalog: catalog(config), slot, plugin: PhantomData }
+    }
+
+    /// The plugin's name.
+    pub(super) fn name(&self) -> &str {
+        &self.slot.name
+    }
+
+    /// What the plugin directory has now.
+    pub(super) fn read(&self) -> Result<Component, OperatorError> {
+        self.catalog.read(&self.slot.wanted()).map_err(|error| operator_error(&error))
+    }
+
+    /// When the component in the plugin directory was written, if that was after this time.
+    pub(super) fn newer_than(&self, time: Timestamp) -> Option<Timestamp> {
+        let modified = self.catalog.modified(self.name())?;
+        Timestamp::try_from(modified).ok().filter(|modified| *modified > time)
+    }
+
+    /// What a component from elsewhere becomes with the sidecar in the plugin directory and the configuration.
+    pub(super) fn with(&self, bytes: Vec<u8>) -> Result<Prepared, OperatorError> {
+        let sidecar = self.catalog.read_sidecar(self.name()).map_err(|error| operator_error(&error))?;
+        self.prepare(Component { bytes, sidecar })
+    }
+
+    /// What a component becomes with the configuration.
+    pub(super) fn prepare(&self, component: Component) -> Result<Prepared, OperatorError> {
+        self.catalog.prepare(self.slot.wanted(), component).map_err(|error| operator_error(&error))
+    }
+
+    pub(super) fn compile(&self, prepared: Prepared) -> Result<Arc<P>, OperatorError> {
+        prepared.load(&self.engine, P::load).map_err(|error| operator_error(&error))
+    }
+
+    /// The version itself, or if it has failed its trial the last one that was in force, and why.
+    pub(super) fn unless_marked(&self, store: &VersionStore, prepared: Prepared) -> (Prepared, Option<OperatorError>) {
+        let name = self.name();
+        let Some(mark) = store.mark_of(name, &prepared.id()) else { return (prepared, None) };
+        let what = format!("version {} of plugin {name} is not used", mark.version);
+        let why = format!("it was taken back at {}: {}", mark.at, mark.why);
+        match self.last_good(store) {
+            Some(good) => {
+                let todo = format!(
+                    "the worker begins with version {}, which was in force before; correct the plugin and copy it again",
+                    good.id()
+                );
+                (good, Some(ErrorCode::PluginSwap.error(what, why, todo)))
+            }
+            None => {
+                let what = format!("version {} of plugin {name} is used although it has failed", mark.version);
+                let todo = "no version that was in force before is left in plugins.cache; correct the plugin and copy it again";
+                (prepared, Some(ErrorCode::PluginSwap.error(what, why, todo)))
+            }
+        }
+    }
+
+    /// The last version that was in force, is still there, and has not failed.
+    pub(super) fn last_good(&self, store: &VersionStore) -> Option<Prepared> {
+        let name = self.name();
+        store.kept(name).into_iter().find_map(|kept| {
+            let component = Component { bytes: store.component(&kept.digest)?, sidecar: kept.sidecar };
+            let prepared = self.prepare(component).ok()?;
+            store.mark_of(name, &prepared.id()).is_none().then_some(prepared)
+        })
+    }
+
+    /// Reads and compiles away from everything else.
+    pub(super) async fn aside<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, OperatorError> + Send + 'static,
+    ) -> Result<T, OperatorError> {
+        let maker = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&maker)).await.unwrap_or_else(|error| {
+            let (what, todo) = ("the plugin could not be compiled", "report this as a bug of parti");
+            Err(ErrorCode::Internal.error(what, error.to_string(), todo))
+        })
+    }
+}
