@@ -176,6 +176,10 @@ catalogue! {
     /// A message that the handler published is not confirmed by any stream. It is published again until it is.
     PublishFailed = 1404, "ErrPublishFailed", Failed;
 
+    /// No entry of `handler` matches the keys of a partition. Its messages wait in the stream until a worker has a handler for it: add an
+    /// entry, and start the workers anew.
+    PartitionUnmatched = 1405, "ErrPartitionUnmatched", Failed;
+
     /// There is no fleet of this group: its buckets are not there. Check `nats.url` and `group`, or start a worker.
     FleetNotFound = 1601, "ErrFleetNotFound", Failed;
     /// No plan and no record has a partition of this name. `parti partitions` lists all.

@@ -59,7 +59,7 @@ async fn what_a_worker_would_find_is_told_and_nothing_is_created() {
     assert_eq!((&found["ok"], &found["errors"], &found["advice"]), (&json!(true), &json!([]), &json!([])));
     let online = &found["online"];
     assert_eq!((&online["stream"]["isThere"], &online["stream"]["retention"]), (&json!(true), &json!("Limits")));
-    assert_eq!(online["deadLetters"], json!({ "subject": DEAD, "stream": "dead" }));
+    assert_eq!(online["deadLetters"], json!([{ "subject": DEAD, "stream": "dead" }]));
     assert_eq!((&online["partitions"], &online["uncovered"]["subjects"]), (&json!(2), &json!(0)));
     let buckets = online["buckets"].as_array().expect("a list");
     assert!(buckets.len() == 8 && buckets.iter().all(|bucket| bucket["isThere"] == json!(false)), "{buckets:?}");

@@ -20,6 +20,7 @@ mod leadership;
 mod leaving;
 mod lifecycle_hooks;
 mod lost_records;
+mod matching;
 mod misuse;
 mod nats_cluster;
 mod nats_restart;

@@ -1,6 +1,7 @@
 //! From files, environment and flags to a [`Config`], with everything that is wrong on the way.
 
 use super::environment::{self, settable};
+use super::handlers::Handlers;
 use super::limits::{BatchlessLimits, Limits};
 use super::merge::merge;
 use super::problem::{Problem, Problems};
@@ -178,8 +179,8 @@ fn inherit_limits(mut config: Config, tree: &Node) -> Config {
             .map(|fields| Limits::read_fields(&fields, defaults.clone(), &mut reported));
         own.unwrap_or_else(|| defaults.clone())
     };
-    if let Some(handler) = &mut config.handler {
-        handler.limits = inherit("handler.limits");
+    for (key, handler) in config.handler.iter_mut().flat_map(Handlers::entries_mut) {
+        handler.limits = inherit(&format!("{key}.limits"));
     }
     if let Some(strategy) = &mut config.strategy.plugin {
         strategy.limits = BatchlessLimits(inherit("strategy.plugin.limits"));

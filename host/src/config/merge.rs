@@ -7,6 +7,13 @@ use std::collections::BTreeMap;
 /// Lays `over` onto `base`: maps merge key by key, everything else is replaced. Shorthands become the maps they stand
 /// for, so that `degradedBehavior: aggressive` in a file and one threshold in the environment add up.
 pub(crate) fn merge(base: Option<Node>, over: Node, shape: Option<&Shape>) -> Node {
+    // What is said of a section that there are several of is said of each.
+    if let (Some(Node { content: Content::List(items), origin }), Content::Map(_), Some(Shape::Section { .. })) =
+        (&base, &over.content, shape)
+    {
+        let items = items.iter().map(|item| merge(Some(item.clone()), over.clone(), shape)).collect();
+        return Node { content: Content::List(items), origin: origin.clone() };
+    }
     // A shorthand says all there is to say: it replaces what other layers said.
     let base = base.filter(|_| matches!(over.content, Content::Map(_)));
     let over = match shape {

@@ -17,6 +17,7 @@ pub mod check;
 mod degraded;
 mod environment;
 mod grants;
+mod handlers;
 mod limits;
 mod load;
 mod merge;
@@ -33,6 +34,7 @@ mod value;
 
 pub use degraded::{DegradedAlert, DegradedBehavior, Preset};
 pub use grants::{Environment, Grant, Grants, HttpOrigin, Variable};
+pub use handlers::{Handlers, KeyPatterns, Match};
 pub use limits::{BatchlessLimits, Limits};
 pub use load::{LoadRequest, Loaded, Missing, process_environment};
 pub use problem::Problem;
@@ -45,6 +47,7 @@ pub use types::{PluginConfig, Secret, ServerUrls, StartFrom, SubjectTemplate};
 pub use value::ByteSize;
 
 use parti_coordination::PartitionId;
+use std::collections::BTreeSet;
 
 /// The group of a configuration that names none. Its bucket names do not contain it.
 pub const DEFAULT_GROUP: &str = "default";
@@ -113,6 +116,17 @@ impl Config {
     #[must_use]
     pub fn subject(&self, partition: &PartitionId) -> Option<String> {
         self.stream.as_ref().map(|stream| stream.subject_template.subject(partition))
+    }
+
+    /// The handlers, each with the key that it has in the configuration: `handler`, or `handler[0]` and so on.
+    pub fn handlers(&self) -> impl Iterator<Item = (String, &Handler)> {
+        self.handler.iter().flat_map(Handlers::entries)
+    }
+
+    /// The subjects that dead letters go to, each once.
+    #[must_use]
+    pub fn dead_letter_subjects(&self) -> BTreeSet<&str> {
+        self.handlers().filter_map(|(_, handler)| Some(handler.dead_letter.as_ref()?.subject.as_str())).collect()
     }
 
     /// Whether the worker takes part in the plan and consumes nothing.

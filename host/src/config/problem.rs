@@ -62,13 +62,20 @@ impl Problems {
         self.add(path, &node.origin, format!("`{path}` has a value that it cannot take"), why, todo);
     }
 
-    /// Whether a problem concerns the value at `path`: it was found there, below or above.
+    /// Whether a problem concerns the value at `path`, in whichever entry of a list: it was found there, below or above.
     pub(crate) fn concern(&self, path: &str) -> bool {
         let within = |inner: &str, outer: &str| {
-            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        self.0.iter().any(|problem| within(&problem.path, path) || within(path, &problem.path))
+        self.0.iter().map(|problem| without_indices(&problem.path)).any(|at| within(&at, path) || within(path, &at))
     }
+}
+
+/// The key without the places in lists: `handler.plugin` for `handler[1].plugin`.
+fn without_indices(path: &str) -> String {
+    let mut parts = path.split('[');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |key, part| key + part.split_once(']').map_or("", |(_, rest)| rest))
 }
 
 /// The candidate that `word` most likely means, if one is near enough. Case, `-` and `_` do not count, so that

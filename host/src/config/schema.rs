@@ -6,6 +6,7 @@
 
 use super::degraded::{DegradedAlert, DegradedBehavior};
 use super::grants::Grants;
+use super::handlers::{Handlers, Match};
 use super::limits::{BatchlessLimits, Limits};
 use super::section::{Key, Section, Shape, Shorthand, choice, section};
 use super::types::{PluginConfig, Secret, ServerUrls, StartFrom, SubjectTemplate};
@@ -94,8 +95,9 @@ section! {
         source: Option<Source> = None;
         /// Which worker gets which partition.
         strategy: Strategy = Strategy::default();
-        /// What processes the messages.
-        handler: Option<Handler> = None;
+        /// What processes the messages: one handler for every partition, or a list of them, of which the first that matches a partition
+        /// handles it. What the environment or another file sets of `handler` holds for each of a list.
+        handler: Option<Handlers> = None;
         /// The commits of this worker's partitions together.
         commit: Commit = Commit::default();
         /// What is told what happens to the worker.
@@ -359,8 +361,10 @@ choice! {
 }
 
 section! {
-    /// What processes the messages.
+    /// What processes the messages of the partitions that it matches.
     pub struct Handler {
+        /// Which partitions it is for.
+        r#match: Option<Match> = None;
         /// Name of the plugin: its file in `plugins.directory` without `.wasm`.
         plugin: String = String::new(), required;
         /// What the plugin gets as its configuration. Any map.

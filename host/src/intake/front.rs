@@ -7,9 +7,9 @@ use super::origin::Origin;
 use super::queue::{self, Keeper, Membership, Queue, QueueOptions};
 use super::ration::Ration;
 use super::rollout::SwapRequest;
-use super::shared::Shared;
+use super::shared::{Handling, Shared};
 use super::versions::Versions;
-use crate::config::SubjectTemplate;
+use crate::config::{KeyPatterns, SubjectTemplate};
 use crate::hooks::Hooks;
 use crate::nats::{Nats, NewStream, Objects, Peers, Publisher, Store};
 use crate::plugin::HandlerPlugin;
@@ -27,6 +27,18 @@ const REQUESTS: usize = 256;
 
 /// Publishes under way at once.
 const PUBLISHES: usize = 4096;
+
+/// A handler, and how the partitions that it is for are worked on.
+pub struct HandlerOptions {
+    /// Which partitions it is for, if it is not for all that no handler before it is for.
+    pub keys: Option<KeyPatterns>,
+    /// The version that it begins with.
+    pub plugin: Arc<HandlerPlugin>,
+    /// Where messages go that cannot be handled.
+    pub dead_letter: Option<String>,
+    /// Bounds and policies of a partition.
+    pub limits: Limits,
+}
 
 /// What the data path needs to know.
 pub struct IntakeOptions {
@@ -50,13 +62,9 @@ pub struct IntakeOptions {
     pub template: SubjectTemplate,
     /// Where a partition begins that nobody has ever owned.
     pub start: Position,
-    /// The handler.
-    pub plugin: Arc<HandlerPlugin>,
-    /// Where messages go that cannot be handled.
-    pub dead_letter: Option<String>,
-    /// Bounds and policies of a partition.
-    pub limits: Limits,
-    /// Most commits of this worker in a second, where `limits` has them rationed.
+    /// The handlers: the first that is for a partition handles it.
+    pub handlers: Vec<HandlerOptions>,
+    /// Most commits of this worker in a second, if they are bounded.
     pub commits_per_second: Option<u32>,
     /// Most bytes of messages in flight on this worker.
     pub memory: usize,
@@ -122,6 +130,7 @@ impl Intake {
         let stream = options.stream.name.clone();
         let origin = Origin { nats: options.data.clone(), stream: stream.clone(), create: options.create };
         let (membership, members) = watch::channel(Membership::default());
+        let acknowledges = options.queue.is_some();
         let keeper = options.queue.as_ref().map(|queue| Keeper::new(&options.control, &stream, &options.group, queue));
         if let (Some(queue), Some(keeper)) = (options.queue, &keeper) {
             let (budget, metrics, state) = (Arc::clone(&budget), Arc::clone(&options.metrics), Arc::clone(&feed_state));
@@ -140,6 +149,13 @@ impl Intake {
         }
         let (views, template) = (Arc::default(), options.template.clone());
         let waiting = options.metrics.commits_waiting.clone();
+        let (metrics, handlers) = (&options.metrics, options.handlers.into_iter());
+        let handling = |HandlerOptions { keys, plugin, dead_letter, limits }| {
+            let name = [plugin.version().name()];
+            let (traps, timeouts) = (metrics.plugin_traps.series(name), metrics.plugin_timeouts.series(name));
+            Arc::new(Handling { keys, versions: Versions::new(plugin), dead_letter, limits, traps, timeouts })
+        };
+        let handlers = handlers.map(handling).collect();
         let shared = Shared {
             records: options.records,
             objects: options.objects,
@@ -147,15 +163,12 @@ impl Intake {
             ration: options.commits_per_second.map(|most| Ration::start(most, waiting)),
             turn: Semaphore::new(1),
             publisher: Publisher::new(&options.data, PUBLISHES),
-            traps: options.metrics.plugin_traps.series([options.plugin.version().name()]),
-            timeouts: options.metrics.plugin_timeouts.series([options.plugin.version().name()]),
             group: options.group,
             control: options.control,
             stream,
             template: options.template,
-            versions: Versions::new(options.plugin),
-            dead_letter: options.dead_letter,
-            limits: options.limits,
+            handlers,
+            acknowledges,
             metrics: options.metrics,
             hooks: options.hooks,
             origin: options.origin,
@@ -184,7 +197,7 @@ impl Intake {
         let _ = self.orders.send(Order::Pause(pause));
     }
 
-    /// Take up another version of the handler.
+    /// Take up another version of the handler of its name.
     pub fn swap(&self, request: SwapRequest) {
         let _ = self.orders.send(Order::Swap(request));
     }

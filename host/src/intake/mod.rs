@@ -8,7 +8,7 @@
 //!   has refused to open.
 //! * `front` has [`Intake`], which is what `worker` talks to.
 //! * `ration` bounds the commits of all of them together.
-//! * `versions` are the handler's; `rollout` takes another one up, on trial.
+//! * `versions` are those of a handler; `rollout` takes another one up, on trial.
 //!
 //! Everything here runs on the work runtime, apart from leases and probes: a guest that burns every core must not cost a
 //! lease.
@@ -28,6 +28,6 @@ mod rollout;
 mod shared;
 mod versions;
 
-pub use front::{Intake, IntakeEvent, IntakeOptions, PartitionReport};
+pub use front::{HandlerOptions, Intake, IntakeEvent, IntakeOptions, PartitionReport};
 pub use queue::QueueOptions;
 pub use rollout::{SwapOutcome, SwapReport, SwapRequest, SwapRules};

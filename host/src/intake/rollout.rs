@@ -1,11 +1,11 @@
-//! Takes up another version of the handler on this worker, and takes it back if it does not do.
+//! Takes up another version of a handler on this worker, and takes it back if it does not do.
 //!
 //! First it is rehearsed beside the data path, on copies of states in force. Then some partitions change to it, and, if it stands the
 //! trial there, all. While it is on trial no partition commits, so that each can go back to the commit of the version before; what a
 //! trial may last is therefore bounded by time and by messages. The [`Manager`](super::manager) drives this: it tells what the
 //! partitions' tasks tell, and looks at their views.
 
-use super::shared::{Shared, TaskEvent};
+use super::shared::{HandlerIndex, Shared, TaskEvent};
 use crate::plugin::{HandlerPlugin, Ownership};
 use parti_coordination::record::{OwnershipRecord, decode};
 use parti_coordination::{Epoch, OpenReason, Partition, PartitionId, PartitionView, Phase, Snapshot, SwapOrder};
@@ -158,12 +158,17 @@ pub(super) enum Step {
 
 impl Rollout {
     /// Begins with the rehearsal, for which it is told a few of the partitions.
-    pub(super) fn begin(shared: &Arc<Shared>, request: SwapRequest, partitions: Vec<(Partition, Epoch)>) -> Self {
+    pub(super) fn begin(
+        shared: &Arc<Shared>,
+        of: HandlerIndex,
+        request: SwapRequest,
+        partitions: Vec<(Partition, Epoch)>,
+    ) -> Self {
         let (rehearsed, plugin, shared) = (shared.events.clone(), Arc::clone(&request.to), Arc::clone(shared));
         let with_state = !request.discard_state;
         tokio::spawn(async move {
             let result = rehearse(&shared, &plugin, partitions, with_state).await;
-            let _ = rehearsed.send(TaskEvent::Rehearsed(result));
+            let _ = rehearsed.send(TaskEvent::Rehearsed(of, result));
         });
         Self {
             request,

@@ -1,4 +1,4 @@
-//! The versions of the handler that this worker has loaded: the one in force, and one that is on trial beside it.
+//! The versions of a handler that this worker has loaded: the one in force, and one that is on trial beside it.
 
 use crate::plugin::HandlerPlugin;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -126,6 +126,8 @@ catalogue! {
             "Partitions whose ownership record this worker holds. Differs from parti_assigned_partitions while partitions move.";
         paused_partitions: Gauge = "parti_paused_partitions" [] =>
             "Assigned partitions that the operator has paused (parti pause).";
+        unmatched_partitions: Gauge = "parti_unmatched_partitions" [] =>
+            "Assigned partitions whose keys no entry of handler matches. They wait, and their messages stay in the stream.";
         filtered_partitions: Gauge = "parti_filtered_partitions" [] =>
             "Partitions whose messages come through a reader with a filter, at the head of a stream of which this worker has a small share.";
         assignment_version: Gauge = "parti_assignment_version" [] =>

@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::error::{ErrorCode, OperatorError};
 use crate::hooks::Hooks;
 use crate::http::{self, Backend};
-use crate::intake::{Intake, IntakeEvent, IntakeOptions};
+use crate::intake::{HandlerOptions, Intake, IntakeEvent, IntakeOptions};
 use crate::nats::{ConnectError, Nats, Peers};
 use crate::plugin::{Current, EngineError, Home, PluginEngine, VersionStore};
 use crate::pushes::Pushes;
@@ -39,6 +39,7 @@ use plugins::{Plugins, Running};
 use seats::{HandlerSeat, HooksSeat, SourceSeat, StrategySeat};
 use status::{Board, WorkerStatus};
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use strategy::{Consultant, Strategist};
@@ -168,16 +169,23 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     }
     let mut intake = None;
     let mut told = None;
-    if let (Some(loaded), Some(handler), Some(stream)) = (&plugins.handler, &config.handler, &config.stream) {
+    if let (Some(_), Some(stream)) = (&config.handler, &config.stream) {
         let info = settings::open_stream(&nats, stream).await?;
         let queue = settings::queue(&config, stream, &info, partitions)?;
         let (start, options) = (start::start_position(&nats, &stream.start_from, &info).await?, &config);
-        if let Some(letter) = &handler.dead_letter {
-            let keeps = settings::dead_letter_stream(&nats, &letter.subject).await?;
+        for subject in config.dead_letter_subjects() {
+            let keeps = settings::dead_letter_stream(&nats, subject).await?;
             if let Some(warning) = settings::dead_letter_warning(&keeps) {
                 tracing::warn!("{warning}");
             }
         }
+        let handlers = plugins.handlers.iter().zip(config.handlers()).map(|(loaded, (_, handler))| HandlerOptions {
+            keys: handler.r#match.as_ref().map(|only| only.keys.clone()),
+            plugin: Arc::clone(&loaded.plugin),
+            dead_letter: handler.dead_letter.as_ref().map(|letter| letter.subject.clone()),
+            limits: settings::limits(&config, handler, nats.max_payload(), partitions, queue.is_some()),
+        });
+        let handlers = handlers.collect();
         let Some(data) = connect_on(work, &config, by, stop.clone()).await? else { return Ok(()) };
         let options = IntakeOptions {
             control: nats.clone(),
@@ -186,14 +194,12 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
             records: records.clone(),
             group: options.group.clone(),
             stream: StreamIdentity { name: info.name.clone(), created: info.created.clone() },
-            limits: settings::limits(options, handler, nats.max_payload(), partitions, queue.is_some()),
             commits_per_second: options.commit.max_per_second,
             queue,
             create: settings::new_stream(stream),
             template: stream.subject_template.clone(),
             start,
-            plugin: Arc::clone(&loaded.plugin),
-            dead_letter: handler.dead_letter.as_ref().map(|d| d.subject.clone()),
+            handlers,
             memory: settings::MEMORY,
             metrics: Arc::clone(&metrics),
             hooks: hooks.clone(),
@@ -237,10 +243,12 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     let (directory, watch) = (config.plugins.directory.clone(), config.plugins.watch);
     let metrics = kit_metrics;
     let kit = Kit { directory, watch, store, pushes, board, running, hooks, metrics, events: events.clone() };
-    let Plugins { handler, strategy, source, hooks } = plugins;
+    let Plugins { handlers, strategy, source, hooks } = plugins;
+    // Nothing on an assignment-only worker.
+    let intakes = iter::repeat_n(intake, handlers.len()).flatten();
     // Beside the messages and away from the leases: they compile.
     let mut updates = Vec::new();
-    if let (Some(loaded), Some(intake), Some(set)) = (handler, intake, &config.handler) {
+    for ((loaded, (_, set)), intake) in handlers.into_iter().zip(config.handlers()).zip(intakes) {
         let seat = HandlerSeat::new(intake, &set.swap);
         updates.push(AbortOnDropHandle::new(work.spawn(kit.clone().update(loaded, seat))));
     }

@@ -11,6 +11,7 @@ use crate::plugin::{
 use crate::pushes::{Pushes, Standing};
 use crate::telemetry::Metrics;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub(crate) struct Slot {
     /// What it must be.
     pub(crate) kind: PluginKind,
     /// The section, such as `handler`.
-    section: &'static str,
+    section: Cow<'static, str>,
     config: Map<String, Value>,
     limits: Limits,
 }
@@ -31,32 +32,39 @@ pub(crate) struct Slot {
 impl Slot {
     /// Every place that names a plugin.
     pub(crate) fn all(config: &Config) -> Vec<Self> {
-        let slots = [Self::handler(config), Self::strategy(config), Self::source(config), Self::hooks(config)];
-        slots.into_iter().flatten().collect()
+        let others = [Self::strategy(config), Self::source(config), Self::hooks(config)];
+        Self::handlers(config).chain(others.into_iter().flatten()).collect()
     }
 
-    fn handler(config: &Config) -> Option<Self> {
-        let set = config.handler.as_ref()?;
-        let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
-        Some(Self { name: set.plugin.clone(), kind: PluginKind::Handler, section: "handler", config, limits })
+    fn handlers(config: &Config) -> impl Iterator<Item = Self> {
+        config.handlers().map(|(section, set)| {
+            let (limits, config) = (limits(&set.limits, set.call_timeout), set.config.as_map().clone());
+            Self { name: set.plugin.clone(), kind: PluginKind::Handler, section: section.into(), config, limits }
+        })
     }
 
     fn strategy(config: &Config) -> Option<Self> {
         let set = config.strategy.plugin.as_ref()?;
         let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
-        Some(Self { name: set.name.clone(), kind: PluginKind::Strategy, section: "strategy.plugin", config, limits })
+        Some(Self {
+            name: set.name.clone(),
+            kind: PluginKind::Strategy,
+            section: "strategy.plugin".into(),
+            config,
+            limits,
+        })
     }
 
     fn source(config: &Config) -> Option<Self> {
         let set = config.source.as_ref()?.plugin.as_ref()?;
         let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
-        Some(Self { name: set.name.clone(), kind: PluginKind::Source, section: "source.plugin", config, limits })
+        Some(Self { name: set.name.clone(), kind: PluginKind::Source, section: "source.plugin".into(), config, limits })
     }
 
     fn hooks(config: &Config) -> Option<Self> {
         let set = config.hooks.as_ref()?;
         let (limits, config) = (limits(&set.limits.0, set.call_timeout), set.config.as_map().clone());
-        Some(Self { name: set.plugin.clone(), kind: PluginKind::Hooks, section: "hooks", config, limits })
+        Some(Self { name: set.plugin.clone(), kind: PluginKind::Hooks, section: "hooks".into(), config, limits })
     }
 
     /// What the catalog is asked for.
@@ -101,8 +109,8 @@ impl<P: Loadable> Loaded<P> {
 /// What a worker loads at its start.
 #[derive(Default)]
 pub(super) struct Plugins {
-    /// What processes the messages; nothing on an assignment-only worker.
-    pub(super) handler: Option<Loaded<HandlerPlugin>>,
+    /// What processes the messages, in the order of the configuration; nothing on an assignment-only worker.
+    pub(super) handlers: Vec<Loaded<HandlerPlugin>>,
     /// What decides which worker gets which partition, if a plugin does.
     pub(super) strategy: Option<Loaded<StrategyPlugin>>,
     /// What lists the partitions, if a plugin does.
@@ -120,28 +128,28 @@ impl Plugins {
         config: &Config,
         store: Option<&VersionStore>,
     ) -> (Self, Vec<OperatorError>) {
-        let (_, mut errors) = grants(&config.plugins.grants);
         fn loaded<P: Loadable>(
             (engine, config, store): (&Arc<PluginEngine>, &Config, Option<&VersionStore>),
-            slot: Option<Slot>,
+            slots: impl IntoIterator<Item = Slot>,
             errors: &mut Vec<OperatorError>,
-        ) -> Option<Loaded<P>> {
-            Loaded::load(engine, config, slot?, store).map_err(|error| errors.push(error)).ok()
+        ) -> Vec<Loaded<P>> {
+            let load = |slot| Loaded::load(engine, config, slot, store).map_err(|error| errors.push(error)).ok();
+            slots.into_iter().filter_map(load).collect()
         }
-        let with = (engine, config, store);
+        let (with, mut errors) = ((engine, config, store), grants(&config.plugins.grants).1);
         let plugins = Self {
-            handler: loaded(with, Slot::handler(config), &mut errors),
-            strategy: loaded(with, Slot::strategy(config), &mut errors),
-            source: loaded(with, Slot::source(config), &mut errors),
-            hooks: loaded(with, Slot::hooks(config), &mut errors),
+            handlers: loaded(with, Slot::handlers(config), &mut errors),
+            strategy: loaded(with, Slot::strategy(config), &mut errors).pop(),
+            source: loaded(with, Slot::source(config), &mut errors).pop(),
+            hooks: loaded(with, Slot::hooks(config), &mut errors).pop(),
         };
         (plugins, errors)
     }
 
     /// Chooses between what is loaded and what was pushed to the fleet.
     pub(super) async fn choose(&mut self, store: &Arc<VersionStore>, pushes: &Pushes) {
-        let Self { handler, strategy, source, hooks } = self;
-        if let Some(loaded) = handler {
+        let Self { handlers, strategy, source, hooks } = self;
+        for loaded in handlers {
             loaded.choose(store, pushes).await;
         }
         if let Some(loaded) = strategy {
@@ -157,28 +165,28 @@ impl Plugins {
 
     /// Why versions are others than those that were to be.
     pub(super) fn instead(&self) -> impl Iterator<Item = &OperatorError> {
-        let Self { handler, strategy, source, hooks } = self;
-        let handler = handler.iter().filter_map(|loaded| loaded.instead.as_ref());
+        let Self { handlers, strategy, source, hooks } = self;
+        let handlers = handlers.iter().filter_map(|loaded| loaded.instead.as_ref());
         let strategy = strategy.iter().filter_map(|loaded| loaded.instead.as_ref());
         let source = source.iter().filter_map(|loaded| loaded.instead.as_ref());
         let hooks = hooks.iter().filter_map(|loaded| loaded.instead.as_ref());
-        handler.chain(strategy).chain(source).chain(hooks)
+        handlers.chain(strategy).chain(source).chain(hooks)
     }
 
     /// What is to be said of the room that a handler's instances take in this process, one for each of so many partitions.
     pub(super) fn room_warnings(&self, partitions: usize) -> Vec<String> {
-        let room = self.handler.as_ref().and_then(|_| Room::read());
+        let room = self.handlers.first().and_then(|_| Room::read());
         room.map(|room| room.warnings(partitions as u64)).unwrap_or_default()
     }
 
     /// What each of them is.
     #[must_use]
     pub(super) fn versions(&self) -> Vec<Arc<PluginVersion>> {
-        let handler = self.handler.iter().map(|loaded| loaded.plugin.version());
+        let handlers = self.handlers.iter().map(|loaded| loaded.plugin.version());
         let strategy = self.strategy.iter().map(|loaded| loaded.plugin.version());
         let source = self.source.iter().map(|loaded| loaded.plugin.version());
         let hooks = self.hooks.iter().map(|loaded| loaded.plugin.version());
-        handler.chain(strategy).chain(source).chain(hooks).cloned().collect()
+        handlers.chain(strategy).chain(source).chain(hooks).cloned().collect()
     }
 }
 

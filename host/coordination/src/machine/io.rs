@@ -489,3 +489,27 @@ pub struct PartitionView {
     /// How that version does, while it is on trial.
     pub trial: Option<Trial>,
 }
+
+impl PartitionView {
+    /// A partition of which nothing is known, and with which nothing is done.
+    #[must_use]
+    pub fn untouched() -> Self {
+        Self {
+            phase: Phase::Waiting,
+            epoch: None,
+            generation: None,
+            position: Position(0),
+            handled: Position(0),
+            queued: 0,
+            attempts: 0,
+            record: None,
+            uncommitted_since: None,
+            begun: false,
+            paused: false,
+            cannot_open: None,
+            trouble: None,
+            handler: Arc::default(),
+            trial: None,
+        }
+    }
+}

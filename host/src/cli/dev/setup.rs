@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(setup.config.source.as_ref().unwrap().fixed(), partitions);
         assert_eq!(setup.config.plugins.directory, plugin.directory);
         assert_eq!(setup.config.buckets().ownership, "parti-demo-ownership");
-        assert_eq!(setup.config.handler.as_ref().unwrap().config.as_map().get("field"), Some(&json!("a: b")));
+        assert_eq!(setup.config.handlers().next().unwrap().1.config.as_map().get("field"), Some(&json!("a: b")));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The rules of the connection, the stream, the source and the handler.
 
-use super::super::schema::{Config, OnExhausted, Source, StreamMode};
+use super::super::handlers::Handlers;
+use super::super::schema::{Config, Handler, OnExhausted, Source, StreamMode};
 use super::super::types::{StartFrom, bad_subject};
 use super::super::value::show_duration;
-use super::{Rule, Severity, breach, when};
+use super::{Breach, Rule, Severity, breach, when};
+use std::collections::HashSet;
 
 fn plugin_name_is_bad(name: &str) -> bool {
     name.is_empty()
@@ -13,16 +15,13 @@ fn plugin_name_is_bad(name: &str) -> bool {
 }
 
 /// The names of plugins, with their keys.
-fn plugin_names(c: &Config) -> Vec<(&'static str, &str)> {
-    let handler = c.handler.iter().map(|handler| ("handler.plugin", handler.plugin.as_str()));
-    let hooks = c.hooks.iter().map(|hooks| ("hooks.plugin", hooks.plugin.as_str()));
-    let strategy = c.strategy.plugin.iter().map(|strategy| ("strategy.plugin.name", strategy.name.as_str()));
+fn plugin_names(c: &Config) -> Vec<(String, &str)> {
+    let handlers = c.handlers().map(|(key, handler)| (format!("{key}.plugin"), handler.plugin.as_str()));
+    let hooks = c.hooks.iter().map(|hooks| ("hooks.plugin".to_owned(), hooks.plugin.as_str()));
+    let strategy = c.strategy.plugin.iter().map(|plugin| ("strategy.plugin.name".to_owned(), plugin.name.as_str()));
     let source = c.source.iter().filter_map(|source| source.plugin.as_ref());
-    handler
-        .chain(strategy)
-        .chain(source.map(|source| ("source.plugin.name", source.name.as_str())))
-        .chain(hooks)
-        .collect()
+    let source = source.map(|source| ("source.plugin.name".to_owned(), source.name.as_str()));
+    handlers.chain(strategy).chain(source).chain(hooks).collect()
 }
 
 /// The ways to log in that are configured.
@@ -38,6 +37,19 @@ fn logins(c: &Config) -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(path, set)| set.then_some(path))
     .collect()
+}
+
+/// What is wrong with the subject of dead letters, if anything is.
+fn dead_letter_comes_back(c: &Config, handler: &str, subject: &str) -> Option<Breach> {
+    let path = format!("{handler}.deadLetter.subject");
+    if let Some(why) = bad_subject(subject) {
+        return Some(breach(&path, format!("{subject:?}: {why}"), "write a subject such as \"dead.work\""));
+    }
+    let own = c.stream.as_ref()?.subject_template.partition_id(subject)?;
+    let comes_back = c.source.iter().flat_map(Source::fixed).any(|partition| partition.id().as_str() == own);
+    let (value, todo) =
+        (format!("{subject:?}, the subject of a partition"), "choose a subject outside stream.subjectTemplate");
+    comes_back.then(|| breach(&path, value, todo))
 }
 
 pub(super) const RULES: &[Rule] = &[
@@ -139,26 +151,61 @@ pub(super) const RULES: &[Rule] = &[
             let bad = plugin_names(c).into_iter().filter(|(_, name)| plugin_name_is_bad(name));
             bad.map(|(path, name)| {
                 let todo = "write relay for plugins/relay.wasm; plugins.directory names the directory";
-                breach(path, format!("{name:?}"), todo)
+                breach(&path, format!("{name:?}"), todo)
             })
             .collect()
         },
     },
     Rule {
         severity: Severity::Error,
+        needs: &["handler"],
+        says: "no two entries of handler name the same plugin: versions, pushes and trials are told apart by the plugin's name",
+        broken: |c| {
+            let mut seen = HashSet::new();
+            let again = c.handlers().filter(|(_, handler)| !seen.insert(&handler.plugin));
+            let todo = "copy the component to a file with another name, and name that";
+            again
+                .map(|(key, handler)| breach(&format!("{key}.plugin"), format!("{:?} once more", handler.plugin), todo))
+                .collect()
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &["handler", "source"],
+        says: "every partition of source.static has a handler: an entry of handler that matches its keys",
+        broken: |c| {
+            let Some(handlers) = &c.handler else { return Vec::new() };
+            let partitions = c.source.iter().flat_map(Source::fixed);
+            let without: Vec<_> = partitions.filter(|partition| handlers.of(partition).is_none()).collect();
+            let Some(first) = without.first() else { return Vec::new() };
+            let todo = "correct match.keys, or add an entry without match at the end of the list";
+            vec![breach("handler", format!("none for {} partitions, such as {}", without.len(), first.id()), todo)]
+        },
+    },
+    Rule {
+        severity: Severity::Warning,
+        needs: &["handler"],
+        says: "an entry of handler gets only partitions that no entry before it matches",
+        broken: |c| {
+            let unreachable = c.handler.iter().flat_map(Handlers::unreachable);
+            let todo = "put it before that entry, or remove it";
+            unreachable
+                .map(|(key, before)| breach(&key, format!("never reached: {before} matches all of it"), todo))
+                .collect()
+        },
+    },
+    Rule {
+        severity: Severity::Error,
         needs: &["handler.backoff"],
         says: "handler.backoff.initial must be at most handler.backoff.max",
-        broken: |c| match &c.handler {
-            Some(handler) => {
-                let todo = format!("lower it to {} or less", show_duration(handler.backoff.max));
-                when(
-                    handler.backoff.initial > handler.backoff.max,
-                    "handler.backoff.initial",
-                    show_duration(handler.backoff.initial),
-                    todo,
-                )
-            }
-            None => Vec::new(),
+        broken: |c| {
+            let wrong = c.handlers().filter(|(_, handler)| handler.backoff.initial > handler.backoff.max);
+            wrong
+                .map(|(key, handler)| {
+                    let todo = format!("lower it to {} or less", show_duration(handler.backoff.max));
+                    breach(&format!("{key}.backoff.initial"), show_duration(handler.backoff.initial), todo)
+                })
+                .collect()
         },
     },
     Rule {
@@ -166,25 +213,8 @@ pub(super) const RULES: &[Rule] = &[
         needs: &["handler.deadLetter.subject"],
         says: "handler.deadLetter.subject is a subject to publish to, and of no partition: its messages would come back",
         broken: |c| {
-            let Some(subject) =
-                c.handler.as_ref().and_then(|handler| handler.dead_letter.as_ref()).map(|letter| &letter.subject)
-            else {
-                return Vec::new();
-            };
-            const PATH: &str = "handler.deadLetter.subject";
-            if let Some(why) = bad_subject(subject) {
-                return vec![breach(PATH, format!("{subject:?}: {why}"), "write a subject such as \"dead.work\"")];
-            }
-            let own = c.stream.as_ref().and_then(|stream| stream.subject_template.partition_id(subject));
-            let comes_back = own.is_some_and(|id| {
-                c.source.iter().flat_map(Source::fixed).any(|partition| partition.id().as_str() == id)
-            });
-            when(
-                comes_back,
-                PATH,
-                format!("{subject:?}, the subject of a partition"),
-                "choose a subject outside stream.subjectTemplate",
-            )
+            let letters = c.handlers().filter_map(|(key, handler)| Some((key, &handler.dead_letter.as_ref()?.subject)));
+            letters.filter_map(|(key, subject)| dead_letter_comes_back(c, &key, subject)).collect()
         },
     },
     Rule {
@@ -229,11 +259,13 @@ pub(super) const RULES: &[Rule] = &[
         severity: Severity::Warning,
         needs: &["handler.onExhausted", "handler.deadLetter"],
         says: "handler.onExhausted decides only where there is no dead-letter subject",
-        broken: |c| match &c.handler {
-            Some(handler) if handler.dead_letter.is_some() && handler.on_exhausted == OnExhausted::Drop => {
-                vec![breach("handler.onExhausted", "drop beside handler.deadLetter", "remove one of the two")]
-            }
-            _ => Vec::new(),
+        broken: |c| {
+            let drops = |handler: &Handler| handler.dead_letter.is_some() && handler.on_exhausted == OnExhausted::Drop;
+            let both = c.handlers().filter(|(_, handler)| drops(handler));
+            both.map(|(key, _)| {
+                breach(&format!("{key}.onExhausted"), format!("drop beside {key}.deadLetter"), "remove one of the two")
+            })
+            .collect()
         },
     },
 ];

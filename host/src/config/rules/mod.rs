@@ -7,6 +7,7 @@
 mod coordination;
 mod data;
 
+use super::limits::Limits;
 use super::schema::Config;
 use super::value::show_duration;
 use std::time::Duration;
@@ -77,7 +78,7 @@ fn named_buckets(c: &Config) -> Vec<(&'static str, &String)> {
 }
 
 /// Durations that must be longer than nothing.
-fn positive_durations(c: &Config) -> Vec<(&'static str, Duration)> {
+fn positive_durations(c: &Config) -> Vec<(String, Duration)> {
     let mut durations = vec![
         ("heartbeatInterval", c.heartbeat_interval),
         ("probeInterval", c.probe_interval),
@@ -89,13 +90,6 @@ fn positive_durations(c: &Config) -> Vec<(&'static str, Duration)> {
         ("degradedBehavior.kvErrorWindow", c.degraded_behavior.kv_error_window),
         ("degradedAlert.alertInterval", c.degraded_alert.alert_interval),
     ];
-    if let Some(handler) = &c.handler {
-        durations.extend([
-            ("handler.callTimeout", handler.call_timeout),
-            ("handler.commitInterval", handler.commit_interval),
-            ("handler.backoff.initial", handler.backoff.initial),
-        ]);
-    }
     if let Some(hooks) = &c.hooks {
         durations.push(("hooks.callTimeout", hooks.call_timeout));
     }
@@ -108,7 +102,19 @@ fn positive_durations(c: &Config) -> Vec<(&'static str, Duration)> {
     if let Some(interval) = c.source.as_ref().and_then(|source| source.refresh_interval) {
         durations.push(("source.refreshInterval", interval));
     }
+    let mut durations = named(durations);
+    for (key, handler) in c.handlers() {
+        durations.extend([
+            (format!("{key}.callTimeout"), handler.call_timeout),
+            (format!("{key}.commitInterval"), handler.commit_interval),
+            (format!("{key}.backoff.initial"), handler.backoff.initial),
+        ]);
+    }
     durations
+}
+
+fn named<T>(of: Vec<(&str, T)>) -> Vec<(String, T)> {
+    of.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// Durations that become TTLs of NATS, with the least that each may be.
@@ -121,59 +127,59 @@ fn nats_ttls(c: &Config) -> [(&'static str, Duration, u64); 4] {
     ]
 }
 
-/// The limits without which no plugin can do anything.
-macro_rules! positive_limits {
-    ($section:literal, $limits:expr) => {
-        [
-            (concat!($section, ".memory"), $limits.memory.0),
-            (concat!($section, ".componentBytes"), $limits.component_bytes.0),
-            (concat!($section, ".hostCallBytes"), $limits.host_call_bytes.0),
-            (concat!($section, ".httpRequests"), u64::from($limits.http_requests)),
-        ]
-    };
+/// The limits of a section without which no plugin can do anything.
+fn positive_limits(section: &str, limits: &Limits) -> [(String, u64); 4] {
+    [
+        (format!("{section}.memory"), limits.memory.0),
+        (format!("{section}.componentBytes"), limits.component_bytes.0),
+        (format!("{section}.hostCallBytes"), limits.host_call_bytes.0),
+        (format!("{section}.httpRequests"), u64::from(limits.http_requests)),
+    ]
 }
 
 /// Counts that must be at least 1.
-fn positive_counts(c: &Config) -> Vec<(&'static str, u64)> {
+fn positive_counts(c: &Config) -> Vec<(String, u64)> {
     let mut counts = vec![
         ("capacity", c.capacity.into()),
         ("assignment.maxPartitions", c.assignment.max_partitions.unwrap_or(1).into()),
         ("degradedBehavior.kvErrorThreshold", c.degraded_behavior.kv_error_threshold.into()),
         ("commit.maxPerSecond", c.commit.max_per_second.unwrap_or(1).into()),
     ];
-    if let Some(handler) = &c.handler {
-        counts.extend([
-            ("handler.batchSize", handler.batch_size.into()),
-            ("handler.maxAttempts", handler.max_attempts.into()),
-            ("handler.maxTraps", handler.max_traps.into()),
-            ("handler.maxUncommitted.messages", handler.max_uncommitted.messages.into()),
-            ("handler.maxUncommitted.bytes", handler.max_uncommitted.bytes.0),
-            ("handler.maxSnapshotBytes", handler.max_snapshot_bytes.0),
-        ]);
-    }
-    let defaults = &c.plugins.defaults;
-    counts.extend(positive_limits!("plugins.defaults", defaults));
-    counts.push(("plugins.defaults.batchBytes", defaults.batch_bytes.0));
-    // A limit that a plugin inherits is reported where it is set.
-    if let Some(limits) = c.handler.as_ref().map(|handler| &handler.limits).filter(|limits| *limits != defaults) {
-        counts.extend(positive_limits!("handler.limits", limits));
-        counts.push(("handler.limits.batchBytes", limits.batch_bytes.0));
-    }
-    if let Some(source) = c.source.as_ref().and_then(|source| source.plugin.as_ref())
-        && source.limits.0 != *defaults
-    {
-        counts.extend(positive_limits!("source.plugin.limits", source.limits.0));
-    }
     if let Some(hooks) = &c.hooks {
         counts.push(("hooks.queue", hooks.queue.into()));
-        if hooks.limits.0 != *defaults {
-            counts.extend(positive_limits!("hooks.limits", hooks.limits.0));
-        }
-    }
-    if let Some(strategy) = c.strategy.plugin.as_ref().filter(|strategy| strategy.limits.0 != *defaults) {
-        counts.extend(positive_limits!("strategy.plugin.limits", strategy.limits.0));
     }
     counts.push(("strategy.consistentHash.virtualNodes", c.strategy.consistent_hash.virtual_nodes.into()));
+    let mut counts = named(counts);
+    // A limit that a plugin inherits is reported where it is set.
+    let defaults = &c.plugins.defaults;
+    counts.extend(positive_limits("plugins.defaults", defaults));
+    counts.push(("plugins.defaults.batchBytes".to_owned(), defaults.batch_bytes.0));
+    let source = c.source.as_ref().and_then(|source| source.plugin.as_ref());
+    let inheriting = [
+        ("source.plugin.limits", source.map(|source| &source.limits.0)),
+        ("hooks.limits", c.hooks.as_ref().map(|hooks| &hooks.limits.0)),
+        ("strategy.plugin.limits", c.strategy.plugin.as_ref().map(|strategy| &strategy.limits.0)),
+    ];
+    for (section, limits) in inheriting {
+        counts.extend(
+            limits.filter(|limits| *limits != defaults).into_iter().flat_map(|set| positive_limits(section, set)),
+        );
+    }
+    for (key, handler) in c.handlers() {
+        counts.extend([
+            (format!("{key}.batchSize"), handler.batch_size.into()),
+            (format!("{key}.maxAttempts"), handler.max_attempts.into()),
+            (format!("{key}.maxTraps"), handler.max_traps.into()),
+            (format!("{key}.maxUncommitted.messages"), handler.max_uncommitted.messages.into()),
+            (format!("{key}.maxUncommitted.bytes"), handler.max_uncommitted.bytes.0),
+            (format!("{key}.maxSnapshotBytes"), handler.max_snapshot_bytes.0),
+        ]);
+        let limits = &handler.limits;
+        if limits != defaults {
+            counts.extend(positive_limits(&format!("{key}.limits"), limits));
+            counts.push((format!("{key}.limits.batchBytes"), limits.batch_bytes.0));
+        }
+    }
     counts
 }
 
@@ -204,7 +210,7 @@ const SINGLE_VALUES: &[Rule] = &[
         broken: |c| {
             let zero = positive_durations(c).into_iter().filter(|(_, duration)| duration.is_zero());
             zero.map(|(path, duration)| {
-                breach(path, show_duration(duration), "choose a longer time, or leave the key out for the default")
+                breach(&path, show_duration(duration), "choose a longer time, or leave the key out for the default")
             })
             .collect()
         },
@@ -236,14 +242,16 @@ const SINGLE_VALUES: &[Rule] = &[
         needs: &[],
         says: "handler.swap.canary, maxErrorRate and maxRejectRate are ratios from 0 to 1",
         broken: |c| {
-            let Some(swap) = c.handler.as_ref().map(|handler| &handler.swap) else { return Vec::new() };
-            let ratios = [
-                ("handler.swap.canary", swap.canary),
-                ("handler.swap.maxErrorRate", swap.max_error_rate),
-                ("handler.swap.maxRejectRate", swap.max_reject_rate),
-            ];
-            let wrong = ratios.into_iter().filter(|(_, ratio)| !(0.0..=1.0).contains(ratio));
-            wrong.map(|(path, ratio)| breach(path, ratio, "write 15 % as 0.15")).collect()
+            let ratios = c.handlers().flat_map(|(key, handler)| {
+                let swap = &handler.swap;
+                [
+                    (format!("{key}.swap.canary"), swap.canary),
+                    (format!("{key}.swap.maxErrorRate"), swap.max_error_rate),
+                    (format!("{key}.swap.maxRejectRate"), swap.max_reject_rate),
+                ]
+            });
+            let wrong = ratios.filter(|(_, ratio)| !(0.0..=1.0).contains(ratio));
+            wrong.map(|(path, ratio)| breach(&path, ratio, "write 15 % as 0.15")).collect()
         },
     },
     Rule {
@@ -252,7 +260,7 @@ const SINGLE_VALUES: &[Rule] = &[
         says: "counts and sizes without which nothing could run must be at least 1",
         broken: |c| {
             let zero = positive_counts(c).into_iter().filter(|(_, count)| *count == 0);
-            zero.map(|(path, count)| breach(path, count, "choose 1 or more, or leave the key out for the default"))
+            zero.map(|(path, count)| breach(&path, count, "choose 1 or more, or leave the key out for the default"))
                 .collect()
         },
     },

@@ -28,7 +28,7 @@ http: { listen: "127.0.0.1:8080" }
     );
     let id = PartitionId::from_keys(&["tool-07", "chamber-2"]).unwrap();
     assert_eq!(config.subject(&id).unwrap(), "work.tool-07.chamber-2");
-    assert_eq!(config.handler.unwrap().config.as_map().get("prefix"), Some(&json!("out")));
+    assert_eq!(config.handlers().next().unwrap().1.config.as_map().get("prefix"), Some(&json!("out")));
     assert_eq!(config.source.unwrap().fixed()[0].id(), &id);
 }
 
@@ -88,8 +88,8 @@ fn a_flag_given_as_text_reads_like_a_variable_and_reaches_into_maps() {
     ];
     let config = load(&["handler: {config: {prefix: in, keep: 1}}"], &[], &flags).config.unwrap();
     assert_eq!(config.worker_id_max, 7);
-    assert_eq!(config.stream.unwrap().name, "5s");
-    let handler = config.handler.unwrap();
+    assert_eq!(config.stream.as_ref().unwrap().name, "5s");
+    let (_, handler) = config.handlers().next().unwrap();
     assert_eq!(handler.plugin, "123");
     assert_eq!(json!(handler.config.as_map()), json!({"prefix": "out", "keep": 1, "retries": 3}));
     assert_eq!(config.degraded_alert.preset, Preset::Conservative);
@@ -110,8 +110,8 @@ fn maps_merge_deep_and_lists_are_replaced() {
     .config
     .unwrap();
     assert_eq!(config.labels, BTreeMap::from([("zone".into(), "b".into()), ("rack".into(), "r1".into())]));
-    assert_eq!(config.source.unwrap().fixed().len(), 1);
-    let handler = config.handler.unwrap();
+    assert_eq!(config.source.as_ref().unwrap().fixed().len(), 1);
+    let (_, handler) = config.handlers().next().unwrap();
     assert_eq!(handler.plugin, "p");
     assert_eq!(json!(handler.config.as_map()), json!({"x": {"y": 3, "z": 2}, "list": [4]}));
 }
@@ -173,7 +173,7 @@ fn every_key_can_be_set_by_its_own_variable() {
     assert_eq!(stream.mode, StreamMode::Log);
     let ring = &config.strategy.consistent_hash;
     assert_eq!(ring.virtual_nodes, 200);
-    let handler = config.handler.as_ref().unwrap();
+    let (_, handler) = config.handlers().next().unwrap();
     assert_eq!(handler.config.as_map()["prefix"], json!("out"));
     assert_eq!(handler.dead_letter.as_ref().unwrap().subject, "dead");
     assert_eq!(handler.limits.memory.0, 32 << 20);
@@ -281,7 +281,7 @@ fn a_handler_inherits_the_limits_that_it_does_not_name() {
     let config = valid(
         "plugins: {defaults: {memory: 16MiB, logLineBytes: 1KiB}}\nhandler: {plugin: p, limits: {memory: 32MiB}}",
     );
-    let limits = config.handler.unwrap().limits;
+    let limits = config.handlers().next().unwrap().1.limits.clone();
     assert_eq!((limits.memory.0, limits.log_line_bytes.0), (32 << 20, 1024));
 }
 

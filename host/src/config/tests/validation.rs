@@ -163,6 +163,14 @@ fn every_error_rule_refuses_what_it_names() {
         (handler("deadLetter: {}"), "handler.deadLetter.subject"),
         (handler("deadLetter: {subject: \"dead.>\"}"), "handler.deadLetter.subject"),
         (handler("onExhausted: explode"), "handler.onExhausted"),
+        ("handler: []".to_owned(), "handler"),
+        ("handler: [{plugin: p}, {plugin: q, batchSize: 0}]".to_owned(), "handler[1].batchSize"),
+        ("handler: [{plugin: p, match: {keys: [a]}}, {}]".to_owned(), "handler[1].plugin"),
+        ("handler: [{plugin: p, match: {keys: [a]}}, {plugin: p}]".to_owned(), "handler[1].plugin"),
+        (handler("match: {}"), "handler.match.keys"),
+        (handler("match: {keys: []}"), "handler.match.keys"),
+        (handler("match: {keys: [a, \"\"]}"), "handler.match.keys"),
+        (partitions("{keys: [b]}") + "\nhandler: {plugin: p, match: {keys: [a]}}", "handler"),
         ("commit: {maxPerSecond: 0}".to_owned(), "commit.maxPerSecond"),
         ("plugins: {defaults: {memory: 0}}".to_owned(), "plugins.defaults.memory"),
         ("http: {listen: \"localhost:80\"}".to_owned(), "http.listen"),
@@ -254,4 +262,38 @@ fn no_secret_is_ever_printed() {
     let config = valid("nats: {user: ann, password: s3cret}\nhandler: {plugin: p, config: {key: s3cret}}");
     assert!(!format!("{config:?}").contains("s3cret"));
     assert_eq!(config.nats.password.unwrap().reveal(), "s3cret");
+}
+
+#[test]
+fn a_handler_that_no_partition_gets_to_is_warned_of_and_one_that_is_needed_is_not() {
+    let entry = |plugin: &str, keys: &str| format!("{{plugin: {plugin}, match: {{keys: [{keys}]}}}}");
+    let warned = |entries: &[String]| -> Vec<String> {
+        let loaded = Config::parse_str(&format!("handler: [{}]", entries.join(", ")));
+        assert_eq!(loaded.problems, []);
+        loaded.warnings.into_iter().map(|warning| warning.what).collect()
+    };
+    let all = "{plugin: all}".to_owned();
+    assert_eq!(warned(&[entry("p", "tool-*"), all.clone()]), Vec::<String>::new());
+    let late = warned(&[entry("p", "\"*\""), entry("q", "tool-*"), all.clone()]);
+    assert_eq!(
+        late,
+        [
+            "`handler[1]` is never reached: handler[0] matches all of it",
+            "`handler[2]` is never reached: handler[0] matches all of it"
+        ]
+    );
+    assert_eq!(warned(&[all, entry("p", "a, b")]).len(), 1);
+}
+
+#[test]
+fn what_another_layer_says_of_the_handler_holds_for_each_of_a_list() {
+    let file = "handler: [{plugin: p, match: {keys: [a]}, batchSize: 7}, {plugin: q, limits: {memory: 1MiB}}]\nplugins: {defaults: {tableElements: 9}}";
+    let loaded = load(&[file], &[("PARTI_HANDLER_CALL_TIMEOUT", "3s")], &[]);
+    assert_eq!(loaded.problems, []);
+    let config = loaded.config.unwrap();
+    let found: Vec<_> = config
+        .handlers()
+        .map(|(key, h)| (key, h.batch_size, h.call_timeout.as_secs(), h.limits.table_elements))
+        .collect();
+    assert_eq!(found, [("handler[0]".to_owned(), 7, 3, 9), ("handler[1]".to_owned(), 64, 3, 9)]);
 }

@@ -86,7 +86,7 @@ impl PartitionTask {
 
     /// Opens this version. An instance of another one stays until that has succeeded.
     pub(super) fn open(&mut self, version: &str, why: OpenReason, snapshot: Option<Snapshot>) {
-        let Some(plugin) = self.shared.versions.find(version) else {
+        let Some(plugin) = self.handling.versions.find(version) else {
             return self.tell(Input::Opened(Err(Failure::Host(format!("version {version} is not loaded any more")))));
         };
         self.former = self.instance.take();
@@ -138,11 +138,11 @@ impl PartitionTask {
             return Failure::Refused(text);
         }
         match error {
-            CallError::Timeout { .. } => self.shared.timeouts.inc(),
-            _ => self.shared.traps.inc(),
+            CallError::Timeout { .. } => self.handling.timeouts.inc(),
+            _ => self.handling.traps.inc(),
         }
         self.tell_hooks(error.code(), &text);
-        let _ = self.shared.events.send(TaskEvent::Failed(text.clone()));
+        let _ = self.shared.events.send(TaskEvent::Failed(self.of, text.clone()));
         self.instance = None;
         Failure::Guest(text)
     }

@@ -14,7 +14,7 @@ mod reports;
 
 use super::chunk::Held;
 use super::feed::{PartitionInput, Wish};
-use super::shared::{Shared, TaskEvent};
+use super::shared::{HandlerIndex, Handling, Shared, TaskEvent};
 use crate::nats::StreamInfo;
 use crate::plugin::{HandlerInstance, Publish};
 use calls::{Answer, Calling};
@@ -41,6 +41,9 @@ enum Woken {
 
 pub(super) struct PartitionTask {
     shared: Arc<Shared>,
+    /// Which handler it has.
+    of: HandlerIndex,
+    handling: Arc<Handling>,
     partition: Partition,
     subject: String,
     record_key: String,
@@ -66,6 +69,7 @@ impl PartitionTask {
     /// Begins to work on a partition. The task ends by itself when the machine has ended, and says so to the manager.
     pub(super) fn spawn(
         shared: Arc<Shared>,
+        (of, handling): (HandlerIndex, Arc<Handling>),
         (stream, start): (StreamIdentity, Position),
         partition: Partition,
         me: Owner,
@@ -77,9 +81,9 @@ impl PartitionTask {
             shared.group.clone(),
             stream,
             me,
-            shared.versions.current().version().id().to_owned(),
+            handling.versions.current().version().id().to_owned(),
             start,
-            shared.limits.clone(),
+            handling.limits.clone(),
         );
         let view = Arc::new(Mutex::new(machine.view()));
         let span = tracing::info_span!("partition", partition = %partition.id());
@@ -87,6 +91,8 @@ impl PartitionTask {
             subject: shared.template.subject(partition.id()),
             record_key: partition.id().record_key(),
             shared,
+            of,
+            handling,
             partition,
             machine,
             epoch: Epoch(0),
@@ -177,7 +183,7 @@ impl PartitionTask {
         drop(seen);
         // Who goes on waiting for the partition, or gives it up, neither holds a reader's place nor memory, whether there was a handler to
         // close or not. In queue mode it says so by itself.
-        if changed && matches!(phase, Phase::Releasing | Phase::Waiting) && !self.shared.limits.acknowledges {
+        if changed && matches!(phase, Phase::Releasing | Phase::Waiting) && !self.shared.acknowledges {
             let _ = self.shared.wishes.send(Wish::Leave { subject: self.subject.clone() });
         }
         if changed {
@@ -227,9 +233,9 @@ impl PartitionTask {
                 }
             }
             Command::Send(outgoing) => {
-                let shared = Arc::clone(&self.shared);
+                let (shared, handling) = (Arc::clone(&self.shared), Arc::clone(&self.handling));
                 let partition = self.partition.id().to_string();
-                self.later(async move { Input::Sent(outputs::send(&shared, &partition, outgoing).await) });
+                self.later(async move { Input::Sent(outputs::send(&shared, &handling, &partition, outgoing).await) });
             }
             Command::Snapshot => match self.instance.take() {
                 Some(mut instance) => self.call(async move {

@@ -1,7 +1,7 @@
 //! What a partition publishes: its handler's outputs, and the messages that cannot be handled.
 
 use super::super::chunk::Held;
-use super::super::shared::Shared;
+use super::super::shared::{Handling, Shared};
 use crate::nats::{OutgoingMessage, Published, sendable_headers};
 use crate::plugin::Publish;
 use parti_coordination::Outgoing;
@@ -9,6 +9,7 @@ use parti_coordination::Outgoing;
 /// Publishes everything and waits for every confirmation.
 pub(super) async fn send(
     shared: &Shared,
+    handling: &Handling,
     partition: &str,
     outgoing: Vec<Outgoing<Held, Publish>>,
 ) -> Result<(), String> {
@@ -33,10 +34,10 @@ pub(super) async fn send(
                     ("Parti-Partition", partition.to_owned()),
                     ("Parti-Attempts", attempts.to_string()),
                     ("Parti-Reason", one_line(&reason)),
-                    ("Parti-Handler", shared.versions.current().version().id().to_owned()),
+                    ("Parti-Handler", handling.versions.current().version().id().to_owned()),
                 ];
                 headers.extend(origin.into_iter().map(|(name, value)| (name.to_owned(), value)));
-                let subject = shared.dead_letter.clone().unwrap_or_default();
+                let subject = handling.dead_letter.clone().unwrap_or_default();
                 OutgoingMessage { subject, id, headers, payload }
             }
         };

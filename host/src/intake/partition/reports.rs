@@ -9,7 +9,7 @@ use parti_coordination::{OnExhausted, Position, Report};
 impl PartitionTask {
     /// What is at or below a committed position may be acknowledged.
     fn is_committed(&self, position: Position) {
-        if self.shared.limits.acknowledges {
+        if self.shared.acknowledges {
             let _ = self.shared.wishes.send(Wish::Committed { subject: self.subject.clone(), position });
         }
     }
@@ -66,12 +66,12 @@ impl PartitionTask {
             Report::Swapped { to, pause } => {
                 metrics.swap_pause.observe(pause.as_secs_f64());
                 tracing::debug!(%epoch, version = %to, ?pause, "Another version of the handler goes on");
-                let _ = self.shared.events.send(TaskEvent::Swapped { to, pause });
+                let _ = self.shared.events.send(TaskEvent::Swapped { of: self.of, to, pause });
             }
             Report::SwapFailed { to, why } => {
                 tracing::error!(%epoch, version = %to, why, "A version of the handler does not open; the one before goes on");
                 let partition = self.partition.id().clone();
-                let _ = self.shared.events.send(TaskEvent::SwapFailed { partition, to, why });
+                let _ = self.shared.events.send(TaskEvent::SwapFailed { of: self.of, partition, to, why });
             }
             Report::SwappedBack { from } => {
                 tracing::debug!(%epoch, version = %from, "The version of the handler before goes on, from its last commit");
@@ -98,7 +98,7 @@ impl PartitionTask {
             Report::Retrying { sequence, attempts } => tracing::debug!(%sequence, attempts, "The message is retried"),
             Report::Exhausted { sequence, reason } => {
                 tracing::warn!(%epoch, %sequence, reason, "The message cannot be handled");
-                if self.shared.limits.on_exhausted == OnExhausted::Drop {
+                if self.handling.limits.on_exhausted == OnExhausted::Drop {
                     self.tell_hooks(ErrorCode::MessageExhausted, &format!("message {sequence} is dropped: {reason}"));
                 }
             }

@@ -49,13 +49,13 @@ pub(super) async fn survey(config: &Config, options: ConnectOptions, plugins: &P
         )
     }));
     survey.partitions = partitions.as_ref().map(Vec::len);
-    if let (Some(stream), Some(handler)) = (&config.stream, &config.handler) {
+    if let (Some(stream), Some(_)) = (&config.stream, &config.handler) {
         let info = the_stream(&nats, config, stream, &mut survey, found).await;
         if let (Some(info), Some(partitions)) = (info, &partitions) {
             coverage(&nats, stream, &info, partitions, &mut survey, found).await;
         }
-        if let Some(letter) = &handler.dead_letter {
-            survey.dead_letters = dead_letters(&nats, &letter.subject, found).await;
+        for subject in config.dead_letter_subjects() {
+            survey.dead_letters.extend(dead_letters(&nats, subject, found).await);
         }
     }
     found.survey = Some(survey);

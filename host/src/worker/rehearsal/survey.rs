@@ -17,7 +17,7 @@ pub(crate) struct Survey {
     /// How many partitions the source lists.
     pub(super) partitions: Option<usize>,
     pub(super) stream: Option<StreamState>,
-    pub(super) dead_letters: Option<DeadLetters>,
+    pub(super) dead_letters: Vec<DeadLetters>,
     pub(super) uncovered: Option<Uncovered>,
 }
 
@@ -121,7 +121,7 @@ impl Survey {
             ids: None,
             partitions: None,
             stream: None,
-            dead_letters: None,
+            dead_letters: Vec::new(),
             uncovered: None,
         }
     }
@@ -183,7 +183,7 @@ impl fmt::Display for Survey {
         if let Some(partitions) = partitions {
             writeln!(f, "partitions: {partitions}")?;
         }
-        if let Some(DeadLetters { subject, stream }) = dead_letters {
+        for DeadLetters { subject, stream } in dead_letters {
             writeln!(f, "dead letters: {subject}, in stream {stream}")?;
         }
         if let Some(Uncovered { subjects, messages, at_least, most }) = uncovered {

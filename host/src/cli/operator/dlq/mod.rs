@@ -144,13 +144,22 @@ fn table(letters: &[Letter]) -> Table {
 
 impl Letters {
     async fn find(place: &Place, connected: &Connected) -> Result<Self, OperatorError> {
-        let configured = || Some(connected.config.handler.as_ref()?.dead_letter.as_ref()?.subject.clone());
-        let Some(subject) = place.subject.clone().or_else(configured) else {
-            return Err(ErrorCode::OperatorUsage.error(
-                "it is not known where dead letters are",
-                "the configuration has no handler.deadLetter.subject",
-                "give the configuration that the workers run with, or --subject",
-            ));
+        let configured = connected.config.dead_letter_subjects();
+        let unknown = |why: String, todo: &str| {
+            Err(ErrorCode::OperatorUsage.error("it is not known where dead letters are", why, todo))
+        };
+        let configured: Vec<&str> = configured.into_iter().collect();
+        let subject = match (&place.subject, configured.as_slice()) {
+            (Some(subject), _) => subject.clone(),
+            (None, [subject]) => (*subject).to_owned(),
+            (None, []) => {
+                let why = "the configuration has no handler.deadLetter.subject".to_owned();
+                return unknown(why, "give the configuration that the workers run with, or --subject");
+            }
+            (None, several) => {
+                let why = format!("the handlers have subjects of their own: {}", several.join(", "));
+                return unknown(why, "give one of them with --subject");
+            }
         };
         if subject.is_empty() || subject.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(ErrorCode::OperatorUsage.error(

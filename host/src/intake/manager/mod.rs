@@ -1,4 +1,6 @@
-//! One task per partition of the assignment: spawned, told what changes, and counted.
+//! One task per partition of the assignment: spawned, told what changes, and counted. `swaps` takes up other versions of the handlers.
+
+mod swaps;
 
 use super::budget::Budget;
 use super::feed::{FeedState, PartitionInput};
@@ -6,15 +8,15 @@ use super::front::IntakeEvent;
 use super::partition::PartitionTask;
 use super::queue::Membership;
 use super::refused::{self, Refused};
-use super::rollout::{Rollout, Step, SwapOutcome, SwapReport, SwapRequest};
-use super::shared::{Shared, TaskEvent};
+use super::rollout::{Rollout, SwapRequest};
+use super::shared::{HandlerIndex, Shared, TaskEvent};
+use crate::error::ErrorCode;
 use crate::nats::Loss;
 use parti_coordination::record::{Owner, PauseRecord, Refusals, StreamIdentity};
 use parti_coordination::{
-    Assigned, CloseReason, Fleet, Input, Now, Partition, PartitionId, PartitionView, Phase, Position, SwapOrder, Term,
-    Version,
+    Assigned, CloseReason, Fleet, Input, Now, Partition, PartitionId, PartitionView, Phase, Position, Term, Version,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,6 +48,8 @@ pub(super) enum Order {
 struct Task {
     inbox: mpsc::UnboundedSender<PartitionInput>,
     view: Arc<Mutex<PartitionView>>,
+    /// Which handler it has.
+    of: HandlerIndex,
     /// Fenced: it ends, whatever the plan says.
     ending: bool,
 }
@@ -68,6 +72,8 @@ pub(super) struct Manager {
     feed_state: Arc<FeedState>,
     views: Views,
     tasks: HashMap<PartitionId, Task>,
+    /// What no handler is for: it waits, untouched, until another configuration or another worker has one.
+    unmatched: BTreeSet<PartitionId>,
     me: Option<Owner>,
     assigned: BTreeMap<PartitionId, Partition>,
     fleet: Arc<Fleet>,
@@ -79,8 +85,8 @@ pub(super) struct Manager {
     /// What the handler has refused. Kept when the partitions go to another worker, so that they do not come back.
     refused: Refused,
     refusals_told: Refusals,
-    /// Another version of the handler, while it is taken up.
-    rollout: Option<Rollout>,
+    /// For each handler another version, while it is taken up.
+    rollouts: Vec<Option<Rollout>>,
     tell: mpsc::UnboundedSender<IntakeEvent>,
 }
 
@@ -94,6 +100,7 @@ impl Manager {
         views: Views,
         tell: mpsc::UnboundedSender<IntakeEvent>,
     ) -> Self {
+        let rollouts = shared.handlers.iter().map(|_| None).collect();
         Self {
             shared,
             stream,
@@ -103,6 +110,7 @@ impl Manager {
             feed_state,
             views,
             tasks: HashMap::new(),
+            unmatched: BTreeSet::new(),
             me: None,
             assigned: BTreeMap::new(),
             fleet: Arc::new(Fleet::default()),
@@ -112,7 +120,7 @@ impl Manager {
             told: None,
             refused: Refused::default(),
             refusals_told: Refusals::default(),
-            rollout: None,
+            rollouts,
             tell,
         }
     }
@@ -157,7 +165,7 @@ impl Manager {
                     self.look(due);
                     self.bring_into_line();
                 }
-                _ = trial.tick(), if self.rollout.is_some() => {}
+                _ = trial.tick(), if self.rollouts.iter().any(Option::is_some) => {}
             }
             self.roll_out();
             self.figures();
@@ -224,17 +232,18 @@ impl Manager {
             }
             Order::Swap(request) => self.swap(request),
             Order::Fence => {
-                self.stop_rollout();
+                self.stop_rollouts();
                 self.me = None;
                 self.rank = None;
                 self.assigned.clear();
+                self.give_up_unmatched();
                 for task in self.tasks.values_mut() {
                     task.ending = true;
                     let _ = task.inbox.send(Input::Fenced);
                 }
             }
             Order::Drain => {
-                self.stop_rollout();
+                self.stop_rollouts();
                 self.leaving = Some(CloseReason::Shutdown);
                 self.assigned.clear();
                 self.apply();
@@ -252,9 +261,14 @@ impl Manager {
             };
             let _ = task.inbox.send(input);
         }
-        let missing: Vec<Partition> =
-            self.assigned.values().filter(|p| !self.tasks.contains_key(p.id())).cloned().collect();
-        self.budget.adapt(self.assigned.len().max(1).saturating_mul(self.shared.limits.queue_bytes));
+        self.give_up_unmatched();
+        let is_missing = |p: &&Partition| !self.tasks.contains_key(p.id()) && !self.unmatched.contains(p.id());
+        let missing: Vec<Partition> = self.assigned.values().filter(is_missing).cloned().collect();
+        let handlers = self.assigned.values().filter_map(|partition| self.shared.handler_of(partition));
+        let queues = handlers.fold(0, |sum: usize, (_, handling)| sum.saturating_add(handling.limits.queue_bytes));
+        if queues > 0 {
+            self.budget.adapt(queues);
+        }
         for partition in missing {
             self.begin(partition);
         }
@@ -264,18 +278,47 @@ impl Manager {
         let Some(me) = self.me.clone() else { return };
         let (inbox, receiver) = mpsc::unbounded_channel();
         let id = partition.id().clone();
+        let Some((of, handling)) = self.shared.handler_of(&partition) else { return self.leave_unmatched(id) };
+        let handling = (of, Arc::clone(handling));
         let _ = inbox.send(Input::Paused(self.pause.as_ref().is_none_or(|pause| pause.covers(&id))));
         let _ = inbox.send(Input::Assigned(Arc::clone(&self.fleet)));
         let view = PartitionTask::spawn(
             Arc::clone(&self.shared),
+            handling,
             (self.stream.clone(), self.start),
             partition,
             me,
             receiver,
             inbox.clone(),
         );
-        self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), Arc::clone(&view));
-        self.tasks.insert(id, Task { inbox, view, ending: false });
+        self.show(id.clone(), Arc::clone(&view));
+        self.tasks.insert(id, Task { inbox, view, of, ending: false });
+    }
+
+    fn show(&self, id: PartitionId, view: Arc<Mutex<PartitionView>>) {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(id, view);
+    }
+
+    /// No handler is for this partition: its record and its messages are left as they are.
+    fn leave_unmatched(&mut self, id: PartitionId) {
+        let error = ErrorCode::PartitionUnmatched.error(
+            format!("partition {id} waits"),
+            "no entry of handler matches its keys",
+            "add an entry that does, or one without match at the end of the list, and start the workers anew",
+        );
+        tracing::error!(code = %error.code, partition = %id, "{error}");
+        self.shared.hooks.error(error.code, &error, Some(&id));
+        let view = PartitionView { trouble: Some(error.why), ..PartitionView::untouched() };
+        self.show(id.clone(), Arc::new(Mutex::new(view)));
+        self.unmatched.insert(id);
+    }
+
+    /// What has no handler and is not ours any more is another worker's to wait for.
+    fn give_up_unmatched(&mut self) {
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in self.unmatched.extract_if(.., |id| !self.assigned.contains_key(id)) {
+            views.remove(&id);
+        }
     }
 
     fn note(&mut self, event: TaskEvent) {
@@ -295,22 +338,22 @@ impl Manager {
             TaskEvent::Superseded(by) => {
                 let _ = self.tell.send(IntakeEvent::Superseded(by));
             }
-            TaskEvent::Swapped { to, pause } => {
-                if let Some(rollout) = &mut self.rollout {
+            TaskEvent::Swapped { of, to, pause } => {
+                if let Some(rollout) = self.rollout(of) {
                     rollout.swapped(&to, pause);
                 }
             }
-            TaskEvent::SwapFailed { partition, to, why } => {
-                if let Some(rollout) = &mut self.rollout {
+            TaskEvent::SwapFailed { of, partition, to, why } => {
+                if let Some(rollout) = self.rollout(of) {
                     rollout.swap_failed(&partition, &to, &why);
                 }
             }
-            TaskEvent::Failed(why) => {
-                if let Some(rollout) = &mut self.rollout {
+            TaskEvent::Failed(of, why) => {
+                if let Some(rollout) = self.rollout(of) {
                     rollout.call_failed(why);
                 }
             }
-            TaskEvent::Rehearsed(result) => self.rehearsed(result),
+            TaskEvent::Rehearsed(of, result) => self.rehearsed(of, result),
             TaskEvent::State(id, state) => self.refused.found(&id, state.as_ref()),
             TaskEvent::Gone(id) => {
                 self.tasks.remove(&id);
@@ -323,92 +366,14 @@ impl Manager {
         }
     }
 
-    /// Begins to take up another version of the handler, unless one is being taken up.
-    fn swap(&mut self, request: SwapRequest) {
-        if self.rollout.is_some() {
-            let why = "another version is on trial; wait for its verdict".to_owned();
-            let _ = request.reply.send(SwapReport::untried(SwapOutcome::Refused(why)));
-            return;
-        }
-        self.shared.versions.propose(Arc::clone(&request.to));
-        let epoch = |id| self.tasks.get(id).and_then(|task| task.view().epoch).unwrap_or_default();
-        let sample = Rollout::sample(self.assigned.iter().map(|(id, partition)| (partition.clone(), epoch(id))));
-        self.rollout = Some(Rollout::begin(&self.shared, request, sample));
-    }
-
-    fn rehearsed(&mut self, result: Result<usize, String>) {
-        let running = |(id, task): (&PartitionId, &Task)| (task.view().phase == Phase::Running).then(|| id.clone());
-        let running: Vec<PartitionId> = self.tasks.iter().filter_map(running).collect();
-        if let Some(rollout) = &mut self.rollout {
-            let step = rollout.rehearsed(result, &running);
-            self.carry_on(step);
-        }
-    }
-
-    fn roll_out(&mut self) {
-        if let Some(rollout) = &mut self.rollout {
-            let step = rollout.look(self.tasks.iter().map(|(id, task)| (id, task.view())));
-            self.carry_on(step);
-        }
-    }
-
-    fn carry_on(&mut self, step: Step) {
-        match (step, self.rollout.take()) {
-            (Step::End(outcome), Some(rollout)) => {
-                let kept = outcome == SwapOutcome::Kept;
-                self.shared.versions.settle(kept);
-                if kept {
-                    // What the version before has refused, this one may open.
-                    self.refused = Refused::default();
-                }
-                let order = self.in_force();
-                for task in self.tasks.values() {
-                    let _ = task.inbox.send(Input::Swap(order.clone()));
-                }
-                rollout.end(outcome);
-            }
-            (Step::Change(partitions), Some(rollout)) => {
-                let order = rollout.order();
-                for task in partitions.iter().filter_map(|id| self.tasks.get(id)) {
-                    let _ = task.inbox.send(Input::Swap(order.clone()));
-                }
-                self.rollout = Some(rollout);
-            }
-            (_, rollout) => self.rollout = rollout,
-        }
-    }
-
-    /// There is nobody left to judge a version by: nothing is said of it.
-    fn stop_rollout(&mut self) {
-        if self.rollout.take().is_some() {
-            self.shared.versions.settle(false);
-        }
-    }
-
-    /// To go on with the version in force, whichever that is.
-    fn in_force(&self) -> SwapOrder {
-        let to = self.shared.versions.current().version().id().into();
-        SwapOrder { to, on_trial: false, discard_state: false }
-    }
-
-    /// Whoever has another version than the one in force, while none is taken up, changes to that: it has begun, or come back, since.
-    fn bring_into_line(&self) {
-        if self.rollout.is_some() {
-            return;
-        }
-        let order = self.in_force();
-        let differs = |view: &PartitionView| view.handler != order.to || view.trial.is_some();
-        for task in self.tasks.values().filter(|task| differs(&task.view())) {
-            let _ = task.inbox.send(Input::Swap(order.clone()));
-        }
-    }
-
     fn figures(&mut self) {
         if self.told == Some(IntakeEvent::Drained) {
             return;
         }
-        let (mut owned, mut queued, mut settled) = (0, 0, self.tasks.len() == self.assigned.len());
-        let mut begun = settled;
+        let (mut owned, mut queued) = (0, 0);
+        let mut settled = self.tasks.len() + self.unmatched.len() == self.assigned.len();
+        // What no handler is for has no record yet.
+        let mut begun = settled && self.unmatched.is_empty();
         let (mut longest, mut oldest, mut paused) = (0, None, 0);
         for (id, task) in &self.tasks {
             let view = task.view.lock().unwrap_or_else(PoisonError::into_inner);
@@ -429,6 +394,7 @@ impl Manager {
         self.shared.metrics.queue_depth.set(queued);
         self.shared.metrics.owned_partitions.set(owned as u64);
         self.shared.metrics.paused_partitions.set(paused);
+        self.shared.metrics.unmatched_partitions.set(self.unmatched.len() as u64);
         let (settled, begun) = (self.rank.filter(|_| settled), self.rank.filter(|_| begun));
         let figures = IntakeEvent::Figures { owned, lag: queued + pending, settled, begun };
         if self.told.as_ref() != Some(&figures) {

@@ -1,0 +1,121 @@
+//! Other versions of the handlers, taken up one at a time for each: what a rollout decides is told to the partitions' tasks.
+
+use super::super::refused::Refused;
+use super::super::rollout::{Rollout, Step, SwapOutcome, SwapReport, SwapRequest};
+use super::super::shared::HandlerIndex;
+use super::{Manager, Task};
+use parti_coordination::{Input, Partition, PartitionId, PartitionView, Phase, SwapOrder};
+use std::sync::Arc;
+
+impl Manager {
+    /// The rollout of a handler, while there is one.
+    pub(super) fn rollout(&mut self, HandlerIndex(of): HandlerIndex) -> Option<&mut Rollout> {
+        self.rollouts.get_mut(of)?.as_mut()
+    }
+
+    /// Begins to take up another version of the handler of its name, unless one is being taken up.
+    pub(super) fn swap(&mut self, request: SwapRequest) {
+        let refuse = |request: SwapRequest, why: String| {
+            let _ = request.reply.send(SwapReport::untried(SwapOutcome::Refused(why)));
+        };
+        let name = request.to.version().name().to_owned();
+        let mut handlers = self.shared.handlers.iter();
+        let place = handlers.position(|handling| handling.versions.current().version().name() == name);
+        let place = place.and_then(|at| Some((at, self.shared.handlers.get(at)?, self.rollouts.get_mut(at)?)));
+        match place {
+            None => refuse(request, format!("this worker has no handler {name}")),
+            Some((_, _, Some(_))) => refuse(request, "another version is on trial; wait for its verdict".to_owned()),
+            Some((at, handling, rollout)) => {
+                handling.versions.propose(Arc::clone(&request.to));
+                let of = HandlerIndex(at);
+                let is_its = |partition: &&Partition| self.shared.handler_of(partition).is_some_and(|its| its.0 == of);
+                let epoch = |id| self.tasks.get(id).and_then(|task| task.view().epoch).unwrap_or_default();
+                let its = self.assigned.values().filter(is_its);
+                let sample = Rollout::sample(its.map(|partition| (partition.clone(), epoch(partition.id()))));
+                *rollout = Some(Rollout::begin(&self.shared, of, request, sample));
+            }
+        }
+    }
+
+    /// The tasks of the partitions that a handler has.
+    pub(super) fn tasks_of(&self, of: HandlerIndex) -> impl Iterator<Item = (&PartitionId, &Task)> {
+        self.tasks.iter().filter(move |(_, task)| task.of == of)
+    }
+
+    pub(super) fn rehearsed(&mut self, of: HandlerIndex, result: Result<usize, String>) {
+        let running = |(id, task): (&PartitionId, &Task)| (task.view().phase == Phase::Running).then(|| id.clone());
+        let running: Vec<PartitionId> = self.tasks_of(of).filter_map(running).collect();
+        if let Some(rollout) = self.rollout(of) {
+            let step = rollout.rehearsed(result, &running);
+            self.carry_on(of, step);
+        }
+    }
+
+    pub(super) fn roll_out(&mut self) {
+        for of in (0..self.rollouts.len()).map(HandlerIndex) {
+            // Taken out, so that it can look at the tasks.
+            let Some(mut rollout) = self.rollouts.get_mut(of.0).and_then(Option::take) else { continue };
+            let step = rollout.look(self.tasks_of(of).map(|(id, task)| (id, task.view())));
+            if let Some(place) = self.rollouts.get_mut(of.0) {
+                *place = Some(rollout);
+            }
+            self.carry_on(of, step);
+        }
+    }
+
+    fn carry_on(&mut self, of: HandlerIndex, step: Step) {
+        let Some(place) = self.rollouts.get_mut(of.0) else { return };
+        match (step, place.take()) {
+            (Step::End(outcome), Some(rollout)) => {
+                let kept = outcome == SwapOutcome::Kept;
+                if let Some(handling) = self.shared.handlers.get(of.0) {
+                    handling.versions.settle(kept);
+                }
+                if kept {
+                    // What the version before has refused, this one may open. What others have refused shows again at the next look.
+                    self.refused = Refused::default();
+                }
+                let order = self.in_force(of);
+                for (_, task) in self.tasks_of(of) {
+                    let _ = task.inbox.send(Input::Swap(order.clone()));
+                }
+                rollout.end(outcome);
+            }
+            (Step::Change(partitions), Some(rollout)) => {
+                let order = rollout.order();
+                *place = Some(rollout);
+                for task in partitions.iter().filter_map(|id| self.tasks.get(id)) {
+                    let _ = task.inbox.send(Input::Swap(order.clone()));
+                }
+            }
+            (_, rollout) => *place = rollout,
+        }
+    }
+
+    /// There is nobody left to judge versions by: nothing is said of them.
+    pub(super) fn stop_rollouts(&mut self) {
+        for (rollout, handling) in self.rollouts.iter_mut().zip(&self.shared.handlers) {
+            if rollout.take().is_some() {
+                handling.versions.settle(false);
+            }
+        }
+    }
+
+    /// To go on with the version of a handler that is in force, whichever that is.
+    fn in_force(&self, of: HandlerIndex) -> SwapOrder {
+        let current = self.shared.handlers.get(of.0).map(|handling| handling.versions.current());
+        let to = current.map_or_else(|| "".into(), |current| current.version().id().into());
+        SwapOrder { to, on_trial: false, discard_state: false }
+    }
+
+    /// Whoever has another version than the one in force, while none is taken up, changes to that: it has begun, or come back, since.
+    pub(super) fn bring_into_line(&self) {
+        for (at, _) in self.rollouts.iter().enumerate().filter(|(_, rollout)| rollout.is_none()) {
+            let order = self.in_force(HandlerIndex(at));
+            let differs = |view: &PartitionView| view.handler != order.to || view.trial.is_some();
+            for (_, task) in self.tasks_of(HandlerIndex(at)).filter(|(_, task)| differs(&task.view())) {
+                let _ = task.inbox.send(Input::Swap(order.clone()));
+            }
+        }
+    }
+}
