@@ -193,6 +193,9 @@ catalogue! {
     /// Some of the dead letters were not replayed. Each is listed with the reason; all of them are still there.
     ReplayIncomplete = 1606, "ErrReplayIncomplete", Failed;
 
+    /// The test of a plugin has failed. What failed is listed before this error.
+    PluginTestFailed = 1607, "ErrPluginTestFailed", Failed;
+
     /// The arguments or the input of `parti dev` or `parti bench` cannot be used. Nothing was started.
     DevUsage = 1501, "ErrDevUsage", Usage;
     /// `parti dev` or `parti bench` could not start or keep its NATS server, its workers or its producer. Its logs are kept.

@@ -26,6 +26,7 @@ mod nats_cluster;
 mod nats_restart;
 mod operator;
 mod outside_world;
+mod plugin_test;
 mod pushing;
 mod queue_mode;
 mod reconnecting;

@@ -3,6 +3,7 @@
 mod plugin;
 
 pub use plugin::PluginSource;
+pub(crate) use plugin::checked;
 
 use parti_coordination::{Partition, PartitionList};
 use std::future::Future;

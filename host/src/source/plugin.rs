@@ -66,7 +66,7 @@ impl Source for PluginSource {
 }
 
 /// The list, if every entry is a partition and none comes twice; or what is wrong with it.
-fn checked(listed: Vec<ListedPartition>) -> Result<PartitionList, String> {
+pub(crate) fn checked(listed: Vec<ListedPartition>) -> Result<PartitionList, String> {
     let (mut partitions, mut faults) = (Vec::with_capacity(listed.len()), Vec::new());
     let mut ids: HashSet<PartitionId> = HashSet::with_capacity(listed.len());
     for (index, ListedPartition { keys, weight }) in listed.into_iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use super::maker::Maker;
 use super::settings::from_sentence;
-use crate::config::{Config, Grants as Granted, Limits as Set};
+use crate::config::{Config, Grants as Granted, Handler, Hooks, Limits as Set, PluginSource, PluginStrategy};
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{
     Attempt, Catalog, CatalogError, Component, Grants, HandlerPlugin, HooksPlugin, Limits, Loadable, PluginEngine,
@@ -13,6 +13,7 @@ use crate::telemetry::Metrics;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -282,6 +283,25 @@ pub(crate) fn settings_of(config: &Config, plugin: &str) -> PluginSettings {
             PluginSettings { section: "plugins.defaults".into(), config: Map::new(), limits, grants }
         }
     }
+}
+
+/// Loads a component of a folder, with the sidecar beside it, as a worker does in whose configuration nothing is set for it but this.
+pub(crate) fn load_alone<P: Loadable>(
+    engine: &PluginEngine,
+    directory: &Path,
+    name: &str,
+    config: &Map<String, Value>,
+) -> Result<Arc<P>, OperatorError> {
+    let (section, call_timeout) = match P::KIND {
+        PluginKind::Handler => ("handler", Handler::default().call_timeout),
+        PluginKind::Strategy => ("strategy.plugin", PluginStrategy::default().call_timeout),
+        PluginKind::Source => ("source.plugin", PluginSource::default().call_timeout),
+        PluginKind::Hooks => ("hooks", Hooks::default().call_timeout),
+    };
+    let limits = limits(&Set::default(), call_timeout);
+    let wanted = Wanted { name, section, kind: P::KIND, config: config.clone(), limits: limits.clone() };
+    let loaded = Catalog::new(directory, limits, BTreeMap::new()).load(engine, wanted, P::load);
+    loaded.map_err(|error| operator_error(&error))
 }
 
 pub(super) fn operator_error(error: &CatalogError) -> OperatorError {

@@ -144,7 +144,7 @@ impl<S: Strategy> Strategy for Timed<S> {
 }
 
 /// Bounds and policies of a partition. A record, with its snapshot, must fit into one message of the server.
-pub(super) fn limits(
+pub(crate) fn limits(
     config: &Config,
     handler: &Handler,
     max_payload: usize,

@@ -1,13 +1,14 @@
 //! `parti plugin`: what the fleet runs, what a file is, and another version of a plugin for every worker.
 //!
-//! * `list`, `inspect`, `history`: what is there. `push`, `swap`, `rollback`: orders for the fleet, in `order`; `wait` shows how each
-//!   worker obeys them.
+//! * `list`, `inspect`, `history`: what is there. `test`: what a component does, without NATS.
+//! * `push`, `swap`, `rollback`: orders for the fleet, in `order`; `wait` shows how each worker obeys them.
 
 mod history;
 mod inspect;
 mod list;
 mod order;
 mod push;
+mod test;
 mod wait;
 
 use crate::cli::ConfigArgs;
@@ -21,6 +22,7 @@ use std::time::Duration;
 Examples:
   parti plugin list                                what every worker runs
   parti plugin inspect target/wasm32-wasip2/release/billing.wasm
+  parti plugin test billing.wasm --messages orders.jsonl --expect invoices.jsonl
   parti plugin push billing billing.wasm           another version for every worker, on trial
   parti plugin history billing                     how that went, and why
   parti plugin rollback billing                    back to what was pushed before")]
@@ -35,6 +37,8 @@ enum PluginCommand {
     List(list::ListArgs),
     /// Say what a component is, what it needs, and what is wrong with it; without NATS
     Inspect(inspect::InspectArgs),
+    /// Try a component of any kind, without NATS
+    Test(test::TestArgs),
     /// Give every worker another version of a plugin, on trial
     Push(push::PushArgs),
     /// Try again what is wanted, also a version that has failed
@@ -68,6 +72,7 @@ pub(in crate::cli) fn run(args: &PluginArgs) -> Result<(), OperatorError> {
     match &args.command {
         PluginCommand::List(args) => list::run(args),
         PluginCommand::Inspect(args) => inspect::run(args),
+        PluginCommand::Test(args) => test::run(args),
         PluginCommand::Push(args) => push::run(args),
         PluginCommand::Swap(args) => order::swap(args),
         PluginCommand::Rollback(args) => order::rollback(args),
