@@ -71,25 +71,29 @@ impl<'a> Shares<'a> {
 
     /// Places these partitions on these workers up to their shares, and returns those that do not fit.
     fn place(&mut self, partitions: Vec<usize>, workers: &[usize]) -> Vec<usize> {
-        let mut open = Vec::new();
+        let (mut above, mut open) = (Vec::new(), Vec::new());
         for at in partitions {
-            // Stay, within the whole share.
-            let stays = self.previous(at).filter(|owner| workers.binary_search(owner).is_ok());
-            match stays.filter(|owner| self.is_within_share(*owner, self.weight(at))) {
-                Some(owner) => self.give(at, owner),
-                None => open.push((stays, at)),
+            match self.previous(at).filter(|owner| workers.binary_search(owner).is_ok()) {
+                Some(owner) if self.is_within_share(owner, self.weight(at)) => self.give(at, owner),
+                Some(owner) => above.push((at, owner)),
+                None => open.push(at),
             }
         }
-        // Those that nobody has fill up whoever lacks most; then no more than necessary of the others moves.
-        open.sort_by_key(|(stays, _)| stays.is_some());
+        // The last partition of a worker may exceed its share, or nobody would have room for it. It stays if nobody else has.
+        let mut exceeding = Vec::new();
+        for (at, owner) in above {
+            if self.has_room(owner) {
+                self.give(at, owner);
+                exceeding.push((at, owner));
+            } else {
+                open.push(at);
+            }
+        }
         let mut by_lack: BTreeSet<_> = workers.iter().map(|worker| self.rank(*worker)).collect();
+        let emptiest = |by_lack: &BTreeSet<(u128, usize, usize)>| by_lack.first().map(|(.., worker)| *worker);
         let mut left = Vec::new();
-        for (stays, at) in open {
-            let emptiest = by_lack.first().map(|(.., worker)| *worker);
-            let lacks = emptiest.filter(|worker| self.is_within_share(*worker, self.weight(at)));
-            // The last partition of a worker may exceed its share, or nobody would have room for it.
-            let has_room = |worker: &usize| self.is_within_share(*worker, 1);
-            match lacks.or(stays.filter(has_room)).or(emptiest.filter(has_room)) {
+        for at in open {
+            match emptiest(&by_lack).filter(|worker| self.has_room(*worker)) {
                 Some(worker) => {
                     by_lack.remove(&self.rank(worker));
                     self.give(at, worker);
@@ -97,6 +101,17 @@ impl<'a> Shares<'a> {
                 }
                 None => left.push(at),
             }
+        }
+        for (at, owner) in exceeding {
+            let other =
+                emptiest(&by_lack).filter(|worker| *worker != owner && self.is_within_share(*worker, self.weight(at)));
+            let Some(worker) = other else { continue };
+            by_lack.remove(&self.rank(owner));
+            by_lack.remove(&self.rank(worker));
+            self.take(at, owner);
+            self.give(at, worker);
+            by_lack.insert(self.rank(owner));
+            by_lack.insert(self.rank(worker));
         }
         left
     }
@@ -119,6 +134,11 @@ impl<'a> Shares<'a> {
         (carried + more).saturating_mul(self.capacity) <= self.load.saturating_mul(self.capacity(worker))
     }
 
+    /// Whether a worker is below its share.
+    fn has_room(&self, worker: usize) -> bool {
+        self.is_within_share(worker, 1)
+    }
+
     /// How full a worker is, in millionths of its capacity, and what decides between equals.
     fn rank(&self, worker: usize) -> (u128, usize, usize) {
         let fill = self.carried.get(worker).map_or(u128::MAX, |carried| carried * 1_000_000 / self.capacity(worker));
@@ -130,6 +150,13 @@ impl<'a> Shares<'a> {
         if let (Some(owner), Some(carried)) = (self.owners.get_mut(at), self.carried.get_mut(worker)) {
             *owner = Some(worker);
             *carried += more;
+        }
+    }
+
+    fn take(&mut self, at: usize, worker: usize) {
+        let less = self.weight(at);
+        if let Some(carried) = self.carried.get_mut(worker) {
+            *carried -= less;
         }
     }
 
@@ -227,6 +254,24 @@ mod tests {
         let owners = fleet.assign::<ZoneAware>().unwrap();
         let big: u64 = if owners[30] == "big" { 1_500 } else { 0 } + 100 * count(&owners[..30], "big") as u64;
         assert_eq!(big, 3_000, "{owners:?}");
+    }
+
+    #[test]
+    fn uneven_weights_and_capacities_move_nothing_where_nothing_has_changed() {
+        for (workers, partitions) in [(1, 20), (2, 50), (5, 500)] {
+            let uneven = || {
+                let mut fleet = two_zones(workers, partitions).partitions(ids("other", partitions / 3));
+                for (n, partition) in (0..).zip(&mut fleet.request.partitions) {
+                    partition.weight = [100, 50, 100, 400, 150][n % 5];
+                }
+                for (n, worker) in (0..).zip(&mut fleet.request.workers) {
+                    worker.capacity = [1, 1, 2, 1][n % 4];
+                }
+                fleet
+            };
+            let before = uneven().assign::<ZoneAware>().unwrap();
+            assert_eq!(uneven().owners(&before).assign::<ZoneAware>().unwrap(), before);
+        }
     }
 
     #[test]
