@@ -1,9 +1,11 @@
 //! Several handlers: each partition has the first that matches its keys, and what becomes of one touches no other.
 
 use crate::operator::{json_of, operate};
-use crate::pushing::{push, variant};
-use crate::swapping::{configure, from, replace, swaps};
-use parti_tests::{Fleet, NatsServer, Producer, assert_relayed, copy_plugin, eventually, partition, subject};
+use crate::pushing::push;
+use crate::swapping::{configure, from, swaps};
+use parti_tests::{
+    Fleet, NatsServer, Producer, assert_relayed, copy_plugin, eventually, partition, replace, subject, variant,
+};
 use serde_json::{Value, json};
 
 /// A folder with these plugins.

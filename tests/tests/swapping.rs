@@ -2,7 +2,7 @@
 
 use parti_tests::{
     Expected, Fleet, Handling, NatsServer, Producer, assert_relayed, copy_plugin, create_streams, dead_letters,
-    eventually, replace, subject,
+    eventually, replace, subject, variant,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -175,4 +175,32 @@ async fn a_version_that_has_had_no_message_yet_is_not_taken_for_a_good_one() {
     swaps(&fleet, "taken-back", 1).await;
     producer.finish().await;
     assert_relayed(&context, "work", "out", &subjects).await;
+}
+
+#[tokio::test]
+async fn a_version_during_whose_trials_workers_die_is_begun_with_by_nobody() {
+    const PARTITIONS: usize = 6;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
+    let component = copy_plugin("relay");
+    replace(folder.path(), "relay.wasm", &component);
+    let lasting = json!({ "handler": { "swap": { "probation": { "messages": 1_000_000, "time": "60s" } } } });
+    let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(from(folder.path())).with(lasting);
+    fleet.start_settled(1).await;
+    let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
+    let producer = Producer::start(&context, &subjects, 300, 3000, |n| format!("plain {n}"));
+    producer.reach(300).await;
+    replace(folder.path(), "relay.wasm", &variant(&component, 1));
+    for worker in 0..3 {
+        fleet.workers[worker].logs(&["is taken up, on trial"]).await;
+        fleet.workers[worker].kill();
+        fleet.start();
+    }
+    for begun in 1..3 {
+        fleet.workers[begun].logs(&["a worker has died during its trial", "begins with the version"]).await;
+    }
+    fleet.workers[3].logs(&["PARTI-1308", "is not used", "3 workers of this machine have died"]).await;
+    producer.finish().await;
+    assert_relayed(&context, "work", "out", &subjects).await;
+    assert_eq!(fleet.sum("parti_plugin_swaps_total").await, 0, "nobody tries it again");
 }

@@ -29,6 +29,7 @@ mod sidecar;
 mod source;
 mod store;
 mod strategy;
+mod trials;
 mod version;
 
 #[cfg(test)]
@@ -50,4 +51,5 @@ pub use room::Room;
 pub use source::{ListedPartition, SourcePlugin};
 pub use store::{Attempt, AttemptResult, Kept, Mark, VersionStore};
 pub use strategy::StrategyPlugin;
+pub use trials::{OpenTrials, TrialFile};
 pub use version::{Plugin, PluginSettings, PluginVersion};

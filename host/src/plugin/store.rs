@@ -232,7 +232,7 @@ impl VersionStore {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn place(&self, plugin: &str, file: &str) -> Option<PathBuf> {
+    pub(super) fn place(&self, plugin: &str, file: &str) -> Option<PathBuf> {
         let directory = self.directory.as_ref().filter(|_| is_name(plugin))?;
         Some(directory.join("plugins").join(plugin).join(file))
     }

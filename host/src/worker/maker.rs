@@ -8,6 +8,15 @@ use jiff::Timestamp;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+/// What a worker begins with.
+pub(super) struct Beginning {
+    pub(super) prepared: Prepared,
+    /// Why it is another version than the one in the plugin directory.
+    pub(super) instead: Option<OperatorError>,
+    /// What is in the plugin directory is to be taken up on trial.
+    pub(super) is_untried: bool,
+}
+
 /// Makes versions of the plugin in a slot. Everything here reads files, and [`Maker::compile`] compiles: call it where blocking is
 /// allowed, or through [`Maker::aside`].
 pub(super) struct Maker<P> {
@@ -53,8 +62,34 @@ impl<P: Loadable> Maker<P> {
         prepared.load(&self.engine, P::load).map_err(|error| operator_error(&error))
     }
 
+    /// What to begin with: the version itself, or if it has failed its trial, or is on trial, the last one that was in force.
+    pub(super) fn begin_with(&self, store: &VersionStore, prepared: Prepared) -> Beginning {
+        let (name, version) = (self.name(), prepared.id());
+        let open = store.open_trials(name, &version);
+        if let Some(why) = open.failure().filter(|_| store.mark_of(name, &version).is_none()) {
+            store.mark(name, &version, &why);
+        }
+        if store.mark_of(name, &version).is_some() {
+            let (prepared, instead) = self.unless_marked(store, prepared);
+            return Beginning { prepared, instead, is_untried: false };
+        }
+        match self.last_good(store).filter(|good| open.any() && good.id() != version) {
+            Some(good) => {
+                tracing::warn!(
+                    plugin = name,
+                    version,
+                    begins_with = good.id(),
+                    "The version in the plugin directory is on trial on this machine, or a worker has died during its trial: this \
+                     one begins with the version that was in force before, and takes it up on trial too"
+                );
+                Beginning { prepared: good, instead: None, is_untried: true }
+            }
+            None => Beginning { prepared, instead: None, is_untried: false },
+        }
+    }
+
     /// The version itself, or if it has failed its trial the last one that was in force, and why.
-    pub(super) fn unless_marked(&self, store: &VersionStore, prepared: Prepared) -> (Prepared, Option<OperatorError>) {
+    fn unless_marked(&self, store: &VersionStore, prepared: Prepared) -> (Prepared, Option<OperatorError>) {
         let name = self.name();
         let Some(mark) = store.mark_of(name, &prepared.id()) else { return (prepared, None) };
         let what = format!("version {} of plugin {name} is not used", mark.version);

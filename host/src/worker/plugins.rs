@@ -1,6 +1,6 @@
 //! The plugins that the configuration names, loaded. `parti check` loads them too, one after the other, to report them all.
 
-use super::maker::Maker;
+use super::maker::{Beginning, Maker};
 use super::settings::from_sentence;
 use crate::config::{Config, Grants as Granted, Handler, Hooks, Limits as Set, PluginSource, PluginStrategy};
 use crate::error::{ErrorCode, OperatorError};
@@ -83,6 +83,8 @@ pub(super) struct Loaded<P> {
     pub(super) component: Component,
     /// Why it is another version than the one that was to be.
     pub(super) instead: Option<OperatorError>,
+    /// What is in the plugin directory is to be taken up on trial.
+    pub(super) is_untried: bool,
     /// The order that was looked at.
     pub(super) standing: Standing,
 }
@@ -97,13 +99,13 @@ impl<P: Loadable> Loaded<P> {
     ) -> Result<Self, OperatorError> {
         let maker = Maker::new(engine, config, slot);
         let prepared = maker.prepare(maker.read()?)?;
-        let (prepared, instead) = match store {
-            Some(store) => maker.unless_marked(store, prepared),
-            None => (prepared, None),
+        let Beginning { prepared, instead, is_untried } = match store {
+            Some(store) => maker.begin_with(store, prepared),
+            None => Beginning { prepared, instead: None, is_untried: false },
         };
         let component = prepared.component().clone();
         let plugin = maker.compile(prepared)?;
-        Ok(Self { maker: Arc::new(maker), plugin, component, instead, standing: Standing::default() })
+        Ok(Self { maker: Arc::new(maker), plugin, component, instead, is_untried, standing: Standing::default() })
     }
 }
 

@@ -49,8 +49,8 @@ pub(super) struct Kit {
 impl Kit {
     /// Takes up versions of this plugin until the future is dropped.
     pub(super) async fn update<S: Seat>(self, loaded: Loaded<S::Plugin>, seat: S) {
-        let Loaded { maker, plugin, standing, .. } = loaded;
-        Updates { kit: self, maker, seat }.run(plugin.version().id().to_owned(), standing).await;
+        let Loaded { maker, plugin, standing, is_untried, .. } = loaded;
+        Updates { kit: self, maker, seat }.run(plugin.version().id().to_owned(), standing, is_untried).await;
     }
 }
 
@@ -62,18 +62,21 @@ struct Updates<S: Seat> {
 }
 
 impl<S: Seat> Updates<S> {
-    /// Watches until it is dropped. `current` is the version that runs, and `standing` the order that it was chosen by.
-    async fn run(self, mut current: String, mut standing: Standing) {
+    /// Watches until it is dropped. `current` is the version that runs, `standing` the order that it was chosen by, and `is_due` whether
+    /// what is in the plugin directory is to be taken up at once.
+    async fn run(self, mut current: String, mut standing: Standing, mut is_due: bool) {
         let mut files = PluginFiles::watch(&self.kit.directory, self.name());
         let mut orders = self.kit.pushes.watch(self.name());
-        let (mut obeyed, mut is_due) = (standing.revision, false);
+        let (mut obeyed, mut is_first) = (standing.revision, is_due);
         loop {
             tokio::select! {
+                () = std::future::ready(()), if is_first => {}
                 () = files.stirred() => {}
                 entry = next(&mut orders) => if let KvEvent::Entry { entry, .. } = entry && entry.revision != standing.revision {
                     standing = self.kit.pushes.understand(self.name(), &entry);
                 },
             }
+            is_first = false;
             let is_ordered = standing.revision != obeyed;
             is_due |= files.have_changed().await && self.kit.watch;
             if !is_ordered && !is_due {
@@ -141,6 +144,7 @@ impl<S: Seat> Updates<S> {
             }
         };
         let discard_state = order.is_some_and(|order| is_ordered && order.discard_state);
+        let trial = store.begin_trial(self.name(), &to);
         let Some(attempt) = self.swap(plugin, current, discard_state).await else { return Ok(None) };
         match (attempt.result, &attempt.reason) {
             (AttemptResult::Kept, _) => {
@@ -149,6 +153,8 @@ impl<S: Seat> Updates<S> {
             }
             (_, why) => store.mark(self.name(), &to, why.as_deref().unwrap_or_default()),
         }
+        drop(trial);
+        store.forget_trials(self.name(), &to);
         Ok(Some(attempt))
     }
 
