@@ -166,6 +166,10 @@ catalogue! {
     /// tried again before its file or its settings change.
     PluginSwap = 1308, "ErrPluginSwap", Failed;
 
+    /// The handler keeps failing and is fed no more (`handler.quarantine`). Its messages stay in the stream; one partition tries from time to
+    /// time. Correct the plugin and copy or push it, or go back with `parti plugin rollback`.
+    PluginQuarantined = 1309, "ErrPluginQuarantined", Failed;
+
     /// Another worker owns the partition now. What this worker did since its last commit is handled again there.
     CommitFenced = 1401, "ErrCommitFenced", Failed;
     /// A message failed `handler.maxAttempts` times and there is no dead-letter subject. Its partition waits (`block`)

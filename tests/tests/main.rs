@@ -28,6 +28,7 @@ mod operator;
 mod outside_world;
 mod plugin_test;
 mod pushing;
+mod quarantine;
 mod queue_mode;
 mod reconnecting;
 mod reporting;

@@ -393,8 +393,34 @@ section! {
         max_traps: u32 = 2;
         /// How another version of the plugin is judged, when its file or its settings change, before it is kept.
         swap: Swap = Swap::default();
+        /// When it is fed no more because it keeps failing.
+        quarantine: Quarantine = Quarantine::default();
         /// What one instance may use. Keys that are not set here come from `plugins.defaults`.
         limits: Limits = Limits::default();
+    }
+}
+
+section! {
+    /// A handler that fails on many different messages, or opens for no partition at all, is fed no more: its messages stay in the stream,
+    /// and the worker is not ready. From time to time one partition tries; where that succeeds, and when another version is in force, it is
+    /// fed again. A message that fails again and again counts once.
+    pub struct Quarantine {
+        /// Different messages on which calls must have failed. `0`: it is always fed.
+        messages: u32 = 20;
+        /// The share of failed calls among all since the first of these messages, from 0 to 1, that must be exceeded.
+        max_error_rate: f64 = 0.9;
+        /// Pause before a partition tries: it doubles from `initial` up to `max`.
+        probe: Probe = Probe::default();
+    }
+}
+
+section! {
+    /// Pause before a partition tries whether its handler works again.
+    pub struct Probe {
+        /// Pause before the first try.
+        initial: Duration = secs(1);
+        /// Longest pause.
+        max: Duration = secs(60);
     }
 }
 

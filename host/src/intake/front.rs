@@ -4,11 +4,11 @@ use super::budget::Budget;
 use super::feed::{self, FeedState};
 use super::manager::{Manager, Order, Views};
 use super::origin::Origin;
+use super::quarantine::QuarantineRules;
 use super::queue::{self, Keeper, Membership, Queue, QueueOptions};
 use super::ration::Ration;
 use super::rollout::SwapRequest;
 use super::shared::{Handling, Shared};
-use super::versions::Versions;
 use crate::config::{KeyPatterns, SubjectTemplate};
 use crate::hooks::Hooks;
 use crate::nats::{Nats, NewStream, Objects, Peers, Publisher, Store};
@@ -18,7 +18,8 @@ use parti_coordination::record::{Owner, PauseRecord, Refusals, StreamIdentity};
 use parti_coordination::{
     Assigned, Incarnation, Limits, Partition, PartitionId, PartitionView, Position, Term, Version,
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -38,6 +39,8 @@ pub struct HandlerOptions {
     pub dead_letter: Option<String>,
     /// Bounds and policies of a partition.
     pub limits: Limits,
+    /// When it is fed no more.
+    pub quarantine: QuarantineRules,
 }
 
 /// What the data path needs to know.
@@ -105,6 +108,7 @@ pub struct Intake {
     keeper: Option<Keeper>,
     template: SubjectTemplate,
     views: Views,
+    handlers: Arc<[Arc<Handling>]>,
 }
 
 /// One partition at a glance.
@@ -149,13 +153,8 @@ impl Intake {
         }
         let (views, template) = (Arc::default(), options.template.clone());
         let waiting = options.metrics.commits_waiting.clone();
-        let (metrics, handlers) = (&options.metrics, options.handlers.into_iter());
-        let handling = |HandlerOptions { keys, plugin, dead_letter, limits }| {
-            let name = [plugin.version().name()];
-            let (traps, timeouts) = (metrics.plugin_traps.series(name), metrics.plugin_timeouts.series(name));
-            Arc::new(Handling { keys, versions: Versions::new(plugin), dead_letter, limits, traps, timeouts })
-        };
-        let handlers = handlers.map(handling).collect();
+        let handlers = options.handlers.into_iter().map(|handler| Arc::new(Handling::new(handler, &options.metrics)));
+        let handlers: Vec<_> = handlers.collect();
         let shared = Shared {
             records: options.records,
             objects: options.objects,
@@ -167,7 +166,8 @@ impl Intake {
             control: options.control,
             stream,
             template: options.template,
-            handlers,
+            handlers: handlers.clone(),
+            paused: RwLock::new(None),
             acknowledges,
             metrics: options.metrics,
             hooks: options.hooks,
@@ -179,7 +179,7 @@ impl Intake {
         let from = (options.stream, options.start);
         let manager = Manager::new(Arc::new(shared), from, membership, budget, feed_state, Arc::clone(&views), tell);
         tokio::spawn(manager.run(order_inbox, event_inbox));
-        (Self { orders, views, keeper, template }, told)
+        (Self { orders, views, keeper, template, handlers: handlers.into() }, told)
     }
 
     /// From now on this worker owns in this name.
@@ -221,6 +221,15 @@ impl Intake {
     /// Finish what is in hand, commit and release everything.
     pub fn drain(&self) {
         let _ = self.orders.send(Order::Drain);
+    }
+
+    /// The handlers that are fed no more because they keep failing, by name, and why.
+    #[must_use]
+    pub fn quarantined(&self) -> BTreeMap<String, String> {
+        let held = |handling: &Arc<Handling>| {
+            Some((handling.versions.current().version().name().to_owned(), handling.held()?))
+        };
+        self.handlers.iter().filter_map(held).collect()
     }
 
     /// Every partition that this worker works on or waits for, by id.

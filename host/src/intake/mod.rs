@@ -8,7 +8,7 @@
 //!   has refused to open.
 //! * `front` has [`Intake`], which is what `worker` talks to.
 //! * `ration` bounds the commits of all of them together.
-//! * `versions` are those of a handler; `rollout` takes another one up, on trial.
+//! * `versions` are those of a handler; `rollout` takes another one up, on trial; `quarantine` decides whether it is fed at all.
 //!
 //! Everything here runs on the work runtime, apart from leases and probes: a guest that burns every core must not cost a
 //! lease.
@@ -20,6 +20,7 @@ mod front;
 mod manager;
 mod origin;
 mod partition;
+mod quarantine;
 mod queue;
 mod ration;
 mod reading;
@@ -29,5 +30,6 @@ mod shared;
 mod versions;
 
 pub use front::{HandlerOptions, Intake, IntakeEvent, IntakeOptions, PartitionReport};
+pub use quarantine::QuarantineRules;
 pub use queue::QueueOptions;
 pub use rollout::{SwapOutcome, SwapReport, SwapRequest, SwapRules};

@@ -195,6 +195,11 @@ impl Rollout {
         self.request.to.version().id()
     }
 
+    /// Whether this partition was told to change.
+    pub(super) fn has_told(&self, partition: &PartitionId) -> bool {
+        self.told.contains(partition)
+    }
+
     /// What the partitions are told.
     pub(super) fn order(&self) -> SwapOrder {
         let (on_trial, discard_state) = (self.request.rules.is_some(), self.request.discard_state);

@@ -1,16 +1,19 @@
 //! What the tasks of all partitions share, and what they tell the manager.
 
 use super::feed::Wish;
+use super::front::HandlerOptions;
+use super::quarantine::QuarantineRules;
 use super::ration::Ration;
 use super::versions::Versions;
 use crate::config::{KeyPatterns, SubjectTemplate};
 use crate::error::ErrorCode;
 use crate::hooks::Hooks;
 use crate::nats::{Nats, Objects, Peers, Publisher, Store};
-use crate::telemetry::{Counter, Metrics};
-use parti_coordination::record::{StateIdentity, StreamIdentity};
-use parti_coordination::{Incarnation, Limits, Partition, PartitionId};
-use std::sync::Arc;
+use crate::telemetry::{Counter, Gauge, Metrics};
+use parti_coordination::record::{PauseRecord, StateIdentity, StreamIdentity};
+use parti_coordination::{Incarnation, Limits, Partition, PartitionId, Sequence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -23,6 +26,46 @@ pub(super) struct Handling {
     pub(super) limits: Limits,
     pub(super) traps: Counter,
     pub(super) timeouts: Counter,
+    /// When it is fed no more.
+    pub(super) quarantine: QuarantineRules,
+    /// Calls that it has answered.
+    pub(super) answered: AtomicU64,
+    /// Whether it is fed no more, as a figure.
+    pub(super) quarantined: Gauge,
+    /// Why it is fed no more, if so. The flag spares those who are fed the lock.
+    held: (AtomicBool, Mutex<Option<String>>),
+}
+
+impl Handling {
+    pub(super) fn new(options: HandlerOptions, metrics: &Metrics) -> Self {
+        let HandlerOptions { keys, plugin, dead_letter, limits, quarantine } = options;
+        let name = plugin.version().name().to_owned();
+        Self {
+            keys,
+            versions: Versions::new(plugin),
+            dead_letter,
+            limits,
+            traps: metrics.plugin_traps.series([&name]),
+            timeouts: metrics.plugin_timeouts.series([&name]),
+            quarantine,
+            answered: AtomicU64::new(0),
+            quarantined: metrics.plugin_quarantined.series([&name]),
+            held: (AtomicBool::new(false), Mutex::new(None)),
+        }
+    }
+
+    /// It is fed no more, because of this, or again.
+    pub(super) fn hold(&self, why: Option<String>) {
+        let (is_held, reason) = &self.held;
+        is_held.store(why.is_some(), Ordering::Release);
+        *reason.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Why it is fed no more, if so.
+    pub(super) fn held(&self) -> Option<String> {
+        let (is_held, why) = &self.held;
+        is_held.load(Ordering::Acquire).then(|| why.lock().unwrap_or_else(PoisonError::into_inner).clone())?
+    }
 }
 
 /// Which of the handlers.
@@ -45,6 +88,8 @@ pub(super) struct Shared {
     pub(super) template: SubjectTemplate,
     /// The first that is for a partition handles it.
     pub(super) handlers: Vec<Arc<Handling>>,
+    /// What the operator has paused. Everything, while that is not known yet.
+    pub(super) paused: RwLock<Option<PauseRecord>>,
     /// Whether what is committed is to be acknowledged.
     pub(super) acknowledges: bool,
     pub(super) metrics: Arc<Metrics>,
@@ -61,6 +106,17 @@ impl Shared {
         let is_for = |handling: &Handling| handling.keys.as_ref().is_none_or(|keys| keys.matches(partition.keys()));
         let mut handlers = self.handlers.iter().enumerate();
         handlers.find(|(_, handling)| is_for(handling)).map(|(index, handling)| (HandlerIndex(index), handling))
+    }
+
+    /// The operator has paused exactly this.
+    pub(super) fn pause(&self, pause: PauseRecord) {
+        *self.paused.write().unwrap_or_else(PoisonError::into_inner) = Some(pause);
+    }
+
+    /// Whether the operator has paused a partition, or may have.
+    pub(super) fn is_paused(&self, partition: &PartitionId) -> bool {
+        let paused = self.paused.read().unwrap_or_else(PoisonError::into_inner);
+        paused.as_ref().is_none_or(|pause| pause.covers(partition))
     }
 
     /// Tells the group that a partition is free. Only a hint: whoever waits for it also looks by itself.
@@ -86,8 +142,10 @@ pub(super) enum TaskEvent {
     SwapFailed { of: HandlerIndex, partition: PartitionId, to: Arc<str>, why: String },
     /// A version that is to be taken up has been tried beside the data path.
     Rehearsed(HandlerIndex, Result<usize, String>),
-    /// A call of the handler has failed.
-    Failed(HandlerIndex, String),
+    /// A call of the handler has failed; one that began with this message, if it was to handle some.
+    Failed { of: HandlerIndex, partition: PartitionId, message: Option<Sequence>, why: String },
+    /// The handler did not open.
+    NotOpened { of: HandlerIndex, partition: PartitionId, why: String },
     /// The record of a partition whose state was refused holds this state now.
     State(PartitionId, Option<StateIdentity>),
     /// It has ended.

@@ -204,6 +204,8 @@ catalogue! {
             "A plugin that this worker has loaded. Always 1.";
         plugin_traps: CounterWith<1> = "parti_plugin_traps_total" ["plugin"] =>
             "Calls that ended in a trap, limits included.";
+        plugin_quarantined: GaugeWith<1> = "parti_plugin_quarantined" ["plugin"] =>
+            "Whether a handler is fed no more because it keeps failing: 1 or 0.";
         plugin_timeouts: CounterWith<1> = "parti_plugin_timeouts_total" ["plugin"] =>
             "Calls that took longer than they may.";
         plugin_log_lines_dropped: CounterWith<1> = "parti_plugin_log_lines_dropped_total" ["plugin"] =>

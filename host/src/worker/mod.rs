@@ -185,6 +185,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
             plugin: Arc::clone(&loaded.plugin),
             dead_letter: handler.dead_letter.as_ref().map(|letter| letter.subject.clone()),
             limits: settings::limits(&config, handler, nats.max_payload(), partitions, queue.is_some()),
+            quarantine: settings::quarantine(&handler.quarantine),
         });
         let handlers = handlers.collect();
         let Some(data) = connect_on(work, &config, by, stop.clone()).await? else { return Ok(()) };

@@ -1,8 +1,10 @@
 //! From the configuration to what core, adapters and plugins take. The only place that knows both sides.
 
-use crate::config::{Config, Handler, OnExhausted as ConfigOnExhausted, StartFrom, Storage, Stream, StreamMode};
+use crate::config::{
+    Config, Handler, OnExhausted as ConfigOnExhausted, Quarantine, StartFrom, Storage, Stream, StreamMode,
+};
 use crate::error::{ErrorCode, OperatorError};
-use crate::intake::QueueOptions;
+use crate::intake::{QuarantineRules, QueueOptions};
 use crate::nats::{
     ClientCertificate, ConnectError, ConnectOptions, Login, Nats, NewStream, Retention, Storage as StreamStorage,
     StreamError, StreamInfo, Tls,
@@ -178,6 +180,15 @@ pub(crate) fn limits(
         max_snapshot_bytes: usize::try_from(handler.max_snapshot_bytes.0).unwrap_or(usize::MAX),
         acknowledges,
         rationed: config.commit.max_per_second.is_some(),
+    }
+}
+
+/// When a handler is fed no more.
+pub(super) fn quarantine(set: &Quarantine) -> QuarantineRules {
+    QuarantineRules {
+        messages: usize::try_from(set.messages).unwrap_or(usize::MAX),
+        max_error_rate: set.max_error_rate,
+        probe: (set.probe.initial, set.probe.max),
     }
 }
 

@@ -60,6 +60,7 @@ impl StatusSource for WorkerStatus {
     fn status(&self) -> Status {
         let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
         let assigned = board.assigned.as_ref();
+        let mut quarantined = self.intake.as_ref().map(Intake::quarantined).unwrap_or_default();
         let paused = assigned.map_or(0, |a| a.partitions.iter().filter(|p| board.pause.covers(p.id())).count());
         Status {
             worker_id: board.me.as_ref().map(|me| me.worker.clone()),
@@ -88,7 +89,7 @@ impl StatusSource for WorkerStatus {
                     kind: plugin.kind().to_string(),
                     digest: plugin.digest().to_string(),
                     version: plugin.id().to_owned(),
-                    problem: None,
+                    problem: quarantined.remove(plugin.name()).map(|why| format!("fed no more: {why}")),
                     last_swap: last.map(|Attempt { at, to, result, reason, .. }| SwapStatus {
                         at,
                         to,

@@ -108,6 +108,7 @@ fn positive_durations(c: &Config) -> Vec<(String, Duration)> {
             (format!("{key}.callTimeout"), handler.call_timeout),
             (format!("{key}.commitInterval"), handler.commit_interval),
             (format!("{key}.backoff.initial"), handler.backoff.initial),
+            (format!("{key}.quarantine.probe.initial"), handler.quarantine.probe.initial),
         ]);
     }
     durations
@@ -240,7 +241,7 @@ const SINGLE_VALUES: &[Rule] = &[
     Rule {
         severity: Severity::Error,
         needs: &[],
-        says: "handler.swap.canary, maxErrorRate and maxRejectRate are ratios from 0 to 1",
+        says: "handler.swap.canary, maxErrorRate and maxRejectRate, and handler.quarantine.maxErrorRate, are ratios from 0 to 1",
         broken: |c| {
             let ratios = c.handlers().flat_map(|(key, handler)| {
                 let swap = &handler.swap;
@@ -248,6 +249,7 @@ const SINGLE_VALUES: &[Rule] = &[
                     (format!("{key}.swap.canary"), swap.canary),
                     (format!("{key}.swap.maxErrorRate"), swap.max_error_rate),
                     (format!("{key}.swap.maxRejectRate"), swap.max_reject_rate),
+                    (format!("{key}.quarantine.maxErrorRate"), handler.quarantine.max_error_rate),
                 ]
             });
             let wrong = ratios.filter(|(_, ratio)| !(0.0..=1.0).contains(ratio));

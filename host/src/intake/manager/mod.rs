@@ -1,11 +1,14 @@
-//! One task per partition of the assignment: spawned, told what changes, and counted. `swaps` takes up other versions of the handlers.
+//! One task per partition of the assignment: spawned, told what changes, and counted. `swaps` takes up other
+//! versions of the handlers, and `quarantines` feeds those no more that keep failing.
 
+mod quarantines;
 mod swaps;
 
 use super::budget::Budget;
 use super::feed::{FeedState, PartitionInput};
 use super::front::IntakeEvent;
 use super::partition::PartitionTask;
+use super::quarantine::Quarantine;
 use super::queue::Membership;
 use super::refused::{self, Refused};
 use super::rollout::{Rollout, SwapRequest};
@@ -58,6 +61,10 @@ impl Task {
     fn view(&self) -> PartitionView {
         self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    fn phase(&self) -> Phase {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).phase
+    }
 }
 
 pub(super) struct Manager {
@@ -78,8 +85,6 @@ pub(super) struct Manager {
     assigned: BTreeMap<PartitionId, Partition>,
     fleet: Arc<Fleet>,
     rank: Option<(Term, Version)>,
-    /// What the operator has paused. Everything, while that is not known yet.
-    pause: Option<PauseRecord>,
     leaving: Option<CloseReason>,
     told: Option<IntakeEvent>,
     /// What the handler has refused. Kept when the partitions go to another worker, so that they do not come back.
@@ -87,6 +92,8 @@ pub(super) struct Manager {
     refusals_told: Refusals,
     /// For each handler another version, while it is taken up.
     rollouts: Vec<Option<Rollout>>,
+    /// For each handler whether it is fed.
+    quarantines: Vec<Quarantine>,
     tell: mpsc::UnboundedSender<IntakeEvent>,
 }
 
@@ -101,6 +108,7 @@ impl Manager {
         tell: mpsc::UnboundedSender<IntakeEvent>,
     ) -> Self {
         let rollouts = shared.handlers.iter().map(|_| None).collect();
+        let quarantines = shared.handlers.iter().map(|handling| Quarantine::new(handling.quarantine)).collect();
         Self {
             shared,
             stream,
@@ -115,12 +123,12 @@ impl Manager {
             assigned: BTreeMap::new(),
             fleet: Arc::new(Fleet::default()),
             rank: None,
-            pause: None,
             leaving: None,
             told: None,
             refused: Refused::default(),
             refusals_told: Refusals::default(),
             rollouts,
+            quarantines,
             tell,
         }
     }
@@ -168,6 +176,7 @@ impl Manager {
                 _ = trial.tick(), if self.rollouts.iter().any(Option::is_some) => {}
             }
             self.roll_out();
+            self.look_at_quarantines();
             self.figures();
         }
     }
@@ -225,10 +234,10 @@ impl Manager {
                 self.apply();
             }
             Order::Pause(pause) => {
-                for (id, task) in &self.tasks {
-                    let _ = task.inbox.send(Input::Paused(pause.covers(id)));
+                self.shared.pause(pause);
+                for of in (0..self.shared.handlers.len()).map(HandlerIndex) {
+                    self.pause_tasks(of);
                 }
-                self.pause = Some(pause);
             }
             Order::Swap(request) => self.swap(request),
             Order::Fence => {
@@ -280,7 +289,7 @@ impl Manager {
         let id = partition.id().clone();
         let Some((of, handling)) = self.shared.handler_of(&partition) else { return self.leave_unmatched(id) };
         let handling = (of, Arc::clone(handling));
-        let _ = inbox.send(Input::Paused(self.pause.as_ref().is_none_or(|pause| pause.covers(&id))));
+        let _ = inbox.send(Input::Paused(self.is_to_pause(&id, of)));
         let _ = inbox.send(Input::Assigned(Arc::clone(&self.fleet)));
         let view = PartitionTask::spawn(
             Arc::clone(&self.shared),
@@ -348,11 +357,15 @@ impl Manager {
                     rollout.swap_failed(&partition, &to, &why);
                 }
             }
-            TaskEvent::Failed(of, why) => {
+            TaskEvent::Failed { of, partition, message, why } => {
+                if let Some(message) = message {
+                    self.call_failed(of, &partition, message, &why);
+                }
                 if let Some(rollout) = self.rollout(of) {
                     rollout.call_failed(why);
                 }
             }
+            TaskEvent::NotOpened { of, partition, why } => self.not_opened(of, &partition, why),
             TaskEvent::Rehearsed(of, result) => self.rehearsed(of, result),
             TaskEvent::State(id, state) => self.refused.found(&id, state.as_ref()),
             TaskEvent::Gone(id) => {

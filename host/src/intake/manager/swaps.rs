@@ -72,6 +72,7 @@ impl Manager {
                     handling.versions.settle(kept);
                 }
                 if kept {
+                    self.forgive(of);
                     // What the version before has refused, this one may open. What others have refused shows again at the next look.
                     self.refused = Refused::default();
                 }
@@ -79,6 +80,7 @@ impl Manager {
                 for (_, task) in self.tasks_of(of) {
                     let _ = task.inbox.send(Input::Swap(order.clone()));
                 }
+                self.pause_tasks(of);
                 rollout.end(outcome);
             }
             (Step::Change(partitions), Some(rollout)) => {
@@ -87,6 +89,8 @@ impl Manager {
                 for task in partitions.iter().filter_map(|id| self.tasks.get(id)) {
                     let _ = task.inbox.send(Input::Swap(order.clone()));
                 }
+                // Who changes is fed, whatever is known of the version before.
+                self.pause_tasks(of);
             }
             (_, rollout) => *place = rollout,
         }

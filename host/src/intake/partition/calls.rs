@@ -6,7 +6,7 @@ use super::super::shared::TaskEvent;
 use super::PartitionTask;
 use crate::plugin::{CallError, Handled as PluginHandled, HandlerInstance, Message, Ownership, Publish};
 use crate::telemetry::Verdict;
-use parti_coordination::{Batch, CloseReason, Completed, Failure, Handled, Input, OpenReason, Snapshot};
+use parti_coordination::{Batch, CloseReason, Completed, Failure, Handled, Input, OpenReason, Sequence, Snapshot};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,6 +25,7 @@ pub(super) enum Answer {
 
 /// What is measured of a batch: how long the call took, and how old the first message was in the end.
 pub(super) struct Times {
+    first: Option<Sequence>,
     took: Duration,
     age: Duration,
 }
@@ -56,7 +57,7 @@ impl PartitionTask {
                 Answer::Snapshot(result) => result.err(),
             };
             if let Some(error) = failed {
-                self.failure(&error);
+                self.failure(&error, None);
             }
             // Whichever instance there is: one of another version, if the new one has not opened.
             let former = self.former.take();
@@ -65,17 +66,17 @@ impl PartitionTask {
         }
         let input = match answer {
             Answer::Opened(result) => self.opened(result),
-            Answer::Handled(result, Times { took, age }) => {
+            Answer::Handled(result, Times { first, took, age }) => {
                 self.shared.metrics.handle_seconds.observe(took.as_secs_f64());
                 if result.as_ref().is_ok_and(|handled| !handled.outcome.done.is_empty()) {
                     self.shared.metrics.message_age.observe(age.as_secs_f64());
                 }
-                Input::Handled(result.map(|handled| self.handled(handled)).map_err(|error| self.failure(&error)))
+                Input::Handled(result.map(|handled| self.handled(handled)).map_err(|error| self.failure(&error, first)))
             }
-            Answer::Snapshot(result) => Input::Snapshot(result.map_err(|error| self.failure(&error))),
+            Answer::Snapshot(result) => Input::Snapshot(result.map_err(|error| self.failure(&error, None))),
             Answer::Closed(result) => {
                 if let Err(error) = result {
-                    self.failure(&error);
+                    self.failure(&error, None);
                     tracing::warn!(%error, "The handler failed while it was closed");
                 }
                 Input::Closed
@@ -103,7 +104,7 @@ impl PartitionTask {
 
     fn opened(&mut self, result: Result<(), CallError>) -> PartitionInput {
         let former = self.former.take();
-        let result = result.map_err(|error| self.failure(&error));
+        let result = result.map_err(|error| self.failure(&error, None));
         match former {
             Some(former) if result.is_ok() => drop(tokio::spawn(async move {
                 if let Err(error) = former.close(CloseReason::Swapped).await {
@@ -116,6 +117,7 @@ impl PartitionTask {
     }
 
     fn handled(&self, handled: PluginHandled) -> Handled<Publish> {
+        self.handling.answered.fetch_add(1, Relaxed);
         let metrics = &self.shared.metrics;
         let rejected = handled.outcome.done.iter().filter(|c| matches!(c, Completed::Reject(_))).count() as u64;
         metrics.messages.add(Verdict::Ack, handled.outcome.done.len() as u64 - rejected);
@@ -131,8 +133,8 @@ impl PartitionTask {
         Handled { outcome: handled.outcome, outputs }
     }
 
-    /// What a failed call means. After anything but a refusal the instance is of no use any more.
-    fn failure(&mut self, error: &CallError) -> Failure {
+    /// What a failed call means; one that began with this message, if it was to handle some. After anything but a refusal the instance is of no use any more.
+    fn failure(&mut self, error: &CallError, message: Option<Sequence>) -> Failure {
         let text = error.to_string();
         if matches!(error, CallError::Refused { .. }) {
             return Failure::Refused(text);
@@ -142,7 +144,8 @@ impl PartitionTask {
             _ => self.handling.traps.inc(),
         }
         self.tell_hooks(error.code(), &text);
-        let _ = self.shared.events.send(TaskEvent::Failed(self.of, text.clone()));
+        let (of, partition, why) = (self.of, self.partition.id().clone(), text.clone());
+        let _ = self.shared.events.send(TaskEvent::Failed { of, partition, message, why });
         self.instance = None;
         Failure::Guest(text)
     }
@@ -157,5 +160,6 @@ pub(super) async fn handle(mut instance: HandlerInstance, batch: Batch<Held>) ->
     let result = instance.handle(&messages).await;
     drop(messages);
     let age = batch.messages.first().map_or(Duration::ZERO, |message| message.body.age());
-    (Some(instance), Answer::Handled(result, Times { took: begun.elapsed(), age }))
+    let first = batch.messages.first().map(|message| message.sequence);
+    (Some(instance), Answer::Handled(result, Times { first, took: begun.elapsed(), age }))
 }

@@ -175,7 +175,12 @@ impl PartitionTask {
     }
 
     fn show(&self) {
-        let view = self.machine.view();
+        let mut view = self.machine.view();
+        if let Some(why) = self.handling.held() {
+            // It looks like a pause of the operator's, and is none.
+            view.paused = self.shared.is_paused(self.partition.id());
+            view.trouble = Some(format!("its handler is fed no more: {why}"));
+        }
         let phase = view.phase;
         let mut seen = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = seen.phase != view.phase;

@@ -79,6 +79,8 @@ impl PartitionTask {
             Report::OpenFailed(why) => {
                 tracing::error!(why, "The handler did not open; the partition waits");
                 self.tell_hooks(ErrorCode::PluginOpen, &why);
+                let partition = self.partition.id().clone();
+                let _ = self.shared.events.send(TaskEvent::NotOpened { of: self.of, partition, why });
             }
             Report::Trapped { sequence, messages, why } => {
                 tracing::error!(%epoch, %sequence, messages, why, "The handler failed; back to the last commit");
