@@ -314,6 +314,12 @@ impl Worker {
         !self.process.is_running()
     }
 
+    /// Bytes of memory that its process has in use.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        self.process.resident()
+    }
+
     /// Everything that it has written.
     #[must_use]
     pub fn log(&self) -> String {

@@ -37,6 +37,14 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).expect("a process to signal");
     }
 
+    /// Bytes of its memory that are in use.
+    pub(crate) fn resident(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("a process that runs");
+        let size = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        size.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    }
+
     /// Whether it has not ended yet.
     pub(crate) fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

@@ -41,3 +41,4 @@ mod start_from;
 mod strategies;
 mod swapping;
 mod uncovered;
+mod zoo;
