@@ -214,6 +214,8 @@ pub fn object_parts(name: &str) -> Option<(&str, Epoch, &str)> {
 mod tests {
     use super::*;
     use crate::record::{FORMAT, decode, encode};
+    use proptest::collection::vec;
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
     #[test]
     fn a_state_is_in_the_record_or_named_by_it_and_later_fields_are_ignored() {
@@ -229,6 +231,34 @@ mod tests {
         assert!(decode::<StoredSnapshot>(br#"{"v":1,"format":"list"}"#).is_err());
         for odd in ["", "a", "a/b", "a/x/f00", "a/-1/f00"] {
             assert_eq!(object_parts(odd), None, "{odd:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_state_comes_back_from_its_record_as_it_was(format in ".*", data in vec(any::<u8>(), 0..200)) {
+            let snapshot = Snapshot { format, data };
+            let stored = encode(&StoredSnapshot::store(&snapshot)).unwrap();
+            let with_version = stored.replacen('{', &format!("{{\"v\":{FORMAT},"), 1);
+            let found: StoredSnapshot = decode(with_version.as_bytes()).unwrap();
+            prop_assert_eq!(found.load(), Ok(snapshot));
+        }
+
+        #[test]
+        fn a_record_that_somebody_has_spoilt_is_unreadable_and_nothing_worse(
+            at in any::<proptest::sample::Index>(), byte in any::<u8>(), junk in vec(any::<u8>(), 0..40),
+        ) {
+            let snapshot = Snapshot { format: "list".into(), data: b"1,2,3,4,5,6".to_vec() };
+            let mut spoilt = encode(&StoredSnapshot::store(&snapshot)).unwrap().into_bytes();
+            let at = at.index(spoilt.len());
+            spoilt[at] = byte;
+            for bytes in [&spoilt, &junk] {
+                if let Ok(found) = decode::<StoredSnapshot>(bytes) {
+                    prop_assert!(found.load().is_ok() || found.load().unwrap_err().0.contains("snapshot"));
+                }
+                // A whole record lacks more than this one has.
+                prop_assert!(decode::<OwnershipRecord>(bytes).is_err());
+            }
         }
     }
 }

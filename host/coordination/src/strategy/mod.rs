@@ -100,3 +100,36 @@ pub trait Strategy: Send + Sync {
     /// One worker index per partition, in the order of the partitions.
     fn assign(&self, request: Request<'_>) -> Vec<usize>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::WorkerId;
+    use proptest::collection::vec;
+    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
+
+    proptest! {
+        #[test]
+        fn an_answer_counts_if_it_gives_every_partition_to_a_worker_that_exists(
+            workers in 1_u32..5, partitions in 1_usize..6, answer in vec(0_usize..6, 0..7),
+        ) {
+            let worker = |n| Candidate { worker: WorkerId::new("worker", n), capacity: 1, labels: BTreeMap::new() };
+            let question = Question {
+                lifecycle: Lifecycle::Rebalance,
+                orphans_only: false,
+                workers: (0..workers).map(worker).collect(),
+                partitions: (0..partitions).map(|n| Partition::new(vec![format!("p-{n}")], 100).unwrap()).collect(),
+                previous: vec![None; partitions],
+            };
+            let is_right = answer.len() == partitions && answer.iter().all(|index| *index < workers as usize);
+            let wrong = question.judge(&answer);
+            prop_assert_eq!(wrong.is_none(), is_right);
+            // What is wrong is told with the place where it is.
+            if let Some(StrategyFailure::Range { partition, index, .. }) = wrong {
+                let at = answer.iter().position(|given| *given == index).unwrap();
+                prop_assert!(answer[..at].iter().all(|given| *given < workers as usize));
+                prop_assert_eq!(partition, format!("p-{at}"));
+            }
+        }
+    }
+}

@@ -4,6 +4,7 @@ mod examples;
 mod hooks;
 mod hostile;
 mod outside;
+mod properties;
 mod reports;
 mod sources;
 mod strategies;
