@@ -31,6 +31,23 @@ async fn a_plugin_that_needs_the_network_is_refused_with_the_line_that_would_gra
 }
 
 #[tokio::test]
+async fn a_worker_does_not_start_where_a_plugin_would_get_less_than_it_is_granted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = config("nats://127.0.0.1:9", 2, "relay");
+    config["plugins"]["grants"] = json!({
+        "relay": { "env": { "REGION": { "from": "PARTI_TESTS_UNSET" } }, "directory": folder.path().join("nowhere") },
+    });
+    let path = folder.path().join("parti.yaml");
+    std::fs::write(&path, config.to_string()).expect("a file");
+    let path = path.to_str().expect("a path in UTF-8");
+    let ended = parti(&["check", "--config", path]).await;
+    ended.assert(
+        2,
+        &["plugins.grants.relay.env.REGION", "PARTI_TESTS_UNSET", "plugins.grants.relay.directory", "nowhere"],
+    );
+}
+
+#[tokio::test]
 async fn a_version_that_needs_more_than_is_granted_does_not_take_the_place_of_the_one_that_runs() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = NatsServer::start().await;

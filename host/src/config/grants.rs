@@ -277,7 +277,9 @@ impl Setting for Environment {
                 );
                 continue;
             }
-            read.insert(name.clone(), Variable::read(value, &path, problems)?);
+            if let Some(variable) = Variable::read(value, &path, problems) {
+                read.insert(name.clone(), variable);
+            }
         }
         Some(Self(read))
     }

@@ -200,6 +200,17 @@ fn limits_that_hold_for_batches_are_refused_where_nothing_is_handled() {
 }
 
 #[test]
+fn everything_wrong_with_grants_is_listed_and_no_value_of_a_variable_is_shown() {
+    let grants = r#"{p: {http: ["https://a/b", 7], env: {A: 5, "B=C": hush, D: {from: E}, F: [hush]}, htpp: 1}, q: 5}"#;
+    let loaded = Config::parse_str(&format!("{COMPLETE}plugins: {{grants: {grants}}}"));
+    let mut places: Vec<_> = loaded.problems.iter().map(|problem| problem.path.as_str()).collect();
+    places.sort_unstable();
+    let wrong = ["p.env.A", "p.env.B=C", "p.env.F", "p.htpp", "p.http[0]", "p.http[1]", "q"];
+    assert_eq!(places, wrong.map(|place| format!("plugins.grants.{place}")));
+    assert!(!format!("{:?}", loaded.problems).contains("hush"), "{:?}", loaded.problems);
+}
+
+#[test]
 fn a_dead_letter_subject_of_a_partition_is_refused() {
     let yaml = "stream: {name: s}\nsource: {static: {partitions: [{keys: [dead]}]}}\nhandler: {plugin: p, deadLetter: {subject: work.dead}}";
     assert_eq!(problems(yaml), ["handler.deadLetter.subject"]);

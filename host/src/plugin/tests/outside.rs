@@ -151,6 +151,28 @@ async fn an_answer_without_end_is_cut_off() {
 }
 
 #[tokio::test]
+async fn headers_without_end_are_cut_off() {
+    let (listener, origin) = server().await;
+    let plugin = courier(granted(&[&origin]), Limits::default());
+    let mut instance = open(&plugin).await.unwrap();
+    let serving = async {
+        let (mut client, _) = listener.accept().await.unwrap();
+        request(&mut client).await;
+        client.write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
+        let mut sent = 0;
+        // Until the host has had enough.
+        while client.write_all(b"x-more: and more\r\n").await.is_ok() {
+            sent += 18;
+            assert!(sent < 64 << 20, "{sent} bytes of headers are taken");
+        }
+    };
+    let batch = [message(1, &origin)];
+    let ((), handled) = tokio::join!(serving, instance.handle(&batch));
+    let handled = handled.unwrap();
+    assert!(rejected(&handled).contains("there is no answer from"), "{handled:?}");
+}
+
+#[tokio::test]
 async fn requests_beyond_those_in_flight_wait_for_their_turn() {
     let (listener, origin) = server().await;
     let plugin = courier(granted(&[&origin]), Limits { http_requests: 1, ..Limits::default() });
