@@ -2,8 +2,8 @@
 
 use crate::operator::{json_of, operate};
 use crate::pushing::push;
-use crate::swapping::{configure, replace, swaps};
-use parti_tests::{Fleet, NatsServer, Producer, copy_plugin, create_stream, eventually, messages, subject};
+use crate::swapping::{configure, swaps};
+use parti_tests::{Fleet, NatsServer, Producer, copy_plugin, create_stream, eventually, messages, replace, subject};
 use serde_json::{Value, json};
 use std::path::Path;
 
