@@ -8,11 +8,12 @@ export TOOLS_DIR := $(if $(TOOLS_DIR),$(abspath $(TOOLS_DIR)),$(CURDIR)/.tools)
 # Fixed, wherever cargo builds: docs, tests and people point at these.
 export PARTI_PLUGINS := $(CURDIR)/target/plugins
 export PARTI_TEST_COMPONENTS := $(CURDIR)/target/test-components
+POLYGLOT := $(CURDIR)/target/plugins-polyglot
 export PARTI_BIN := $(CARGO_TARGET_DIR)/release/parti
 
 # Every Cargo workspace of the clone; guests are apart from the host because they are built for WebAssembly.
 GUESTS := plugins/Cargo.toml $(wildcard tests/components/Cargo.toml)
-HOSTS := Cargo.toml guest-sdk/rust/Cargo.toml scripts/componentize/Cargo.toml
+HOSTS := Cargo.toml guest-sdk/rust/Cargo.toml scripts/componentize/Cargo.toml plugins/polyglot/c/bindings/Cargo.toml
 
 # The tests run against the newest server that Parti knows and against the oldest that it supports.
 NEWEST := 2.15.1
@@ -23,10 +24,10 @@ E2E_THREADS := 6
 
 # Targets set up tools and run cargo, which serialises itself; one at a time keeps the output readable.
 .NOTPARALLEL:
-.PHONY: help demo test sim soak check build plugins test-components setup-test fmt bench setup clean
+.PHONY: help demo test sim soak check build plugins plugins-polyglot test-polyglot test-components setup-test fmt bench setup clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s  %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Settings, from the environment:"
 	@awk -F ' = ' '/^#= / { printf "  %-21s %s\n", substr($$1, 4), $$2 }' Makefile
@@ -61,6 +62,10 @@ soak: setup plugins test-components build ## What takes longer than tests should
 	  export NATS_SERVER NATS_SERVER_2_10 && \
 	  PARTI_SOAK=1 PARTI_SOAK_MINUTES=$(or $(SOAK_MINUTES),60) RUST_TEST_THREADS=$(E2E_THREADS) $(CARGO) test --release -p parti-tests --locked
 
+test-polyglot: setup plugins test-components plugins-polyglot build ## Test the plugins in Python, JavaScript and C, in a fleet
+	@NATS_SERVER="$$(scripts/nats-server $(NEWEST))" && export NATS_SERVER && \
+	  PARTI_POLYGLOT="$(POLYGLOT)" $(CARGO) test --release -p parti-tests --locked -- --test-threads 1 polyglot
+
 check: fmt ## Check formatting and lints
 	@$(foreach manifest,$(HOSTS) $(GUESTS),$(CARGO) clippy --release --workspace --all-targets --all-features --locked \
 	  --manifest-path $(manifest) -- -D warnings && ) true
@@ -71,6 +76,9 @@ build: ## Build the parti binary
 
 plugins: ## Build the plugins into target/plugins/
 	@scripts/components plugins "$(PARTI_PLUGINS)"
+
+plugins-polyglot: ## Build the plugins in Python, JavaScript and C into target/plugins-polyglot/ (fetches 300 MB of tools)
+	@scripts/polyglot "$(POLYGLOT)"
 
 bench: setup plugins build ## Measure throughput and latency against the bare client
 	@NATS_SERVER="$$(scripts/nats-server)" && export NATS_SERVER && exec "$(PARTI_BIN)" bench

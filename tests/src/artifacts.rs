@@ -30,6 +30,16 @@ pub fn plugin_folder(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("neither of {folders:?} has {name}.wasm: run `make test`, which builds it"))
 }
 
+/// The folder of the plugins in other languages than Rust, if they are built: that takes tools of those languages, so `make test` does
+/// not do it, and `make test-polyglot` does.
+#[must_use]
+pub fn polyglot_folder() -> Option<PathBuf> {
+    if env::var_os("PARTI_POLYGLOT").is_some() {
+        return Some(find("PARTI_POLYGLOT", ""));
+    }
+    Some(workspace().join("target/plugins-polyglot")).filter(|folder| folder.exists())
+}
+
 /// The bytes of a component, to be spoiled.
 #[must_use]
 pub fn copy_plugin(name: &str) -> Vec<u8> {

@@ -120,10 +120,19 @@ impl Handling {
     }
 }
 
-/// A JSON object in one order of keys, whoever wrote it; what is none is told as it is.
+/// A JSON object in one order of keys and one form of numbers, whoever wrote it; what is none is told as it is.
 pub(crate) fn canonical(json: &[u8]) -> String {
-    serde_json::from_slice::<BTreeMap<String, Value>>(json)
-        .map_or_else(|error| format!("{error} in {}", json.escape_ascii()), |object| json!(object).to_string())
+    // Every language writes a whole number in its own way: `900` or `900.0`. Beyond 2^53 a float would not hold it.
+    let number = |value: Value| match value.as_i64() {
+        Some(whole) if whole.unsigned_abs() < 1 << 53 => json!(whole as f64),
+        _ => value,
+    };
+    match serde_json::from_slice::<BTreeMap<String, Value>>(json) {
+        Ok(object) => {
+            json!(object.into_iter().map(|(key, value)| (key, number(value))).collect::<BTreeMap<_, _>>()).to_string()
+        }
+        Err(error) => format!("{error} in {}", json.escape_ascii()),
+    }
 }
 
 fn effect(message: &Stored, what: String) -> Effect {

@@ -25,7 +25,7 @@ mod stream;
 mod wait;
 mod web;
 
-pub use artifacts::{copy_plugin, plugin_folder, replace, variant};
+pub use artifacts::{copy_plugin, plugin_folder, polyglot_folder, replace, variant};
 pub use cluster::NatsCluster;
 pub use command::{Ended, parti};
 pub use faults::{Deck, Faults, Servers};
@@ -44,5 +44,5 @@ pub use stream::{
     Stored, change_stream, consumers, create_queue, create_replicated_queue, create_replicated_stream, create_stream,
     messages, read_stream,
 };
-pub use wait::{DEADLINE, eventually, eventually_is};
+pub use wait::{DEADLINE, eventually, eventually_is, within};
 pub use web::{WebRequest, WebServer};

@@ -76,6 +76,13 @@ impl Producer {
         .await;
     }
 
+    /// Publishes no more. What is on its way may still arrive.
+    pub async fn stop(self) {
+        self.task.abort();
+        // It was stopped, or had ended.
+        let _ = self.task.await;
+    }
+
     /// Waits until all messages are in the stream.
     pub async fn finish(self) {
         self.finish_within(DEADLINE).await;

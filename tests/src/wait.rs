@@ -14,7 +14,7 @@ pub async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Result<T, Strin
 }
 
 /// The same with another deadline.
-pub(crate) async fn within<T>(limit: Duration, what: &str, mut ask: impl AsyncFnMut() -> Result<T, String>) -> T {
+pub async fn within<T>(limit: Duration, what: &str, mut ask: impl AsyncFnMut() -> Result<T, String>) -> T {
     let begun = Instant::now();
     loop {
         match ask().await {

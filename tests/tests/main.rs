@@ -27,6 +27,7 @@ mod nats_restart;
 mod operator;
 mod outside_world;
 mod plugin_test;
+mod polyglot;
 mod pushing;
 mod quarantine;
 mod queue_mode;

@@ -5,7 +5,7 @@ use parti_coordination::{CloseReason, Completed, Snapshot};
 use serde_json::{Map, json};
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn load_example(engine: &PluginEngine, name: &str, config: Value) -> Arc<HandlerPlugin> {
     HandlerPlugin::load(engine, name, &example(name), settings(Limits::default(), object(config))).unwrap()
@@ -264,4 +264,46 @@ async fn an_instance_takes_no_more_room_than_is_reckoned_with() {
     let after = Room::read().unwrap();
     let fewer = before.instances() - after.instances();
     assert!(fewer <= MANY as u64 * 11 / 10, "{MANY} instances take the room of {fewer}: {before:?}, {after:?}");
+}
+
+#[tokio::test]
+#[ignore = "prints figures, after make plugins-polyglot: cargo test --release -p parti --lib costs_of_every -- --ignored --nocapture"]
+async fn costs_of_every_language() {
+    let engine = PluginEngine::new().unwrap();
+    let rust = components("PARTI_PLUGINS", "plugins").join("control-chart.wasm");
+    let others = components("PARTI_POLYGLOT", "plugins-polyglot");
+    let others = ["c", "javascript", "python"].map(|language| others.join(format!("control-chart-{language}.wasm")));
+    for path in std::iter::once(rust).chain(others) {
+        let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let plugin = HandlerPlugin::load(&engine, "p", &bytes, settings(Limits::default(), Map::new())).unwrap();
+        let file = path.file_stem().unwrap().to_string_lossy();
+        println!("{file}: {} bytes, compiled in {:?}", bytes.len(), plugin.version().compile_time());
+
+        let (before, begun) = (resident().0, Instant::now());
+        const INSTANCES: u32 = 50;
+        let mut instances = Vec::new();
+        for _ in 0..INSTANCES {
+            instances.push(open(&plugin).await.unwrap());
+        }
+        let opened = begun.elapsed() / INSTANCES;
+        for instance in &mut instances {
+            assert_eq!(instance.handle(&readings(1..=64)).await.unwrap().outcome.done.len(), 64);
+        }
+        let kept = (resident().0 - before) / u64::from(INSTANCES);
+        let asked = plugin.version().stats().memory_bytes / u64::from(INSTANCES) / 1024;
+        println!("  open {opened:?}; {kept} KiB resident an instance after its first batch, {asked} KiB asked for");
+
+        let instance = instances.first_mut().unwrap();
+        for count in [1, 64] {
+            let batch = readings(1..=count);
+            let mut times = Vec::new();
+            for _ in 0..2_000 {
+                let begun = Instant::now();
+                instance.handle(&batch).await.unwrap();
+                times.push(begun.elapsed());
+            }
+            times.sort_unstable();
+            println!("  handle {count}: p50 {:?}, p99 {:?} a call", times[1_000], times[1_980]);
+        }
+    }
 }

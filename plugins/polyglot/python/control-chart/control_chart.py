@@ -1,0 +1,3 @@
+"""What `componentize-py` begins with: it loads everything that the component exports."""
+
+import handler  # noqa: F401
