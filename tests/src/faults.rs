@@ -312,6 +312,15 @@ impl Faults {
         }
     }
 
+    /// The sum of a series over the workers that run and stay.
+    pub async fn sum(&self, series: &str) -> u64 {
+        let mut sum = 0;
+        for worker in self.present() {
+            sum += self.fleet.workers[worker].metric(series).await;
+        }
+        sum
+    }
+
     /// How many faults of each kind there were, by name.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {

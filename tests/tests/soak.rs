@@ -121,7 +121,7 @@ impl Round {
         for result in ["kept", "taken-back", "refused"] {
             swaps.push(format!(
                 "{result} {}",
-                faults.fleet.sum(&format!("parti_plugin_swaps_total{{result=\"{result}\"")).await
+                faults.sum(&format!("parti_plugin_swaps_total{{result=\"{result}\"")).await
             ));
         }
         let cluster = if self.clustered { " on a cluster" } else { "" };
@@ -137,18 +137,18 @@ impl Round {
             recovered.as_secs_f64(),
             counts.join(", "),
             swaps.join(", "),
-            pauses(&faults.fleet).await
+            pauses(faults).await
         ));
     }
 }
 
 /// Within which time half of the partitions that changed their version went on, and 99 of 100, as far as the buckets of the metric tell.
-async fn pauses(fleet: &Fleet) -> String {
+async fn pauses(faults: &Faults) -> String {
     const NAME: &str = "parti_plugin_swap_pause_seconds";
-    let count = fleet.sum(&format!("{NAME}_count")).await;
+    let count = faults.sum(&format!("{NAME}_count")).await;
     let within = async |share: u64| {
         for le in ["0.0005", "0.001", "0.002", "0.003", "0.005", "0.0075", "0.01", "0.03", "0.1", "0.3", "1", "5"] {
-            if fleet.sum(&format!("{NAME}_bucket{{le=\"{le}\"")).await * 100 >= count * share {
+            if faults.sum(&format!("{NAME}_bucket{{le=\"{le}\"")).await * 100 >= count * share {
                 return format!("{le} s");
             }
         }
