@@ -32,15 +32,19 @@ async fn assigned(fleet: &Fleet, partitions: usize) {
     .await;
 }
 
-/// How the last swap of this plugin has ended on this worker: `/status`.
-async fn last_swap(fleet: &Fleet, worker: usize, plugin: &str) -> (String, String) {
-    let body = fleet.workers[worker].get("/status").await.expect("an answer").body;
-    let status: Value = serde_json::from_str(&body).expect("JSON");
-    let plugins = status["plugins"].as_array().expect("plugins");
-    let found = plugins.iter().find(|found| found["name"] == plugin).expect("the plugin");
-    assert_eq!(found["problem"], Value::Null, "what runs goes on");
-    let text = |key: &str| found["lastSwap"][key].as_str().unwrap_or_default().to_owned();
-    (text("result"), text("reason"))
+/// Waits until `/status` of this worker says that the last swap of this plugin has ended so, for a reason with these texts.
+async fn last_swap(fleet: &Fleet, worker: usize, plugin: &str, result: &str, reason: &[&str]) {
+    eventually(&format!("the last swap of {plugin} on worker {worker} is {result}"), async || {
+        let body = fleet.workers[worker].get("/status").await?.body;
+        let status: Value = serde_json::from_str(&body).map_err(|error| format!("{error} in {body}"))?;
+        let plugins = status["plugins"].as_array().expect("plugins");
+        let found = plugins.iter().find(|found| found["name"] == plugin).expect("the plugin");
+        assert_eq!(found["problem"], Value::Null, "what runs goes on");
+        let last = &found["lastSwap"];
+        let is_said = |text: &&str| last["reason"].as_str().is_some_and(|reason| reason.contains(*text));
+        if last["result"] == result && reason.iter().all(is_said) { Ok(()) } else { Err(last.to_string()) }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -72,9 +76,7 @@ async fn a_strategy_is_replaced_between_two_plans_and_one_that_answers_wrongly_n
     let (leader, follower) = fleet.leader_and_follower().await;
     for (worker, question) in [(leader, "what was asked last"), (follower, "a made-up question")] {
         fleet.workers[worker].logs(&["PARTI-1308", question, "the workers are 0 to 1"]).await;
-        let (result, reason) = last_swap(&fleet, worker, "oracle").await;
-        assert_eq!(result, "refused");
-        assert!(reason.contains(question) && reason.contains("strategy.plugin.callTimeout"), "{reason}");
+        last_swap(&fleet, worker, "oracle", "refused", &[question, "strategy.plugin.callTimeout"]).await;
     }
     assert_eq!(fleet.sum("parti_plugin_timeouts_total{plugin=\"oracle\"}").await, 2);
     assert_eq!(fleet.sum("parti_strategy_failures_total").await, 0, "nobody has planned with it");
@@ -83,7 +85,7 @@ async fn a_strategy_is_replaced_between_two_plans_and_one_that_answers_wrongly_n
     std::fs::remove_file(folder.path().join("oracle.yaml")).expect("removed");
     replace(folder.path(), "oracle.wasm", &copy_plugin("zone-aware"));
     swaps(&fleet, "kept", 1).await;
-    assert_eq!(last_swap(&fleet, leader, "oracle").await.1, "asked what was asked last, it placed 12 partitions");
+    last_swap(&fleet, leader, "oracle", "kept", &["asked what was asked last, it placed 12 partitions"]).await;
     for zone in zones {
         fleet.start_with(json!({ "labels": { "zone": zone } }));
     }
@@ -116,16 +118,9 @@ async fn a_source_is_replaced_and_asked_at_once_and_one_whose_list_is_wrong_neve
     assigned(&fleet, 9).await;
     for (how, why) in [("twice", "for the second time"), ("trap", "trapped"), ("none", "it lists no partitions")] {
         configure(folder.path(), "registry", &json!({ "count": 3, "how": how }));
-        eventually(&format!("a source that goes wrong, {how}, is refused"), async || {
-            for worker in fleet.running() {
-                let (result, reason) = last_swap(&fleet, worker, "registry").await;
-                if result != "refused" || !reason.contains(why) {
-                    return Err(format!("{result}: {reason}"));
-                }
-            }
-            Ok(())
-        })
-        .await;
+        for worker in fleet.running() {
+            last_swap(&fleet, worker, "registry", "refused", &[why]).await;
+        }
     }
     assert_eq!(fleet.sum("parti_assigned_partitions").await, 9);
 
@@ -176,7 +171,7 @@ async fn hooks_are_replaced_between_two_happenings_and_hear_why_another_version_
     replace(folder.path(), "telltale.wasm", &component);
     configure(folder.path(), "telltale", &json!({ "on": "assignment", "how": "error" }));
     swaps(&fleet, "kept", 1).await;
-    assert_eq!(last_swap(&fleet, 0, "telltale").await, ("kept".to_owned(), "it opens".to_owned()));
+    last_swap(&fleet, 0, "telltale", "kept", &["it opens"]).await;
     fleet.start_settled(1).await;
     fleet.workers[0].logs(&["A hook returned an error", "no wish to hear of assignment +[] -[p-"]).await;
 }
