@@ -37,10 +37,10 @@ pub(super) enum Change {
     End,
 }
 
-/// The partitions that this worker holds for a handler.
+/// The partitions that this worker has for a handler.
 #[derive(Default)]
 pub(super) struct Sight {
-    /// It is not open for these.
+    /// It is not open for these, or they are not even taken yet.
     pub(super) closed: BTreeSet<PartitionId>,
     /// It is open for these.
     pub(super) open: BTreeSet<PartitionId>,

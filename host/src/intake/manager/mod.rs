@@ -62,8 +62,10 @@ impl Task {
         self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn phase(&self) -> Phase {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner).phase
+    /// Where it stands, and whether it cannot be opened because of another version's state.
+    fn phase_and_refusal(&self) -> (Phase, bool) {
+        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        (view.phase, view.cannot_open.is_some())
     }
 }
 

@@ -35,15 +35,16 @@ impl Manager {
             }
             let mut sight = Sight::default();
             for (id, task) in self.tasks_of(of) {
-                match task.phase() {
-                    Phase::Opening => drop(sight.closed.insert(id.clone())),
-                    Phase::Running => {
+                match task.phase_and_refusal() {
+                    // Who waits for a worker with another version is not this one's to open.
+                    (_, true) | (Phase::Releasing | Phase::Gone, _) => {}
+                    (Phase::Waiting | Phase::Taking | Phase::Opening, _) => drop(sight.closed.insert(id.clone())),
+                    (Phase::Running, _) => {
                         sight.open.insert(id.clone());
                         if !self.shared.is_paused(id) {
                             sight.free.insert(id.clone());
                         }
                     }
-                    _ => {}
                 }
             }
             let answered = self.answered(of);
