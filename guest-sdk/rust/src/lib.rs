@@ -74,7 +74,8 @@ pub use serde_json;
 /// Why a handler could not begin or give its state: any error type goes in with `?`, a text with `.into()`.
 pub type Error = Box<dyn std::error::Error>;
 
-/// The examples of the guide compile and run with this crate's tests.
+/// The examples of the guide, and of the page that leads to it, compile and run with this crate's tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/plugin-guide.md")]
+#[doc = include_str!("../../../docs/plugins.md")]
 struct PluginGuide;
