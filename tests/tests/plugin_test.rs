@@ -1,6 +1,6 @@
 //! `parti plugin test`, as authors of plugins run it: no server, real components, exit status 0, 1 or 2.
 
-use parti_tests::{Ended, parti, plugin_folder};
+use parti_tests::{Ended, WebServer, parti, plugin_folder};
 use serde_json::{Value, json};
 use std::path::Path;
 use tempfile::TempDir;
@@ -117,6 +117,7 @@ async fn a_strategy_is_judged_by_whether_its_answers_can_be_used() {
     let facts = &report(&ended)["fleets"][0];
     assert_eq!((&facts["workers"], &facts["partitions"], &facts["movedOnJoin"]), (&json!(3), &json!(30), &json!(0)));
     test(&folder, "oracle", &[]).await.assert(0, &["5,000", "MAX/MEAN", "passed"]);
+    test(&with_component("zone-aware"), "zone-aware", &[]).await.assert(0, &["passed"]);
     for (how, why) in [
         ("short", "it answered for 29 partitions and was asked for 30"),
         ("range", "and the workers are 0 to 2"),
@@ -143,6 +144,24 @@ async fn a_source_lists_partitions_or_is_told_why_a_worker_would_refuse_them() {
         write(&folder, "registry.yaml", &format!("config: {{ count: 1000, how: {how} }}"));
         test(&folder, "registry", &["--config", "three.yaml"]).await.assert(1, &[why, "ErrPluginTestFailed"]);
     }
+}
+
+#[tokio::test]
+async fn a_plugin_gets_what_the_configuration_of_a_worker_grants_it_and_nothing_else() {
+    let folder = with_component("http-source");
+    let registry = WebServer::start(|_| Some((200, json!(["tool-1", "tool-2"]).to_string()))).await;
+    write(&folder, "registry.yaml", &json!({ "url": registry.url() }).to_string());
+    let ended = test(&folder, "http-source", &["--config", "registry.yaml"]).await;
+    ended.assert(2, &["ErrPluginInvalid", "not granted"]);
+    let grant = |origin: &str| json!({ "plugins": { "grants": { "http-source": { "http": [origin] } } } }).to_string();
+    let granted = ["--config", "registry.yaml", "--grants", "parti.yaml"];
+    write(&folder, "parti.yaml", &grant("https://example.com"));
+    test(&folder, "http-source", &granted).await.assert(1, &["refused to list partitions"]);
+    assert_eq!(registry.requests().len(), 0);
+    write(&folder, "parti.yaml", &grant(registry.url()));
+    test(&folder, "http-source", &granted).await.assert(0, &["tool-2", "2 partitions", "passed"]);
+    write(&folder, "parti.yaml", "plugins: { grant: {} }");
+    test(&folder, "http-source", &granted).await.assert(2, &["ErrInvalidConfig", "plugins.grant"]);
 }
 
 #[tokio::test]

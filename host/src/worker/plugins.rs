@@ -287,13 +287,19 @@ pub(crate) fn settings_of(config: &Config, plugin: &str) -> PluginSettings {
     }
 }
 
-/// Loads a component of a folder, with the sidecar beside it, as a worker does in whose configuration nothing is set for it but this.
+/// Loads a component of a folder, with the sidecar beside it, as a worker does in whose configuration nothing is set for it but this
+/// and what `host` grants.
 pub(crate) fn load_alone<P: Loadable>(
     engine: &PluginEngine,
     directory: &Path,
     name: &str,
     config: &Map<String, Value>,
+    host: &Config,
 ) -> Result<Arc<P>, OperatorError> {
+    let (grants, errors) = grants(&host.plugins.grants);
+    if let Some(error) = errors.into_iter().next() {
+        return Err(error);
+    }
     let (section, call_timeout) = match P::KIND {
         PluginKind::Handler => ("handler", Handler::default().call_timeout),
         PluginKind::Strategy => ("strategy.plugin", PluginStrategy::default().call_timeout),
@@ -302,7 +308,7 @@ pub(crate) fn load_alone<P: Loadable>(
     };
     let limits = limits(&Set::default(), call_timeout);
     let wanted = Wanted { name, section, kind: P::KIND, config: config.clone(), limits: limits.clone() };
-    let loaded = Catalog::new(directory, limits, BTreeMap::new()).load(engine, wanted, P::load);
+    let loaded = Catalog::new(directory, limits, grants).load(engine, wanted, P::load);
     loaded.map_err(|error| operator_error(&error))
 }
 

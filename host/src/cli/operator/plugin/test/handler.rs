@@ -133,7 +133,7 @@ pub(super) async fn test(
     let expected = args.expect.as_deref().map(expected::read).transpose()?;
     let handing = handing(args, &given)?;
     let plugin: Arc<HandlerPlugin> =
-        load_alone(&bench.engine, bench.file.directory, bench.file.name, &bench.file.config)?;
+        load_alone(&bench.engine, bench.file.directory, bench.file.name, &bench.file.config, &bench.file.host)?;
     let undisturbed = Handing { trap_at: None, reload_at: None, ..handing };
     let (mut failures, mut notes) = (Vec::new(), Vec::new());
     let pass = match pass(&plugin, &given, undisturbed).await {
@@ -384,6 +384,7 @@ mod tests {
     use super::super::LogLevel;
     use super::super::told::Told;
     use super::*;
+    use crate::config::Config;
     use crate::plugin::PluginEngine;
     use serde_json::Map;
     use std::path::Path;
@@ -405,7 +406,12 @@ mod tests {
         std::fs::write(folder.join("forgetful.wasm"), forgetful()).unwrap();
         let messages = folder.join("messages.jsonl");
         std::fs::write(&messages, "{\"subject\": \"a\"}\n".repeat(6)).unwrap();
-        let file = super::super::Component { directory: folder, name: "forgetful", config: Map::new() };
+        let file = super::super::Component {
+            directory: folder,
+            name: "forgetful",
+            config: Map::new(),
+            host: Config::default(),
+        };
         let (told, _) = Told::from(LogLevel::Info);
         let bench = Bench { engine: PluginEngine::new().unwrap(), file, told };
         let args = HandlerArgs {

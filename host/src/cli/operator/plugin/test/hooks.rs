@@ -67,7 +67,7 @@ fn happenings() -> Vec<(&'static str, Happening)> {
 
 pub(super) async fn test(bench: &Bench<'_>) -> Result<(Arc<PluginVersion>, Verdict<Found>), OperatorError> {
     let file = &bench.file;
-    let plugin = load_alone::<HooksPlugin>(&bench.engine, file.directory, file.name, &file.config)?;
+    let plugin = load_alone::<HooksPlugin>(&bench.engine, file.directory, file.name, &file.config, &file.host)?;
     let mut calls = Vec::new();
     let mut call = |hook, begun: Instant, result: Result<(), CallError>| {
         let error = result.err().map(|error| error.to_string());

@@ -14,7 +14,9 @@ mod source;
 mod strategy;
 mod told;
 
+use crate::cli::ConfigArgs;
 use crate::cli::operator::print::{print, print_json};
+use crate::config::Config;
 use crate::error::{ErrorCode, OperatorError};
 use crate::plugin::{Grants, PluginEngine, PluginKind, PluginVersion, describe};
 use crate::worker::{engine_error, from_sentence};
@@ -47,7 +49,7 @@ Examples:
   parti plugin test billing.wasm --messages orders.jsonl
   parti plugin test billing.wasm --messages orders.jsonl --trap-at 50 --reload-at 80 --expect invoices.jsonl
   parti plugin test zone-aware.wasm --fleet 500x100000
-  parti plugin test registry.wasm --config registry.yaml --json
+  parti plugin test http-source.wasm --config registry.yaml --grants parti.yaml --json
 
 Exit status: 0 passed, 1 failed, 2 the component, the files or the arguments cannot be used.")]
 pub(super) struct TestArgs {
@@ -57,6 +59,9 @@ pub(super) struct TestArgs {
     /// Configuration of the plugin (YAML), over that of its sidecar, key by key
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Grant what plugins.grants of this configuration of a worker grants, such as parti.yaml
+    #[arg(long, value_name = "FILE")]
+    grants: Option<PathBuf>,
     #[command(flatten)]
     handler: HandlerArgs,
     /// Ask a strategy about so many workers and partitions, such as 500x100000; repeat it for several
@@ -117,6 +122,8 @@ struct Component<'a> {
     directory: &'a Path,
     name: &'a str,
     config: Map<String, Value>,
+    /// The configuration of the worker, of which only the grants count.
+    host: Config,
 }
 
 pub(super) fn run(args: &TestArgs) -> Result<(), OperatorError> {
@@ -137,10 +144,15 @@ pub(super) fn run(args: &TestArgs) -> Result<(), OperatorError> {
     args.check(kind)?;
     let directory = args.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let config = args.config.as_deref().map(read_config).transpose()?.unwrap_or_default();
+    let host = args
+        .grants
+        .as_ref()
+        .map(|file| ConfigArgs { files: vec![file.clone()], set: Vec::new() }.load()?.into_operable());
+    let host = host.transpose()?.unwrap_or_default();
     let (told, subscriber) = Told::from(args.log);
     let _guard = tracing::subscriber::set_default(subscriber);
     let engine = PluginEngine::new().map_err(|error| engine_error(&error))?;
-    let bench = Bench { engine, file: Component { directory, name, config }, told };
+    let bench = Bench { engine, file: Component { directory, name, config, host }, told };
     // Guests yield on the runtime's timers; one thread keeps what they log where it is listened to.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         ErrorCode::Internal.error(

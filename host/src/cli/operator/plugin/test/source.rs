@@ -34,7 +34,7 @@ struct Row {
 
 pub(super) async fn test(bench: &Bench<'_>) -> Result<(Arc<PluginVersion>, Verdict<Found>), OperatorError> {
     let file = &bench.file;
-    let plugin = load_alone::<SourcePlugin>(&bench.engine, file.directory, file.name, &file.config)?;
+    let plugin = load_alone::<SourcePlugin>(&bench.engine, file.directory, file.name, &file.config, &file.host)?;
     let begun = Instant::now();
     let listed = plugin.list().await;
     let micros = micros(begun.elapsed());

@@ -94,7 +94,7 @@ pub(super) async fn test(
     fleets: &[Fleet],
 ) -> Result<(Arc<PluginVersion>, Verdict<Found>), OperatorError> {
     let file = &bench.file;
-    let plugin = load_alone::<StrategyPlugin>(&bench.engine, file.directory, file.name, &file.config)?;
+    let plugin = load_alone::<StrategyPlugin>(&bench.engine, file.directory, file.name, &file.config, &file.host)?;
     let (mut failures, mut found) = (Vec::new(), Vec::new());
     for fleet in if fleets.is_empty() { &USUAL } else { fleets } {
         match examine(&plugin, *fleet).await {
