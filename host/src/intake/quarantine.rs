@@ -252,7 +252,7 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut quarantine = held(start);
         let sight = sight(&[], &["a", "b", "c"], &["a", "b", "c"]);
-        let mut look = |quarantine: &mut Quarantine, answered, seconds| quarantine.look(&sight, answered, at(seconds));
+        let look = |quarantine: &mut Quarantine, answered, seconds| quarantine.look(&sight, answered, at(seconds));
         assert_eq!(look(&mut quarantine, 0, 0), Change::Nothing);
         assert_eq!(look(&mut quarantine, 0, 1), Change::Probe(id("a")));
         assert!(!quarantine.holds(&id("a")) && quarantine.holds(&id("c")));
@@ -290,7 +290,7 @@ mod tests {
         quarantine.not_opened(&id("b"), "no prefix".into());
         assert_eq!(quarantine.look(&sight(&["c"], &[], &[]), 0, now), Change::Nothing, "they have gone elsewhere");
         assert!(!quarantine.is_worth_a_look());
-        ["a", "b"].map(|name| quarantine.not_opened(&id(name), "no prefix".into()));
+        ["a", "b"].iter().for_each(|name| quarantine.not_opened(&id(name), "no prefix".into()));
         let two = sight(&["a", "b"], &[], &[]);
         assert_eq!(quarantine.look(&sight(&["a", "b", "c"], &[], &[]), 0, now), Change::Nothing, "one has not tried");
         let begun = quarantine.look(&two, 0, now);

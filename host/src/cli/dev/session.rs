@@ -268,12 +268,12 @@ impl Session {
     /// Replaces the handler when it is time to, and nothing else happens; and tells when every worker has taken that up.
     fn change_over(&mut self, script: Script) -> Result<(), OperatorError> {
         let is_time = self.began.elapsed() >= script.swap && self.is_calm();
-        match &mut self.changeover {
-            Some(changeover) => {
-                if changeover.observe(self.fleet.has_swapped()) {
-                    let took = changeover.duration().unwrap_or_default().as_secs_f64();
-                    say(&view::event(&format!("every worker runs the new build after {took:.1} s, state and all")));
-                }
+        let has_swapped = self.fleet.has_swapped();
+        let is_over = self.changeover.as_mut().is_some_and(|changeover| changeover.observe(has_swapped));
+        match &self.changeover {
+            Some(changeover) if is_over => {
+                let took = changeover.duration().unwrap_or_default().as_secs_f64();
+                say(&view::event(&format!("every worker runs the new build after {took:.1} s, state and all")));
             }
             None if is_time => {
                 self.changeover = Some(Changeover::begin(&self.plugin)?);
@@ -282,7 +282,7 @@ impl Session {
                     self.plugin.name
                 )));
             }
-            None => {}
+            _ => {}
         }
         Ok(())
     }

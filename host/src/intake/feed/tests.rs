@@ -272,7 +272,7 @@ impl Fed {
     /// Publishes to ten partitions in turn until the consumers are these. The last sequence.
     async fn publish_until_filters_are(&self, expected: &[&[&str]]) -> u64 {
         let publisher = Publisher::new(&self.nats, 100);
-        in_time(async {
+        in_time(Box::pin(async {
             // About as fast as a reader that is being opened can follow.
             let mut pace = interval(Duration::from_millis(20));
             while self.filters().await != expected {
@@ -285,7 +285,7 @@ impl Fed {
                 }
                 futures::future::join_all(receipts).await;
             }
-        })
+        }))
         .await;
         StreamInfo::of(&self.nats, "work").await.unwrap().last.0
     }
@@ -322,13 +322,13 @@ async fn a_worker_with_a_small_share_of_the_stream_reads_its_head_with_filters_a
         let (mut three, mut seven) = (Partition::new("3"), Partition::new("7"));
         fed.wants(&three, 10, None);
         assert_eq!(three.hears().await, Told::Reader(1, 11));
-        let last = fed.publish_until_filters_are(&[&["work.3"]]).await;
+        let last = Box::pin(fed.publish_until_filters_are(&[&["work.3"]])).await;
         let of = |digit: u64, last: u64| (11..=last).filter(|n| (n - 11) % 10 == digit).collect::<Vec<_>>();
         assert_eq!(three.takes(&fed, last).await, of(3, last));
 
         // Another one catches up, and is taken into the filter; nobody misses anything.
         fed.wants(&seven, 10, None);
-        let last = fed.publish_until_filters_are(&[&["work.3", "work.7"]]).await;
+        let last = Box::pin(fed.publish_until_filters_are(&[&["work.3", "work.7"]])).await;
         assert_eq!(seven.takes(&fed, last).await, of(7, last));
         let of_three = three.takes(&fed, last).await;
         let begun = of_three[0];
@@ -341,7 +341,7 @@ async fn a_worker_with_a_small_share_of_the_stream_reads_its_head_with_filters_a
             fed.wants(&other, 10, None);
             tokio::spawn(async move { while other.inbox.recv().await.is_some() {} });
         }
-        let last = fed.publish_until_filters_are(&[&[]]).await;
+        let last = Box::pin(fed.publish_until_filters_are(&[&[]])).await;
         let (threes, sevens) = tokio::join!(three.takes(&fed, last), seven.takes(&fed, last));
         let after = |digit| of(digit, last).into_iter().filter(|n| *n >= from).collect::<Vec<_>>();
         assert_eq!((threes, sevens), (after(3), after(7)));

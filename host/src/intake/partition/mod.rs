@@ -33,6 +33,10 @@ use tracing::Instrument as _;
 type Machine = PartitionMachine<Held, Publish>;
 
 /// Why the task has something to do.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it lives for one turn, on the stack; a box would be an allocation for each batch"
+)]
 enum Woken {
     Answer(Option<HandlerInstance>, Answer),
     Input(Option<PartitionInput>),

@@ -112,8 +112,13 @@ fn versions_that_come_and_go_lose_nothing_and_commit_nothing_on_trial() {
 
 fn soak_swapping(seed: u64) {
     let inline_snapshot_bytes = [50_000, 0, 60][(seed / 3) as usize % 3];
-    let limits = Limits { rationed: seed % 5 == 0, acknowledges: seed % 4 == 0, inline_snapshot_bytes, ..limits() };
-    soak_with(seed, limits, seed % 3 == 0, Mishaps { deadly: 0, swaps: 40 });
+    let limits = Limits {
+        rationed: seed.is_multiple_of(5),
+        acknowledges: seed.is_multiple_of(4),
+        inline_snapshot_bytes,
+        ..limits()
+    };
+    soak_with(seed, limits, seed.is_multiple_of(3), Mishaps { deadly: 0, swaps: 40 });
 }
 
 fn soak(seed: u64, limits: Limits, loses_records: bool) {
