@@ -33,6 +33,8 @@ const WHOLE: Duration = Duration::from_secs(12);
 /// Which faults there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deck {
+    /// Every kind but swaps.
+    Plain,
     /// Every kind.
     Full,
     /// Half of them are swaps; the others kill and cut workers, and make the fleet larger and smaller.
@@ -40,10 +42,11 @@ pub enum Deck {
 }
 
 impl Deck {
-    fn cards(self) -> &'static [Kind] {
+    fn cards(self) -> Vec<Kind> {
         match self {
-            Self::Full => &FULL,
-            Self::Swaps => &SWAPS,
+            Self::Plain => FULL.into_iter().filter(|kind| *kind != Kind::Swap).collect(),
+            Self::Full => FULL.to_vec(),
+            Self::Swaps => SWAPS.to_vec(),
         }
     }
 }
@@ -232,7 +235,7 @@ pub struct Faults {
     context: Context,
     versions: Versions,
     random: StdRng,
-    cards: &'static [Kind],
+    cards: Vec<Kind>,
     deck: Vec<Kind>,
     seats: Vec<Seat>,
     undo: Vec<(Instant, Undo)>,
@@ -255,7 +258,7 @@ impl Faults {
             random: StdRng::seed_from_u64(seed),
             cards: deck.cards(),
             // So that it is over before the end of a short run.
-            deck: deck.cards().iter().copied().filter(|kind| *kind == Kind::LongPause).collect(),
+            deck: deck.cards().into_iter().filter(|kind| *kind == Kind::LongPause).collect(),
             seats: Vec::new(),
             undo: Vec::new(),
             server_from: Some(Instant::now()),
@@ -399,7 +402,7 @@ impl Faults {
     /// The next fault that is possible now, if one is.
     async fn strike(&mut self) {
         if self.deck.is_empty() {
-            self.deck = self.cards.to_vec();
+            self.deck.clone_from(&self.cards);
             self.deck.shuffle(&mut self.random);
         }
         for place in (0..self.deck.len()).rev() {

@@ -171,5 +171,6 @@ fn entered(messages: &[&Stored]) -> Account {
         digest = (digest ^ message.sequence).wrapping_mul(PRIME);
         account.outputs.push(effect(message, payload.into_owned()));
     }
-    Account { state: Some(json!({ "count": count, "digest": digest }).to_string()), ..account }
+    let state = canonical(json!({ "count": count, "digest": digest }).to_string().as_bytes());
+    Account { state: Some(state), ..account }
 }
