@@ -245,8 +245,13 @@ impl Rollout {
         self.last_failure = Some(why);
     }
 
-    /// Looks at the partitions, and says what is to be done.
-    pub(super) fn look<'a>(&mut self, views: impl Iterator<Item = (&'a PartitionId, PartitionView)>) -> Step {
+    /// Looks at the partitions, and says what is to be done. Whether the worker holds every partition that its plan gives to this handler:
+    /// where it does not, there may be partitions yet to try the version on.
+    pub(super) fn look<'a>(
+        &mut self,
+        views: impl Iterator<Item = (&'a PartitionId, PartitionView)>,
+        is_placed: bool,
+    ) -> Step {
         if self.stage == Stage::Rehearsing {
             return Step::Wait;
         }
@@ -286,6 +291,11 @@ impl Rollout {
                 true => Step::End(SwapOutcome::TakenBack(too_late(unchanged.len()))),
                 false => self.tell_again(unchanged),
             };
+        }
+        // Nobody tries it: those that did have moved away, or the worker has only begun to take its partitions.
+        if on_trial == 0 && (!rest.is_empty() || !is_placed) {
+            self.enter(self.stage);
+            return if rest.is_empty() { Step::Wait } else { self.change(rest) };
         }
         let handled = self.handled.saturating_sub(self.handled_before);
         let all_wait = on_trial > 0 && waiting == on_trial;

@@ -111,7 +111,7 @@ impl Attempt {
     /// partitions takes a handler up without having tried it.
     #[must_use]
     pub fn proves(&self) -> bool {
-        self.result == AttemptResult::Kept && (self.partitions > 0 || self.reason.is_some())
+        self.result == AttemptResult::Kept && self.from != self.to && (self.partitions > 0 || self.reason.is_some())
     }
 }
 

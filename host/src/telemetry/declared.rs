@@ -180,6 +180,8 @@ impl PluginMetrics {
             return Err(MetricError::TooMany(series));
         }
         let vector = self.vector(&declaration).map_err(|_| MetricError::Name(declaration.name.clone()))?;
+        // What it was for is in the vector, as far as it is shown; the rest is as long as the guest likes.
+        let declaration = Declaration { help: String::new(), ..declaration };
         families.push(Family { declaration, vector, series: HashSet::new() });
         Ok(number(families.len() - 1))
     }
@@ -264,7 +266,8 @@ fn check(declared: &Declaration) -> Result<(), MetricError> {
             return Err(MetricError::Name(shortened(name.clone(), MAX_NAME)));
         }
     }
-    if RESERVED_ENDS.iter().any(|end| declared.name.ends_with(end)) {
+    // As the whole name will be: a bare `total` is an end too.
+    if RESERVED_ENDS.iter().any(|end| format!("_{}", declared.name).ends_with(end)) {
         return Err(MetricError::End(declared.name.clone()));
     }
     if declared.labels.len() > MAX_LABELS {

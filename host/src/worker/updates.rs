@@ -145,7 +145,10 @@ impl<S: Seat> Updates<S> {
         };
         let discard_state = order.is_some_and(|order| is_ordered && order.discard_state);
         let trial = store.begin_trial(self.name(), &to);
-        let Some(attempt) = self.swap(plugin, current, discard_state).await else { return Ok(None) };
+        // The worker stops, or it has lost its ID and begins again with another: what is wanted is wanted still.
+        let Some(attempt) = self.swap(plugin, current, discard_state).await else {
+            return Err("the trial was broken off: the worker gave up its partitions".into());
+        };
         match (attempt.result, &attempt.reason) {
             (AttemptResult::Kept, _) => {
                 store.unmark(self.name(), &to);
@@ -226,7 +229,6 @@ impl<S: Seat> Updates<S> {
             plugin = version.name(), %kind, version = version.id(),
             "Another version of the plugin is taken up, on trial"
         );
-        // Nobody answers any more where the worker stops.
         let report = self.seat.take_up(plugin, discard_state).await?;
         let (p50, p99) = (report.pause(50), report.pause(99));
         let SwapReport { outcome, evidence, partitions, handled, failed, rejected, .. } = report;

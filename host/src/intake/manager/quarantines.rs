@@ -30,7 +30,9 @@ impl Manager {
     /// Looks at each handler: whether it is time for a probe, or one has succeeded.
     pub(super) fn look_at_quarantines(&mut self) {
         for of in (0..self.quarantines.len()).map(HandlerIndex) {
-            if !self.quarantines.get(of.0).is_some_and(Quarantine::is_worth_a_look) {
+            // What answers during a trial may be another version than the one that is held.
+            let is_on_trial = self.rollout(of).is_some();
+            if is_on_trial || !self.quarantines.get(of.0).is_some_and(Quarantine::is_worth_a_look) {
                 continue;
             }
             let mut sight = Sight::default();

@@ -37,6 +37,12 @@ impl Manager {
         }
     }
 
+    /// Whether there is a plan, and no partition of it is still being taken.
+    fn is_placed(&self) -> bool {
+        let waits = |task: &Task| matches!(task.view().phase, Phase::Waiting | Phase::Taking);
+        self.rank.is_some() && !self.tasks.values().any(|task| waits(task) && task.view().cannot_open.is_none())
+    }
+
     /// The tasks of the partitions that a handler has.
     pub(super) fn tasks_of(&self, of: HandlerIndex) -> impl Iterator<Item = (&PartitionId, &Task)> {
         self.tasks.iter().filter(move |(_, task)| task.of == of)
@@ -55,7 +61,7 @@ impl Manager {
         for of in (0..self.rollouts.len()).map(HandlerIndex) {
             // Taken out, so that it can look at the tasks.
             let Some(mut rollout) = self.rollouts.get_mut(of.0).and_then(Option::take) else { continue };
-            let step = rollout.look(self.tasks_of(of).map(|(id, task)| (id, task.view())));
+            let step = rollout.look(self.tasks_of(of).map(|(id, task)| (id, task.view())), self.is_placed());
             if let Some(place) = self.rollouts.get_mut(of.0) {
                 *place = Some(rollout);
             }

@@ -121,6 +121,9 @@ impl Outgoing {
     }
 }
 
+/// Bytes of a request's body that a guest hands over at once, of which two may wait.
+const BODY_CHUNK: usize = 16 << 10;
+
 /// A place that the plugin may send requests to.
 struct Destination {
     https: bool,
@@ -134,6 +137,11 @@ struct Destination {
 type Answer = (Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
 
 impl WasiHttpHooks for Outgoing {
+    /// A body that is written and not sent is kept by the host.
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK
+    }
+
     fn send_request(
         &mut self,
         request: Request<WasiBody>,
@@ -196,7 +204,9 @@ async fn send(
     });
     // On a connection of its own, a request names its path only. The authority is in its header `Host`.
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    *request.uri_mut() = path.parse().map_err(|_| Error::HttpRequestUriInvalid)?;
+    // A query without a path is one of the root.
+    let root = if path.starts_with('?') { "/" } else { "" };
+    *request.uri_mut() = format!("{root}{path}").parse().map_err(|_| Error::HttpRequestUriInvalid)?;
     request.headers_mut().entry(header::USER_AGENT).or_insert(USER_AGENT);
     let by = within(options.first_byte_timeout);
     let response =

@@ -72,6 +72,11 @@ impl LogGate {
         Some(std::mem::take(&mut bucket.dropped))
     }
 
+    fn drop_more(&self, lines: usize) {
+        lock(&self.bucket).dropped += lines as u64;
+        self.dropped.fetch_add(lines as u64, Relaxed);
+    }
+
     /// The line as it may appear in the log.
     fn clean(&self, line: &str) -> String {
         let kept = line.get(..line.floor_char_boundary(self.line_bytes)).unwrap_or(line);
@@ -139,8 +144,12 @@ impl LogScope {
         }
         let gate = &self.shared.log;
         let plugin = &*self.shared.plugin;
-        for line in text.lines().filter(|line| !line.is_empty()) {
-            let Some(dropped) = gate.admit(Instant::now()) else { continue };
+        let mut lines = text.lines().filter(|line| !line.is_empty());
+        while let Some(line) = lines.next() {
+            let Some(dropped) = gate.admit(Instant::now()) else {
+                // A text of millions of lines must not hold the thread: what comes after the first one too many is only counted.
+                return gate.drop_more(lines.count());
+            };
             if dropped > 0 {
                 tracing::warn!(
                     target: "plugin", plugin, dropped,

@@ -39,9 +39,12 @@ use wasmtime_wasi::random::{WasiRandom, WasiRandomView as _};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// Host objects (streams, timers) that one instance may hold. Their memory is the host's, so a guest could otherwise
-/// grow the host by subscribing to clocks. Language runtimes hold fewer than ten.
-const MAX_HOST_OBJECTS: usize = 1_000;
+/// Host objects (streams, timers, requests, files) that one instance may hold. Their memory and descriptors are the host's, so a guest
+/// could otherwise grow the host by subscribing to clocks, or leave it no descriptors. Language runtimes hold fewer than ten.
+const MAX_HOST_OBJECTS: usize = 128;
+
+/// Bytes of the headers of one HTTP request or response that a guest holds.
+const MAX_HEADER_BYTES: usize = 32 << 10;
 
 /// Bytes that a guest may ask for in one call for random bytes.
 const MAX_RANDOM_BYTES: u64 = 64 << 10;
@@ -94,11 +97,17 @@ impl HostState {
             traces: Traces::new(),
             log,
             wasi: wasi.build(),
-            http: WasiHttpCtx::new(),
+            http: Self::http(),
             stderr,
             stdout,
             objects,
         }
+    }
+
+    fn http() -> WasiHttpCtx {
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(MAX_HEADER_BYTES);
+        http
     }
 
     /// Prepare for a call that must end by `deadline`.
