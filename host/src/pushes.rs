@@ -293,17 +293,26 @@ fn object(plugin: &str, digest: &Digest) -> String {
 /// Why a version has failed in the fleet: some worker's last attempt at it failed, and no worker's has succeeded.
 #[must_use]
 pub fn failed<'a>(history: &'a BTreeMap<String, Vec<Reported>>, version: &str) -> Option<(&'a str, &'a Attempt)> {
-    use crate::plugin::AttemptResult::Kept;
+    use crate::plugin::AttemptResult::{Kept, Waiting};
     let mut failed = None;
     for (worker, attempts) in history {
         match attempts.iter().find(|reported| reported.attempt.to == version) {
             Some(reported) if reported.attempt.proves() => return None,
-            Some(reported) if reported.attempt.result == Kept => {}
+            Some(reported) if matches!(reported.attempt.result, Kept | Waiting) => {}
             Some(reported) => failed = Some((worker.as_str(), &reported.attempt)),
             None => {}
         }
     }
     failed
+}
+
+/// The worker that has shown that a version does, if its last attempt at it or anybody else's did.
+#[must_use]
+pub fn proven<'a>(history: &'a BTreeMap<String, Vec<Reported>>, version: &str) -> Option<&'a str> {
+    history.iter().find_map(|(worker, attempts)| {
+        let last = attempts.iter().find(|reported| reported.attempt.to == version)?;
+        last.attempt.proves().then_some(worker.as_str())
+    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Where the things under test are: from the environment that `make test` sets, else where the Makefile puts them.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+/// Cargo runs tests in the folder of their package, wherever they were built.
+fn workspace() -> PathBuf {
+    path::absolute("..").unwrap_or_else(|_| "..".into())
 }
 
 fn find(variable: &str, default: &str) -> PathBuf {

@@ -33,8 +33,6 @@ const WHOLE: Duration = Duration::from_secs(12);
 /// Which faults there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deck {
-    /// Every kind but swaps.
-    Plain,
     /// Every kind.
     Full,
     /// Half of them are swaps; the others kill and cut workers, and make the fleet larger and smaller.
@@ -44,7 +42,6 @@ pub enum Deck {
 impl Deck {
     fn cards(self) -> Vec<Kind> {
         match self {
-            Self::Plain => FULL.into_iter().filter(|kind| *kind != Kind::Swap).collect(),
             Self::Full => FULL.to_vec(),
             Self::Swaps => SWAPS.to_vec(),
         }

@@ -4,7 +4,7 @@ use crate::operator::{json_of, operate};
 use crate::swapping::{from, swaps};
 use parti_tests::{
     Expected, Fleet, Handling, NatsServer, Producer, assert_relayed, copy_plugin, create_streams, dead_letters,
-    eventually, plugin_folder, replace, subject, variant,
+    eventually, partition, plugin_folder, replace, subject, variant,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -219,4 +219,88 @@ async fn what_is_pushed_while_no_worker_runs_is_tried_by_the_first_that_starts()
     assert_eq!(fleet.workers[2].metric("parti_plugin_swaps_total").await, 0, "it has begun with it");
     producer.finish().await;
     assert_relayed(&context, "work", "out", &subjects).await;
+}
+
+#[tokio::test]
+async fn a_worker_without_partitions_takes_up_only_what_another_has_tried() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
+    let relay = copy_plugin("relay");
+    replace(folder.path(), "relay.wasm", &relay);
+    let mut fleet = Fleet::new(&server, 1, "relay").with(from(folder.path()));
+    let statuses = fleet.start_settled(2).await;
+    let busy = statuses.iter().position(|status| status.partition_count == 1).expect("who has the partition");
+    let producer = Producer::start(&context, &[subject(0)], 200, 4000, |n| format!("trap {n}"));
+    producer.reach(200).await;
+    let (mut bad, mut good) = (String::new(), String::new());
+    let id = |worker: usize| statuses[worker].worker_id.clone().expect("an ID");
+    let (busy_one, idle_one) = (id(busy), id(1 - busy));
+    let pushed = operate(&fleet, &push(folder.path(), "relay", &copy_plugin("trap"), &mut bad)).await;
+    pushed.assert(1, &[&format!("{busy_one}  taken-back"), &format!("{idle_one}  refused"), "it was taken back at"]);
+    let pushed = operate(&fleet, &push(folder.path(), "relay", &variant(&relay, 1), &mut good)).await;
+    pushed.assert(0, &[&format!("{idle_one}  kept"), &format!("{busy_one} has shown that it does")]);
+    // What it has now it has from somebody who tried it.
+    fleet.workers[busy].kill();
+    producer.finish().await;
+    assert_relayed(&context, "work", "out", &[subject(0)]).await;
+    let history = json_of(&fleet, &["plugin", "history", "relay", "--worker", &idle_one]).await;
+    let results: Vec<_> = history.as_array().expect("attempts").iter().map(|attempt| &attempt["result"]).collect();
+    assert!(results.iter().all(|result| *result != "taken-back"), "it has tried nothing itself: {history:#}");
+}
+
+#[tokio::test]
+async fn what_nobody_can_try_waits_for_the_first_who_has_a_partition() {
+    const PARTITIONS: usize = 4;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
+    let relay = copy_plugin("relay");
+    replace(folder.path(), "relay.wasm", &relay);
+    let all = json!({ "partitions": (0..PARTITIONS).map(|n| json!({ "keys": [partition(n)] })).collect::<Vec<_>>() });
+    let listed = |fleet: Fleet, all: &Value| fleet.with(json!({ "source": { "static": all } }));
+    let nobody = json!({ "partitions": [] });
+    let mut fleet = listed(Fleet::new(&server, 0, "relay").with(from(folder.path())), &nobody)
+        .with(json!({ "http": { "readyWhenEmpty": true } }));
+    fleet.start();
+    fleet.workers[0].ready().await;
+    let mut good = String::new();
+    let pushed = operate(&fleet, &push(folder.path(), "relay", &variant(&relay, 1), &mut good)).await;
+    pushed.assert(0, &["worker-0  waiting", "no worker has a partition to try it on"]);
+    fleet.workers[0].terminate();
+    fleet.workers[0].exit().await;
+    let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
+    let producer = Producer::start(&context, &subjects, 200, 2000, |n| format!("plain {n}"));
+    let mut fleet = listed(fleet, &all);
+    fleet.start();
+    all_run(&fleet, 1, "what was pushed", is_pushed).await;
+    assert_eq!(fleet.sum("parti_plugin_swaps_total{result=\"kept\"").await, 1, "it was tried");
+    producer.finish().await;
+    assert_relayed(&context, "work", "out", &subjects).await;
+}
+
+#[tokio::test]
+async fn a_pushed_version_during_whose_trials_workers_die_is_tried_no_more() {
+    const PARTITIONS: usize = 6;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
+    let relay = copy_plugin("relay");
+    replace(folder.path(), "relay.wasm", &relay);
+    let lasting = json!({ "handler": { "swap": { "probation": { "messages": 1_000_000, "time": "60s" } } } });
+    let mut fleet = Fleet::new(&server, PARTITIONS, "relay").with(from(folder.path())).with(lasting);
+    fleet.start_settled(1).await;
+    let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
+    let producer = Producer::start(&context, &subjects, 300, 6000, |n| format!("plain {n}"));
+    producer.reach(300).await;
+    let mut path = String::new();
+    let pushed = push(folder.path(), "relay", &variant(&relay, 1), &mut path);
+    let pushed = [pushed.as_slice(), &["--timeout", "1s"]].concat();
+    operate(&fleet, &pushed).await.assert(1, &["have not said within"]);
+    for worker in 0..3 {
+        fleet.workers[worker].logs(&["is taken up, on trial"]).await;
+        fleet.workers[worker].kill();
+        fleet.start();
+    }
+    fleet.workers[3].logs(&["PARTI-1308", "is not used", "3 workers of this machine have died"]).await;
+    producer.finish().await;
+    assert_relayed(&context, "work", "out", &subjects).await;
+    assert_eq!(fleet.sum("parti_plugin_swaps_total").await, 0, "nobody tries it again");
 }

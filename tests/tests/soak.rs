@@ -85,8 +85,8 @@ impl Round {
         let (seed, handling) = (self.seed, self.handling);
         let rate = match self.deck {
             Deck::Swaps => SWAPS_RATE,
-            Deck::Plain | Deck::Full if self.clustered => CLUSTER_RATE,
-            Deck::Plain | Deck::Full => RATE,
+            Deck::Full if self.clustered => CLUSTER_RATE,
+            Deck::Full => RATE,
         };
         let total = rate * self.time.as_secs();
         let producer = Producer::start_with(&context, rate, total, move |n| message(seed, n, handling));
@@ -174,8 +174,7 @@ async fn soak(handling: Handling, deck: Deck, clustered: bool, seed: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_minute_of_random_faults_loses_repeats_and_reorders_nothing() {
     let (handling, seed) = (Handling::ControlChart, soak_seed(60));
-    Box::pin(Round { handling, deck: Deck::Plain, clustered: false, seed, time: ROUND, recovery: PATIENCE }.run())
-        .await;
+    Box::pin(Round { handling, deck: Deck::Full, clustered: false, seed, time: ROUND, recovery: PATIENCE }.run()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,6 +19,7 @@ use parti_coordination::{
     Assigned, Incarnation, Limits, Partition, PartitionId, PartitionView, Position, Term, Version,
 };
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -230,6 +231,13 @@ impl Intake {
             Some((handling.versions.current().version().name().to_owned(), handling.held()?))
         };
         self.handlers.iter().filter_map(held).collect()
+    }
+
+    /// Whether this worker has partitions that a version of this handler could be tried on.
+    #[must_use]
+    pub fn has_work(&self, handler: &str) -> bool {
+        let is_it = |handling: &&Arc<Handling>| handling.versions.current().version().name() == handler;
+        self.handlers.iter().find(is_it).is_some_and(|handling| handling.has_work.load(Ordering::Relaxed))
     }
 
     /// Every partition that this worker works on or waits for, by id.

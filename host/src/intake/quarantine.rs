@@ -176,6 +176,13 @@ impl Quarantine {
         Change::Probe(next)
     }
 
+    /// What was tried meanwhile was another version: a probe that was under way says nothing.
+    pub(super) fn begin_again(&mut self, answered: u64) {
+        if let Some(held) = &mut self.held {
+            (held.probing, held.answered) = (None, answered);
+        }
+    }
+
     /// Forgets everything: another version is in force. Whether it is fed again by that.
     pub(super) fn reset(&mut self) -> bool {
         self.failures.clear();

@@ -65,6 +65,8 @@ pub enum SwapOutcome {
     TakenBack(String),
     /// Nothing was changed; why.
     Refused(String),
+    /// Nothing was changed: no partition of this worker has the handler, and so there is nobody to try the version.
+    Waiting,
 }
 
 /// What became of a swap, and what it has cost.
@@ -117,6 +119,8 @@ pub(super) struct Rollout {
     /// What has gone wrong last in a call of the handler.
     last_failure: Option<String>,
     handled: u64,
+    /// Calls that were completed.
+    completed: u64,
     failed: u64,
     rejected: u64,
 }
@@ -147,6 +151,17 @@ impl Clock {
     }
 }
 
+/// Partitions of the handler that nobody works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Others {
+    /// There are none, by the worker's plan.
+    None,
+    /// The worker does not know its plan yet, or does not hold all that it gives it.
+    Expected,
+    /// All of them have a state that the version before does not open.
+    Unopened,
+}
+
 /// What is to be done next.
 pub(super) enum Step {
     Wait,
@@ -168,7 +183,7 @@ impl Rollout {
         let with_state = !request.discard_state;
         tokio::spawn(async move {
             let result = rehearse(&shared, &plugin, partitions, with_state).await;
-            let _ = rehearsed.send(TaskEvent::Rehearsed(of, result));
+            let _ = rehearsed.send(TaskEvent::Rehearsed { of, to: plugin.version().id().into(), result });
         });
         Self {
             request,
@@ -181,6 +196,7 @@ impl Rollout {
             complaint: None,
             last_failure: None,
             handled: 0,
+            completed: 0,
             failed: 0,
             rejected: 0,
         }
@@ -206,8 +222,11 @@ impl Rollout {
         SwapOrder { to: self.version().into(), on_trial, discard_state }
     }
 
-    /// The rehearsal is over; these partitions are worked on. What is to be done then.
-    pub(super) fn rehearsed(&mut self, result: Result<usize, String>, running: &[PartitionId]) -> Step {
+    /// A rehearsal is over, of this version or of one that is no longer wanted; these partitions are worked on. What is to be done then.
+    pub(super) fn rehearsed(&mut self, to: &str, result: Result<usize, String>, running: &[PartitionId]) -> Step {
+        if to != self.version() || self.stage != Stage::Rehearsing {
+            return Step::Wait;
+        }
         if let Err(why) = result {
             return Step::End(SwapOutcome::Refused(why));
         }
@@ -245,12 +264,11 @@ impl Rollout {
         self.last_failure = Some(why);
     }
 
-    /// Looks at the partitions, and says what is to be done. Whether the worker holds every partition that its plan gives to this handler:
-    /// where it does not, there may be partitions yet to try the version on.
+    /// Looks at the partitions, and says what is to be done.
     pub(super) fn look<'a>(
         &mut self,
         views: impl Iterator<Item = (&'a PartitionId, PartitionView)>,
-        is_placed: bool,
+        others: Others,
     ) -> Step {
         if self.stage == Stage::Rehearsing {
             return Step::Wait;
@@ -259,7 +277,7 @@ impl Rollout {
             return Step::End(SwapOutcome::TakenBack(why));
         }
         let (mut rest, mut unchanged, mut waiting, mut on_trial) = (Vec::new(), Vec::new(), 0usize, 0usize);
-        (self.handled, self.failed, self.rejected) = (0, 0, 0);
+        (self.handled, self.completed, self.failed, self.rejected) = (0, 0, 0, 0);
         for (id, view) in views.filter(|(_, view)| matches!(view.phase, Phase::Opening | Phase::Running)) {
             if !self.told.contains(id) {
                 rest.push(id.clone());
@@ -267,6 +285,7 @@ impl Rollout {
                 unchanged.push(id.clone());
             } else if let Some(trial) = view.trial {
                 self.handled += trial.handled;
+                self.completed += trial.completed;
                 self.failed += trial.failed;
                 self.rejected += trial.rejected;
                 waiting += usize::from(trial.waits);
@@ -292,10 +311,21 @@ impl Rollout {
                 false => self.tell_again(unchanged),
             };
         }
-        // Nobody tries it: those that did have moved away, or the worker has only begun to take its partitions.
-        if on_trial == 0 && (!rest.is_empty() || !is_placed) {
+        // Nobody tries it: those that did have moved away, or the worker has only begun to take its partitions, or has none.
+        if on_trial == 0 && !rest.is_empty() {
             self.enter(self.stage);
-            return if rest.is_empty() { Step::Wait } else { self.change(rest) };
+            return self.change(rest);
+        }
+        if on_trial == 0 {
+            match others {
+                Others::Expected => {
+                    self.enter(self.stage);
+                    return Step::Wait;
+                }
+                Others::None => return Step::End(SwapOutcome::Waiting),
+                // The version before can do nothing with those: there is nothing to go back to.
+                Others::Unopened => self.pauses.clear(),
+            }
         }
         let handled = self.handled.saturating_sub(self.handled_before);
         let all_wait = on_trial > 0 && waiting == on_trial;
@@ -311,7 +341,7 @@ impl Rollout {
         if self.handled == 0 && (waiting > 1 || (waiting == 1 && is_alone)) {
             return Step::End(SwapOutcome::TakenBack(format!("it has completed no message. {}", self.verdict())));
         }
-        if exceeds(self.failed, self.handled, rules.max_error_rate)
+        if exceeds(self.failed, self.completed, rules.max_error_rate)
             || (rejects && exceeds(self.rejected, self.handled, rules.max_reject_rate))
         {
             return Step::End(SwapOutcome::TakenBack(self.verdict()));

@@ -32,6 +32,8 @@ pub(super) struct Handling {
     pub(super) answered: AtomicU64,
     /// Whether it is fed no more, as a figure.
     pub(super) quarantined: Gauge,
+    /// Whether this worker has partitions that a version of it could be tried on.
+    pub(super) has_work: AtomicBool,
     /// Why it is fed no more, if so. The flag spares those who are fed the lock.
     held: (AtomicBool, Mutex<Option<String>>),
 }
@@ -50,6 +52,7 @@ impl Handling {
             quarantine,
             answered: AtomicU64::new(0),
             quarantined: metrics.plugin_quarantined.series([&name]),
+            has_work: AtomicBool::new(false),
             held: (AtomicBool::new(false), Mutex::new(None)),
         }
     }
@@ -141,7 +144,7 @@ pub(super) enum TaskEvent {
     /// It could not change the version of the handler.
     SwapFailed { of: HandlerIndex, partition: PartitionId, to: Arc<str>, why: String },
     /// A version that is to be taken up has been tried beside the data path.
-    Rehearsed(HandlerIndex, Result<usize, String>),
+    Rehearsed { of: HandlerIndex, to: Arc<str>, result: Result<usize, String> },
     /// A call of the handler has failed; one that began with this message, if it was to handle some.
     Failed { of: HandlerIndex, partition: PartitionId, message: Option<Sequence>, why: String },
     /// The handler did not open.

@@ -63,6 +63,8 @@ pub enum AttemptResult {
     TakenBack,
     /// Nothing was changed.
     Refused,
+    /// Nothing was changed yet: the worker has no partition to try the version on.
+    Waiting,
 }
 
 impl AttemptResult {
@@ -73,6 +75,7 @@ impl AttemptResult {
             Self::Kept => "kept",
             Self::TakenBack => "taken-back",
             Self::Refused => "refused",
+            Self::Waiting => "waiting",
         }
     }
 }
@@ -107,8 +110,8 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Whether it says that the version does: it was tried on a partition, or the reason says how it has shown so. A worker that has no
-    /// partitions takes a handler up without having tried it.
+    /// Whether it says that the version does: it was tried on a partition, or the reason says how it has shown so. A worker whose
+    /// partitions cannot be opened by the version before takes a handler up without having tried it.
     #[must_use]
     pub fn proves(&self) -> bool {
         self.result == AttemptResult::Kept && self.from != self.to && (self.partitions > 0 || self.reason.is_some())
@@ -143,24 +146,27 @@ impl VersionStore {
         Self { directory, marks: Mutex::default() }
     }
 
-    /// The mark of a version, if it has failed its trial here.
+    /// The mark of a version, if it has failed its trial here, or too many workers of this machine have died during its trials.
     #[must_use]
     pub fn mark_of(&self, plugin: &str, version: &str) -> Option<Mark> {
         let here = self.marks().get(&(plugin.to_owned(), version.to_owned())).cloned();
-        here.or_else(|| {
+        let written = || {
             let mark: Mark = read_json(&self.mark_file(plugin, version)?)?;
             (mark.version == version).then_some(mark)
-        })
+        };
+        let deadly = || Some(self.mark(plugin, version, &self.open_trials(plugin, version).failure()?));
+        here.or_else(written).or_else(deadly)
     }
 
     /// Marks a version: it has failed its trial.
-    pub fn mark(&self, plugin: &str, version: &str, why: &str) {
+    pub fn mark(&self, plugin: &str, version: &str, why: &str) -> Mark {
         let mark = Mark { version: version.to_owned(), why: why.to_owned(), at: Timestamp::now() };
         if let Some(file) = self.mark_file(plugin, version) {
             write_json(&file, &mark);
             trim(file.parent());
         }
-        self.marks().insert((plugin.to_owned(), version.to_owned()), mark);
+        self.marks().insert((plugin.to_owned(), version.to_owned()), mark.clone());
+        mark
     }
 
     /// The version is no longer marked: it has stood a later trial.

@@ -66,9 +66,6 @@ impl<P: Loadable> Maker<P> {
     pub(super) fn begin_with(&self, store: &VersionStore, prepared: Prepared) -> Beginning {
         let (name, version) = (self.name(), prepared.id());
         let open = store.open_trials(name, &version);
-        if let Some(why) = open.failure().filter(|_| store.mark_of(name, &version).is_none()) {
-            store.mark(name, &version, &why);
-        }
         if store.mark_of(name, &version).is_some() {
             let (prepared, instead) = self.unless_marked(store, prepared);
             return Beginning { prepared, instead, is_untried: false };

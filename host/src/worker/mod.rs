@@ -251,7 +251,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     // Beside the messages and away from the leases: they compile.
     let mut updates = Vec::new();
     for ((loaded, (_, set)), intake) in handlers.into_iter().zip(config.handlers()).zip(intakes) {
-        let seat = HandlerSeat::new(intake, &set.swap);
+        let seat = HandlerSeat::new(intake, loaded.plugin.version().name().to_owned(), &set.swap);
         updates.push(AbortOnDropHandle::new(work.spawn(kit.clone().update(loaded, seat))));
     }
     if let Some((loaded, consultant)) = strategy.zip(consultant) {

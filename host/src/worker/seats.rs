@@ -13,27 +13,39 @@ use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
+/// A version for a seat.
+pub(super) struct Candidate<P> {
+    pub(super) version: Arc<P>,
+    /// It begins without the states that the version before has written.
+    pub(super) discard_state: bool,
+    /// It has shown elsewhere that it does: it is in force as soon as it is open.
+    pub(super) is_proven: bool,
+}
+
 /// Where a plugin of one kind is at work.
 pub(super) trait Seat: Send + Sync + 'static {
     /// What sits there.
     type Plugin: Loadable;
 
+    /// Whether there is something that a version can be tried on.
+    fn has_work(&self) -> bool {
+        true
+    }
+
     /// Tries a version, and puts it into force if it does. Nothing if the worker ends meanwhile.
-    fn take_up(
-        &self,
-        version: Arc<Self::Plugin>,
-        discard_state: bool,
-    ) -> impl Future<Output = Option<SwapReport>> + Send;
+    fn take_up(&self, candidate: Candidate<Self::Plugin>) -> impl Future<Output = Option<SwapReport>> + Send;
 }
 
 /// The partitions' handler.
 pub(super) struct HandlerSeat {
     intake: Intake,
+    handler: String,
     rules: SwapRules,
 }
 
 impl HandlerSeat {
-    pub(super) fn new(intake: Intake, set: &Swap) -> Self {
+    /// Of the handler of this name.
+    pub(super) fn new(intake: Intake, handler: String, set: &Swap) -> Self {
         let rules = SwapRules {
             canary: set.canary,
             messages: set.probation.messages.into(),
@@ -41,16 +53,22 @@ impl HandlerSeat {
             max_error_rate: set.max_error_rate,
             max_reject_rate: set.max_reject_rate,
         };
-        Self { intake, rules }
+        Self { intake, handler, rules }
     }
 }
 
 impl Seat for HandlerSeat {
     type Plugin = HandlerPlugin;
 
-    async fn take_up(&self, to: Arc<HandlerPlugin>, discard_state: bool) -> Option<SwapReport> {
+    fn has_work(&self) -> bool {
+        self.intake.has_work(&self.handler)
+    }
+
+    async fn take_up(&self, candidate: Candidate<HandlerPlugin>) -> Option<SwapReport> {
+        let Candidate { version: to, discard_state, is_proven } = candidate;
         let (reply, ended) = oneshot::channel();
-        self.intake.swap(SwapRequest { to, rules: Some(self.rules), discard_state, reply });
+        let rules = (!is_proven).then_some(self.rules);
+        self.intake.swap(SwapRequest { to, rules, discard_state, reply });
         ended.await.ok()
     }
 }
@@ -61,7 +79,7 @@ pub(super) struct StrategySeat(pub(super) Consultant);
 impl Seat for StrategySeat {
     type Plugin = StrategyPlugin;
 
-    async fn take_up(&self, version: Arc<StrategyPlugin>, _: bool) -> Option<SwapReport> {
+    async fn take_up(&self, Candidate { version, .. }: Candidate<StrategyPlugin>) -> Option<SwapReport> {
         let tried = self.0.try_out(&version).await;
         Some(judged(tried, || self.0.replace(version)))
     }
@@ -89,7 +107,7 @@ impl SourceSeat {
 impl Seat for SourceSeat {
     type Plugin = SourcePlugin;
 
-    async fn take_up(&self, version: Arc<SourcePlugin>, _: bool) -> Option<SwapReport> {
+    async fn take_up(&self, Candidate { version, .. }: Candidate<SourcePlugin>) -> Option<SwapReport> {
         let tried = self.try_out(&version).await;
         Some(judged(tried, || {
             self.source.replace(version);
@@ -106,7 +124,7 @@ impl Seat for HooksSeat {
     type Plugin = HooksPlugin;
 
     /// Whatever they were told for a trial might wake somebody up: they are only opened.
-    async fn take_up(&self, version: Arc<HooksPlugin>, _: bool) -> Option<SwapReport> {
+    async fn take_up(&self, Candidate { version, .. }: Candidate<HooksPlugin>) -> Option<SwapReport> {
         let tried = version.open().await.map(|_| "it opens".to_owned()).map_err(|error| error.to_string());
         Some(judged(tried, || self.0.replace(version)))
     }

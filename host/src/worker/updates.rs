@@ -4,18 +4,21 @@
 //! beside everything else and handed to its seat, which tries it and puts it into force or not; one that fails is marked, and not tried
 //! again before its component or its settings change, or an operator wants it to be. How each attempt has ended is remembered on the
 //! machine, and told to the fleet.
+//!
+//! A worker that has nothing to try a version on waits, with the version before: until it has, or another worker has tried it. What the
+//! fleet says of the version holds for it then.
 
 use super::files::PluginFiles;
 use super::maker::Maker;
 use super::plugins::{Loaded, Running};
-use super::seats::Seat;
+use super::seats::{Candidate, Seat};
 use super::status::Board;
 use crate::error::{ErrorCode, OperatorError};
 use crate::hooks::Hooks;
 use crate::intake::{SwapOutcome, SwapReport};
 use crate::nats::{KvEvent, Watch};
 use crate::plugin::{Attempt, AttemptResult, Loadable, PluginVersion, Prepared, VersionStore};
-use crate::pushes::{Order, Pushes, Reported, Standing};
+use crate::pushes::{self, Order, Pushes, Reported, Standing};
 use crate::telemetry::{Metrics, SwapResult};
 use jiff::Timestamp;
 use parti_coordination::Event;
@@ -29,6 +32,17 @@ const FILE: &str = "file";
 
 /// How often, and after which pauses, a worker looks whether it has an ID under which it can report.
 const NAMELESS: (u32, Duration) = (50, Duration::from_millis(200));
+
+/// How often a worker that cannot try a version looks whether it can, or another worker has.
+const WAITING: Duration = Duration::from_secs(1);
+
+/// What the fleet has found out about a version.
+enum Verdict {
+    /// This worker has shown that it does.
+    Does(String),
+    /// Why it does not.
+    Fails(String),
+}
 
 /// What is needed to take up versions, whatever the plugin.
 #[derive(Clone)]
@@ -68,6 +82,8 @@ impl<S: Seat> Updates<S> {
         let mut files = PluginFiles::watch(&self.kit.directory, self.name());
         let mut orders = self.kit.pushes.watch(self.name());
         let (mut obeyed, mut is_first) = (standing.revision, is_due);
+        // A version that nobody could try yet, and the order that it was waited for.
+        let mut waits: Option<(String, u64)> = None;
         loop {
             tokio::select! {
                 () = std::future::ready(()), if is_first => {}
@@ -75,28 +91,40 @@ impl<S: Seat> Updates<S> {
                 entry = next(&mut orders) => if let KvEvent::Entry { entry, .. } = entry && entry.revision != standing.revision {
                     standing = self.kit.pushes.understand(self.name(), &entry);
                 },
+                () = tokio::time::sleep(WAITING), if waits.is_some() => {}
             }
             is_first = false;
             let is_ordered = standing.revision != obeyed;
-            is_due |= files.have_changed().await && self.kit.watch;
+            let has_changed = files.have_changed().await && self.kit.watch;
+            is_due |= has_changed;
             if !is_ordered && !is_due {
+                continue;
+            }
+            waits.take_if(|(_, order)| has_changed || *order != standing.revision);
+            if let Some((version, _)) = &waits
+                && !self.seat.has_work()
+                && self.verdict(version).await.is_none()
+            {
                 continue;
             }
             let order = standing.order.as_ref();
             match self.take_up(&current, order, is_ordered).await {
+                Ok(Some(attempt)) if attempt.result == AttemptResult::Waiting => {
+                    let waiting = (attempt.to.clone(), standing.revision);
+                    if waits.replace(waiting.clone()).as_ref() != Some(&waiting) {
+                        self.tell(reported(attempt, order.filter(|_| is_ordered), standing.revision)).await;
+                    }
+                }
                 Ok(attempt) => {
-                    obeyed = standing.revision;
+                    (obeyed, waits) = (standing.revision, None);
                     // Where an order was refused, a file that has changed meanwhile is still to be looked at.
                     let is_refused = attempt.as_ref().is_some_and(|attempt| attempt.result == AttemptResult::Refused);
                     is_due &= is_ordered && is_refused;
-                    let Some(mut attempt) = attempt else { continue };
-                    if let Some(order) = order.filter(|_| is_ordered) {
-                        attempt.by.clone_from(&order.by);
-                    }
+                    let Some(attempt) = attempt else { continue };
                     if attempt.result == AttemptResult::Kept {
                         current.clone_from(&attempt.to);
                     }
-                    self.tell(Reported { order: if is_ordered { standing.revision } else { 0 }, attempt }).await;
+                    self.tell(reported(attempt, order.filter(|_| is_ordered), standing.revision)).await;
                 }
                 // To be tried again.
                 Err(why) => tracing::warn!(plugin = self.name(), why, "A version that is wanted cannot be had yet"),
@@ -125,8 +153,13 @@ impl<S: Seat> Updates<S> {
             return Ok(is_ordered.then(|| attempt(current, &to, AttemptResult::Kept, Some(runs))));
         }
         let store = &self.kit.store;
+        let verdict = if self.seat.has_work() { None } else { self.verdict(&to).await };
+        let is_wanted_again = order.is_some_and(|order| is_ordered && order.retry);
+        if let Some(Verdict::Fails(why)) = verdict.as_ref().filter(|_| !is_wanted_again) {
+            store.mark(self.name(), &to, why);
+        }
         if let Some(mark) = store.mark_of(self.name(), &to)
-            && !order.is_some_and(|order| is_ordered && order.retry)
+            && !is_wanted_again
         {
             tracing::warn!(
                 plugin = self.name(),
@@ -144,21 +177,41 @@ impl<S: Seat> Updates<S> {
             }
         };
         let discard_state = order.is_some_and(|order| is_ordered && order.discard_state);
+        let is_proven = matches!(verdict, Some(Verdict::Does(_)));
         let trial = store.begin_trial(self.name(), &to);
         // The worker stops, or it has lost its ID and begins again with another: what is wanted is wanted still.
-        let Some(attempt) = self.swap(plugin, current, discard_state).await else {
+        let Some(mut attempt) = self.swap(Candidate { version: plugin, discard_state, is_proven }, current).await
+        else {
             return Err("the trial was broken off: the worker gave up its partitions".into());
         };
-        match (attempt.result, &attempt.reason) {
-            (AttemptResult::Kept, _) => {
+        drop(trial);
+        if let (Some(Verdict::Does(worker)), AttemptResult::Kept) = (verdict, attempt.result) {
+            attempt.reason = Some(format!("{worker} has shown that it does"));
+        }
+        match attempt.result {
+            AttemptResult::Waiting => return Ok(Some(attempt)),
+            AttemptResult::Kept if attempt.proves() => {
                 store.unmark(self.name(), &to);
                 store.keep(self.name(), &to, &component);
             }
-            (_, why) => store.mark(self.name(), &to, why.as_deref().unwrap_or_default()),
+            // What is not known to be good or bad is not remembered as such.
+            AttemptResult::Kept => {}
+            AttemptResult::TakenBack | AttemptResult::Refused => {
+                store.mark(self.name(), &to, attempt.reason.as_deref().unwrap_or_default());
+            }
         }
-        drop(trial);
         store.forget_trials(self.name(), &to);
         Ok(Some(attempt))
+    }
+
+    /// What the fleet says of a version, as far as it can be known now.
+    async fn verdict(&self, version: &str) -> Option<Verdict> {
+        let history = self.kit.pushes.history(self.name()).await.ok()?;
+        if let Some((worker, attempt)) = pushes::failed(&history, version) {
+            let why = attempt.reason.as_deref().unwrap_or_default();
+            return Some(Verdict::Fails(format!("on {worker}: {why}")));
+        }
+        pushes::proven(&history, version).map(|worker| Verdict::Does(worker.to_owned()))
     }
 
     /// What is wanted now: what was pushed, or what is in the directory if that is newer, or nothing was pushed. What is wrong with it is
@@ -222,14 +275,15 @@ impl<S: Seat> Updates<S> {
     }
 
     /// Hands a version over, and tells how that has ended.
-    async fn swap(&self, plugin: Arc<S::Plugin>, from: &str, discard_state: bool) -> Option<Attempt> {
-        let version = Arc::clone(plugin.version());
+    async fn swap(&self, candidate: Candidate<S::Plugin>, from: &str) -> Option<Attempt> {
+        let version = Arc::clone(candidate.version.version());
         let kind = version.kind();
+        let how = if candidate.is_proven { "as it has proved itself elsewhere" } else { "on trial" };
         tracing::info!(
             plugin = version.name(), %kind, version = version.id(),
-            "Another version of the plugin is taken up, on trial"
+            "Another version of the plugin is taken up, {how}"
         );
-        let report = self.seat.take_up(plugin, discard_state).await?;
+        let report = self.seat.take_up(candidate).await?;
         let (p50, p99) = (report.pause(50), report.pause(99));
         let SwapReport { outcome, evidence, partitions, handled, failed, rejected, .. } = report;
         let (result, reason) = match outcome {
@@ -264,6 +318,13 @@ impl<S: Seat> Updates<S> {
                 tracing::error!(code = %error.code, "{error}");
                 self.kit.hooks.error(error.code, &error, None);
                 (AttemptResult::Refused, Some(why))
+            }
+            SwapOutcome::Waiting => {
+                tracing::info!(
+                    plugin = version.name(), %kind, version = version.id(),
+                    "No partition of this worker has the handler: the version waits until one has, or another worker has tried it"
+                );
+                (AttemptResult::Waiting, Some("no partition of this worker has the handler".to_owned()))
             }
         };
         let microseconds = |pause: Duration| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
@@ -301,6 +362,14 @@ pub(super) fn show(metrics: &Metrics, version: &PluginVersion, runs: bool) {
 /// An error in one line.
 fn sentence(error: &OperatorError) -> String {
     format!("{}: {}", error.what, error.why)
+}
+
+/// How an attempt has ended, with the order that it obeyed, if it did.
+fn reported(mut attempt: Attempt, order: Option<&Order>, revision: u64) -> Reported {
+    if let Some(order) = order {
+        attempt.by.clone_from(&order.by);
+    }
+    Reported { order: order.map_or(0, |_| revision), attempt }
 }
 
 /// What comes next of the orders, if there can be any.

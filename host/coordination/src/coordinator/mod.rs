@@ -56,7 +56,7 @@ pub struct Coordinator {
     health: Health,
     /// The state before degraded mode.
     resume: WorkerState,
-    /// When the first event came: `startupTimeout` counts from there.
+    /// When the first event came, and later by as long as the process was stopped since: `startupTimeout` counts from there.
     began: Option<Now>,
     /// The start has succeeded or failed.
     is_started: bool,
@@ -182,13 +182,24 @@ impl Coordinator {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.ctx.now = self.ctx.now.max(now);
+        self.tell_time(now);
         self.advance();
+    }
+
+    fn tell_time(&mut self, now: Now) {
+        let late = self.ctx.deadline().map_or(Duration::ZERO, |deadline| now.since(deadline));
+        // Who was stopped has not had that time to start in.
+        if late > self.ctx.settings.heartbeat_interval
+            && let Some(began) = &mut self.began
+        {
+            *began = *began + late;
+        }
+        self.ctx.now = self.ctx.now.max(now);
     }
 
     /// Something has happened.
     pub fn handle(&mut self, now: Now, event: Event) {
-        self.ctx.now = self.ctx.now.max(now);
+        self.tell_time(now);
         match event {
             Event::Connected => self.connected(),
             Event::Disconnected => self.health.disconnected(self.ctx.now),
@@ -511,6 +522,9 @@ impl Coordinator {
         } else if self.ctx.due(by) {
             let (state, waiting_for) = (self.ctx.state, self.waits_for());
             self.fail(StartFailure::TimedOut { state, waiting_for });
+        } else {
+            // Often enough to find out that the process was stopped.
+            self.ctx.wake_at(self.ctx.now + self.ctx.settings.heartbeat_interval);
         }
     }
 

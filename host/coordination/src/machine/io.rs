@@ -357,6 +357,8 @@ pub enum Report {
     },
     /// The handler did not open.
     OpenFailed(String),
+    /// The committed state cannot be had to open the handler with; it is tried again.
+    StateUnavailable(String),
     /// The handler refuses a state that another version of it has written: the partition is released as it was, for a worker that has
     /// that version.
     CannotOpen {

@@ -168,7 +168,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
             // It goes to the next owner unopened.
             _ if self.gives_up() => {}
             Ok(data) => self.open_from(Some(Snapshot { format, data })),
-            Err(why) => self.open_failed(format!("the snapshot cannot be read: {why}")),
+            Err(why) => self.state_unavailable(format!("the snapshot cannot be read: {why}")),
         }
     }
 

@@ -31,6 +31,8 @@ pub struct SwapOrder {
 pub struct Trial {
     /// Messages that it has completed. What comes again after a failure counts again.
     pub handled: u64,
+    /// Calls that were completed.
+    pub completed: u64,
     /// Calls that failed.
     pub failed: u64,
     /// Messages that it would have given up: the partition waits at the first.
@@ -104,14 +106,15 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         matches!(&self.swap, Some(Swap { stage: Stage::OnTrial { trial, .. }, .. }) if trial.waits)
     }
 
-    /// So many messages are completed.
+    /// A call is completed, and so many messages with it.
     pub(super) fn trial_went_on(&mut self, messages: usize) {
         if let Some(trial) = self.trial_mut() {
+            trial.completed = trial.completed.saturating_add(1);
             trial.handled = trial.handled.saturating_add(messages as u64);
         }
     }
 
-    /// A call of the version on trial has failed.
+    /// A call of the version on trial has failed, or it has not opened again after one.
     pub(super) fn trial_failed(&mut self) {
         if let Some(trial) = self.trial_mut() {
             trial.failed = trial.failed.saturating_add(1);

@@ -147,7 +147,7 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         // What cannot be read back keeps the partition waiting instead of losing its state.
         match stored.map(StoredSnapshot::load).transpose() {
             Ok(snapshot) => self.open_from(snapshot),
-            Err(why) => self.open_failed(why.0),
+            Err(why) => self.state_unavailable(why.0),
         }
     }
 
@@ -183,8 +183,14 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
                 self.trouble = None;
             }
             Err(failure) if self.swap_failed(failure.text()) => {}
-            Err(Failure::Refused(why)) if self.foreign_state().is_some() => self.cannot_open(why),
-            Err(failure) => self.open_failed(failure.text().to_owned()),
+            Err(Failure::Refused(why)) if self.foreign_state().is_some() && !self.is_on_trial() => {
+                self.cannot_open(why)
+            }
+            Err(failure) => {
+                self.trial_failed();
+                self.report(Report::OpenFailed(failure.text().to_owned()));
+                self.open_later(failure.text().to_owned());
+            }
         }
     }
 
@@ -202,8 +208,13 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         self.starts_over = true;
     }
 
-    pub(super) fn open_failed(&mut self, why: String) {
-        self.report(Report::OpenFailed(why.clone()));
+    /// Nothing was asked of the handler: it is not to blame.
+    pub(super) fn state_unavailable(&mut self, why: String) {
+        self.report(Report::StateUnavailable(why.clone()));
+        self.open_later(why);
+    }
+
+    fn open_later(&mut self, why: String) {
         self.trouble = Some(why);
         let at = self.now + self.backoff(self.open_failures);
         self.pause_until = Some(at);

@@ -174,6 +174,7 @@ impl Manager {
                     let due = self.refused.due(Instant::now());
                     self.look(due);
                     self.bring_into_line();
+                    self.tell_work();
                 }
                 _ = trial.tick(), if self.rollouts.iter().any(Option::is_some) => {}
             }
@@ -368,7 +369,7 @@ impl Manager {
                 }
             }
             TaskEvent::NotOpened { of, partition, why } => self.not_opened(of, &partition, why),
-            TaskEvent::Rehearsed(of, result) => self.rehearsed(of, result),
+            TaskEvent::Rehearsed { of, to, result } => self.rehearsed(of, &to, result),
             TaskEvent::State(id, state) => self.refused.found(&id, state.as_ref()),
             TaskEvent::Gone(id) => {
                 self.tasks.remove(&id);

@@ -63,6 +63,14 @@ impl Manager {
         }
     }
 
+    /// Another version was tried, or is about to be: until it is in force, nothing of that counts for the one that is held.
+    pub(super) fn hold_on(&mut self, of: HandlerIndex) {
+        let answered = self.answered(of);
+        if let Some(quarantine) = self.quarantines.get_mut(of.0) {
+            quarantine.begin_again(answered);
+        }
+    }
+
     fn answered(&self, of: HandlerIndex) -> u64 {
         self.shared.handlers.get(of.0).map_or(0, |handling| handling.answered.load(Ordering::Relaxed))
     }

@@ -1,11 +1,12 @@
 //! Other versions of the handlers, taken up one at a time for each: what a rollout decides is told to the partitions' tasks.
 
 use super::super::refused::Refused;
-use super::super::rollout::{Rollout, Step, SwapOutcome, SwapReport, SwapRequest};
+use super::super::rollout::{Others, Rollout, Step, SwapOutcome, SwapReport, SwapRequest};
 use super::super::shared::HandlerIndex;
 use super::{Manager, Task};
 use parti_coordination::{Input, Partition, PartitionId, PartitionView, Phase, SwapOrder};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Manager {
     /// The rollout of a handler, while there is one.
@@ -33,14 +34,32 @@ impl Manager {
                 let its = self.assigned.values().filter(is_its);
                 let sample = Rollout::sample(its.map(|partition| (partition.clone(), epoch(partition.id()))));
                 *rollout = Some(Rollout::begin(&self.shared, of, request, sample));
+                self.hold_on(of);
+                self.pause_tasks(of);
             }
         }
     }
 
-    /// Whether there is a plan, and no partition of it is still being taken.
-    fn is_placed(&self) -> bool {
-        let waits = |task: &Task| matches!(task.view().phase, Phase::Waiting | Phase::Taking);
-        self.rank.is_some() && !self.tasks.values().any(|task| waits(task) && task.view().cannot_open.is_none())
+    /// The partitions of a handler that nobody works on.
+    fn others(&self, of: HandlerIndex) -> Others {
+        let mut others = if self.rank.is_some() { Others::None } else { Others::Expected };
+        for (_, task) in self.tasks_of(of) {
+            match task.phase_and_refusal() {
+                (Phase::Waiting | Phase::Taking, false) => return Others::Expected,
+                (Phase::Waiting | Phase::Taking, true) if others == Others::None => others = Others::Unopened,
+                _ => {}
+            }
+        }
+        others
+    }
+
+    /// Tells those who take versions up for which handlers this worker has something to try them on.
+    pub(super) fn tell_work(&self) {
+        for (at, handling) in self.shared.handlers.iter().enumerate() {
+            let works = |(phase, unopened)| unopened || matches!(phase, Phase::Opening | Phase::Running);
+            let has_work = self.tasks_of(HandlerIndex(at)).any(|(_, task)| works(task.phase_and_refusal()));
+            handling.has_work.store(has_work, Ordering::Relaxed);
+        }
     }
 
     /// The tasks of the partitions that a handler has.
@@ -48,11 +67,11 @@ impl Manager {
         self.tasks.iter().filter(move |(_, task)| task.of == of)
     }
 
-    pub(super) fn rehearsed(&mut self, of: HandlerIndex, result: Result<usize, String>) {
+    pub(super) fn rehearsed(&mut self, of: HandlerIndex, to: &str, result: Result<usize, String>) {
         let running = |(id, task): (&PartitionId, &Task)| (task.view().phase == Phase::Running).then(|| id.clone());
         let running: Vec<PartitionId> = self.tasks_of(of).filter_map(running).collect();
         if let Some(rollout) = self.rollout(of) {
-            let step = rollout.rehearsed(result, &running);
+            let step = rollout.rehearsed(to, result, &running);
             self.carry_on(of, step);
         }
     }
@@ -61,7 +80,7 @@ impl Manager {
         for of in (0..self.rollouts.len()).map(HandlerIndex) {
             // Taken out, so that it can look at the tasks.
             let Some(mut rollout) = self.rollouts.get_mut(of.0).and_then(Option::take) else { continue };
-            let step = rollout.look(self.tasks_of(of).map(|(id, task)| (id, task.view())), self.is_placed());
+            let step = rollout.look(self.tasks_of(of).map(|(id, task)| (id, task.view())), self.others(of));
             if let Some(place) = self.rollouts.get_mut(of.0) {
                 *place = Some(rollout);
             }
@@ -81,6 +100,8 @@ impl Manager {
                     self.forgive(of);
                     // What the version before has refused, this one may open. What others have refused shows again at the next look.
                     self.refused = Refused::default();
+                } else {
+                    self.hold_on(of);
                 }
                 let order = self.in_force(of);
                 for (_, task) in self.tasks_of(of) {

@@ -82,6 +82,10 @@ impl PartitionTask {
                 let partition = self.partition.id().clone();
                 let _ = self.shared.events.send(TaskEvent::NotOpened { of: self.of, partition, why });
             }
+            Report::StateUnavailable(why) => {
+                tracing::error!(why, "The partition's state cannot be had; the partition waits");
+                self.tell_hooks(ErrorCode::PluginOpen, &why);
+            }
             Report::Trapped { sequence, messages, why } => {
                 tracing::error!(%epoch, %sequence, messages, why, "The handler failed; back to the last commit");
             }

@@ -79,8 +79,12 @@ impl<'a> Openable<'a> {
         let Some(Told { now, before }) = self.told.get(id) else { return Suits::Well };
         // Who wrote an earlier state says something only while nobody speaks of the one that there is.
         let writers = if now.writers.is_empty() { &before.writers } else { &now.writers };
+        let refuses = member.refusals.stands_for(id);
         let has_writer = member.digests.iter().any(|digest| writers.contains(digest.as_str()));
-        if has_writer || (holds && !member.refusals.stands_for(id)) {
+        // With several handlers the one that wrote a state may not be the one that is for the partition here.
+        if refuses {
+            Suits::Not
+        } else if has_writer || holds {
             Suits::Well
         } else if now.versions.contains(&member.digests) {
             Suits::Not

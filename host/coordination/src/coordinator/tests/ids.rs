@@ -128,15 +128,21 @@ fn a_start_that_gets_no_answer_fails_and_says_what_it_waited_for() {
 }
 
 #[test]
-fn a_start_without_a_connection_fails_too() {
-    let mut fleet = Fleet::new(14, 1);
-    let settings = fleet.settings(None);
-    let mut coordinator = Coordinator::new(settings);
-    coordinator.handle_timeout(Now(secs(5)));
-    assert_eq!(coordinator.poll_timeout(), Some(Now(secs(35))));
-    coordinator.handle_timeout(Now(secs(35)));
-    let failure = StartFailure::TimedOut { state: WorkerState::Init, waiting_for: "a connection to NATS" };
-    assert_eq!(coordinator.poll_action(), Some(Action::Failed(failure)));
+fn a_start_without_a_connection_fails_too_and_the_time_in_which_the_process_was_stopped_does_not_count() {
+    for stopped in [Duration::ZERO, secs(60)] {
+        let mut coordinator = Coordinator::new(Fleet::new(14, 1).settings(None));
+        coordinator.handle_timeout(Now(secs(5)));
+        let (mut now, mut action) = (Now(secs(5)), None);
+        while action.is_none() {
+            let wanted = coordinator.poll_timeout().expect("it waits for its time to be over");
+            // In the middle of its start.
+            let wakes = if now < Now(secs(15)) && wanted >= Now(secs(15)) { wanted + stopped } else { wanted };
+            coordinator.handle_timeout(wakes);
+            (now, action) = (wakes, coordinator.poll_action());
+        }
+        let failure = StartFailure::TimedOut { state: WorkerState::Init, waiting_for: "a connection to NATS" };
+        assert_eq!((action, now), (Some(Action::Failed(failure)), Now(secs(35) + stopped)));
+    }
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn a_new_owner_loads_the_object_before_it_opens_and_keeps_its_name_until_its_own
     for wait in [100, 200, 400] {
         let commands = hand.give(Input::Object(Err("not found".into())));
         assert!(
-            matches!(&reports(&commands)[..], [Report::OpenFailed(why)] if why.contains("not found")),
+            matches!(&reports(&commands)[..], [Report::StateUnavailable(why)] if why.contains("not found")),
             "{commands:?}"
         );
         assert!(hand.machine.view().trouble.is_some());

@@ -419,7 +419,7 @@ fn a_state_that_cannot_be_read_back_is_tried_again_and_kept() {
     found.snapshot = Some(StoredSnapshot { format: "list".into(), state: StoredState::Inline("not base64!".into()) });
     hand.give(entry(&found, 9));
     let commands = hand.give(Input::Written(WriteOutcome::Written(10)));
-    assert!(matches!(reports(&commands)[1], Report::OpenFailed(_)), "{commands:?}");
+    assert!(matches!(reports(&commands)[1], Report::StateUnavailable(_)), "{commands:?}");
     let commands = hand.wait(ms(10_000));
     assert!(commands.len() > 3, "{commands:?}");
     let (released, _) = written(&hand.give(Input::Revoked(CloseReason::Revoked)));

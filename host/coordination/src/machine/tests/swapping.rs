@@ -49,7 +49,7 @@ fn nothing_is_committed_on_trial_and_all_of_it_after() {
     let commands = hand.acked(4);
     assert_eq!(commands, [], "{commands:?}");
     assert_eq!(hand.wait(ms(10_000)), []);
-    assert_eq!(hand.machine.view().trial, Some(Trial { handled: 4, ..Trial::default() }));
+    assert_eq!(hand.machine.view().trial, Some(Trial { handled: 4, completed: 1, ..Trial::default() }));
     assert_eq!(hand.give(order(false)), [Command::Snapshot]);
     let (record, _) = written(&hand.state(&[1, 2, 3, 4, 5]));
     assert_eq!((record.position, record.handler.as_deref()), (Position(5), Some(OTHER)));
@@ -113,7 +113,10 @@ fn nothing_is_given_up_on_trial() {
     assert_eq!(batch(&hand.give(Input::Opened(Ok(())))).0, [2]);
     assert_eq!(batch(&hand.acked(1)).0, [3]);
     assert_eq!(hand.done(vec![Completed::Reject("no".into())], None), []);
-    assert_eq!(hand.machine.view().trial, Some(Trial { handled: 1, failed: 0, rejected: 1, waits: true }));
+    assert_eq!(
+        hand.machine.view().trial,
+        Some(Trial { handled: 1, completed: 1, failed: 0, rejected: 1, waits: true })
+    );
     assert_eq!(hand.wait(ms(20_000)), []);
     // The version before does what it wants with it.
     hand.give(back());
@@ -133,6 +136,17 @@ fn a_message_that_traps_on_trial_is_not_poison() {
     assert_eq!(hand.machine.view().trial, Some(Trial { failed: 2, waits: true, ..Trial::default() }));
     hand.give(back());
     assert_eq!(batch(&hand.give(Input::Opened(Ok(())))).0, [2, 3, 4, 5], "nothing is held against it");
+}
+
+#[test]
+fn a_version_on_trial_that_does_not_open_again_has_failed_and_keeps_nobody_from_the_state() {
+    let (mut hand, _) = on_trial();
+    hand.traps();
+    let commands = hand.give(Input::Opened(Err(Failure::Refused("not again".into()))));
+    assert_eq!(reports(&commands), [Report::OpenFailed("not again".into())]);
+    let view = hand.machine.view();
+    assert_eq!((view.cannot_open, view.trial.map(|trial| trial.failed)), (None, Some(2)));
+    assert_eq!(opens(&hand.give(back())).0, HANDLER);
 }
 
 #[test]

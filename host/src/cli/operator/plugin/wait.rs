@@ -30,9 +30,13 @@ enum Obeyed {
 impl Obeyed {
     fn succeeded(&self) -> bool {
         match self {
-            Self::Tried(attempt) => attempt.result == AttemptResult::Kept,
+            Self::Tried(attempt) => matches!(attempt.result, AttemptResult::Kept | AttemptResult::Waiting),
             Self::InForce { .. } => true,
         }
+    }
+
+    fn waits(&self) -> bool {
+        matches!(self, Self::Tried(attempt) if attempt.result == AttemptResult::Waiting)
     }
 }
 
@@ -57,7 +61,7 @@ pub(super) async fn wait(
             pushes.standing(plugin).await.map_err(|error| api_error("what is wanted of the plugin", &error))?;
         let history = pushes.history(plugin).await.map_err(|error| api_error("the history of the plugin", &error))?;
         let heartbeats = connected.heartbeats().await?;
-        let mut silent = BTreeSet::new();
+        let (mut silent, mut waiting) = (BTreeSet::new(), BTreeMap::new());
         let running = heartbeats.into_iter().filter_map(|(worker, mut h)| Some((worker, h.plugins.remove(plugin)?)));
         for (worker, version) in running {
             if obeyed.contains_key(&worker) {
@@ -67,6 +71,10 @@ pub(super) async fn wait(
             let tried = attempts.into_iter().find(|reported| reported.order == revision);
             let runs = order.wanted.as_ref().is_some_and(|wanted| version.starts_with(wanted.as_str()));
             let how = match tried {
+                Some(reported) if reported.attempt.result == AttemptResult::Waiting => {
+                    waiting.insert(worker, Obeyed::Tried(reported.attempt.clone()));
+                    continue;
+                }
                 Some(reported) => Obeyed::Tried(reported.attempt.clone()),
                 None if runs && runs_since.entry(worker.clone()).or_insert_with(Instant::now).elapsed() >= UNSAID => {
                     Obeyed::InForce { version }
@@ -83,6 +91,18 @@ pub(super) async fn wait(
         }
         if standing.revision != revision {
             other = standing.order;
+        }
+        // Who waits does what the others find out, and only where nobody can try it does that end here.
+        match obeyed.is_empty() && silent.is_empty() {
+            true => {
+                for (worker, how) in waiting {
+                    if !args.json {
+                        print(line(&worker, &how));
+                    }
+                    obeyed.insert(worker, how);
+                }
+            }
+            false => silent.extend(waiting.into_keys()),
         }
         if silent.is_empty() || standing.revision != revision || Instant::now() >= by {
             break silent;
@@ -125,6 +145,9 @@ fn judge(
     });
     match (all, failures.len()) {
         (0, _) if !args.json => print(format!("no worker runs plugin {plugin} now; the first that starts tries it")),
+        (_, 0) if !args.json && obeyed.values().any(Obeyed::waits) => {
+            print("no worker has a partition to try it on; the first that gets one does");
+        }
         (_, 0) => {}
         (_, failed) => {
             return Err(ErrorCode::PluginSwap.error(
