@@ -90,6 +90,29 @@ async fn traps_amid_a_backlog_cost_only_the_messages_that_trap() {
 }
 
 #[tokio::test]
+async fn partitions_that_share_an_instance_with_one_that_traps_lose_nothing_and_are_not_blamed() {
+    const EACH: u64 = 200;
+    let (server, context) = server().await;
+    let shared = json!({ "handler": { "isolation": "shared", "instances": 1 } });
+    let mut fleet = with_dead_letters(&server, "trap").with(shared);
+    fleet.start_settled(1).await;
+    let records = Records::open(&context).await;
+    let mut last = [0; 4];
+    for n in 0..EACH {
+        for (at, last) in last.iter_mut().enumerate() {
+            let traps = at == 0 && n % 40 == 17;
+            *last = publish(&context, at, &[if traps { "trap" } else { "good" }]).await;
+        }
+    }
+    let letters = letters(&context, 5).await;
+    assert!(letters.iter().all(|letter| letter.header("Parti-Partition") == "p-00"), "{letters:?}");
+    for (n, last) in last.into_iter().enumerate() {
+        assert_eq!(counted(&records, n, last).await, if n == 0 { EACH - 5 } else { EACH }, "partition {n}");
+    }
+    assert_eq!(fleet.sum("parti_dead_letters_total").await, 5);
+}
+
+#[tokio::test]
 async fn without_dead_letters_a_poisonous_message_blocks_its_partition_and_no_other() {
     let (server, context) = server().await;
     let mut fleet = Fleet::new(&server, 4, "trap");

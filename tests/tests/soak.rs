@@ -78,8 +78,13 @@ impl Round {
             .with(json!({
                 "kvBucket": { "replicas": copies },
                 "log": { "level": "debug" },
+                // Who is cut off while it starts goes on, as it would with somebody who starts it again.
+                "startupTimeout": "300s",
                 // Some messages are such that every version rejects them.
-                "handler": { "swap": { "maxRejectRate": 1.0 } },
+                "handler": {
+                    "swap": { "maxRejectRate": 1.0 },
+                    "isolation": if self.seed % 2 == 1 { "shared" } else { "partition" },
+                },
             }));
         let mut faults = Faults::start(fleet, servers, self.handling.plugin(), self.deck, self.seed).await;
         let (seed, handling) = (self.seed, self.handling);

@@ -39,9 +39,9 @@ pub use limits::{BatchlessLimits, Limits};
 pub use load::{LoadRequest, Loaded, Missing, process_environment};
 pub use problem::Problem;
 pub use schema::{
-    Assignment, Backoff, Commit, Config, ConsistentHash, DeadLetter, Handler, Hooks, Http, KvBucket, Log, LogFormat,
-    LogLevel, MaxUncommitted, Nats, OnExhausted, PluginSource, PluginStrategy, Plugins, Probation, Probe, Quarantine,
-    Source, StaticSource, Storage, Strategy, Stream, StreamCreate, StreamMode, Swap, Tls,
+    Assignment, Backoff, Commit, Config, ConsistentHash, DeadLetter, Handler, Hooks, Http, Isolation, KvBucket, Log,
+    LogFormat, LogLevel, MaxUncommitted, Nats, OnExhausted, PluginSource, PluginStrategy, Plugins, Probation, Probe,
+    Quarantine, Source, StaticSource, Storage, Strategy, Stream, StreamCreate, StreamMode, Swap, Tls,
 };
 pub use types::{PluginConfig, Secret, ServerUrls, StartFrom, SubjectTemplate};
 pub use value::ByteSize;

@@ -360,6 +360,17 @@ choice! {
     }
 }
 
+choice! {
+    /// Where the partitions of a handler live.
+    pub enum Isolation {
+        /// Each in a WebAssembly instance of its own, with a memory of its own: what one does wrong ends there.
+        Partition = "partition",
+        /// In a few instances together, for plugins whose instances are large: what one does wrong has all that share its instance
+        /// begin again, each from its last commit, and one call at a time goes on in each instance.
+        Shared = "shared",
+    }
+}
+
 section! {
     /// What processes the messages of the partitions that it matches.
     pub struct Handler {
@@ -369,6 +380,10 @@ section! {
         plugin: String = String::new(), required;
         /// What the plugin gets as its configuration. Any map.
         config: PluginConfig = PluginConfig::default() => "empty";
+        /// Whether each partition has an instance of its own.
+        isolation: Isolation = Isolation::Partition;
+        /// With `isolation: shared`: instances of the plugin on this worker.
+        instances: Option<u32> = None => "one per processor";
         /// Most messages in one call.
         batch_size: u32 = 64;
         /// Attempts until a message is dead-lettered.

@@ -19,6 +19,7 @@ use parti_coordination::{
     Assigned, Incarnation, Limits, Partition, PartitionId, PartitionView, Position, Term, Version,
 };
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
@@ -36,6 +37,8 @@ pub struct HandlerOptions {
     pub keys: Option<KeyPatterns>,
     /// The version that it begins with.
     pub plugin: Arc<HandlerPlugin>,
+    /// Instances that its partitions share; without, each has one of its own.
+    pub shared: Option<NonZeroUsize>,
     /// Where messages go that cannot be handled.
     pub dead_letter: Option<String>,
     /// Bounds and policies of a partition.

@@ -40,11 +40,11 @@ pub(super) struct Handling {
 
 impl Handling {
     pub(super) fn new(options: HandlerOptions, metrics: &Metrics) -> Self {
-        let HandlerOptions { keys, plugin, dead_letter, limits, quarantine } = options;
+        let HandlerOptions { keys, plugin, shared, dead_letter, limits, quarantine } = options;
         let name = plugin.version().name().to_owned();
         Self {
             keys,
-            versions: Versions::new(plugin),
+            versions: Versions::new(plugin, shared),
             dead_letter,
             limits,
             traps: metrics.plugin_traps.series([&name]),

@@ -49,7 +49,7 @@ impl Cell {
     /// stopped by its epoch, which tells where it was, and only one that waits in a host call is abandoned.
     pub(super) fn begin(&mut self) -> Result<Instant, CallError> {
         if self.poisoned {
-            return Err(CallError::Poisoned { plugin: self.shared.plugin.clone() });
+            return Err(self.gone());
         }
         self.poisoned = true;
         let deadline = Instant::now() + self.shared.limits.call_timeout;
@@ -106,6 +106,14 @@ impl Cell {
         self.shared.count(Failure::Timeout);
         let (plugin, section) = (self.shared.plugin.clone(), self.shared.section.clone());
         CallError::Timeout { plugin, section, limit: self.shared.limits.call_timeout, backtrace }
+    }
+
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
+    pub(super) fn gone(&self) -> CallError {
+        CallError::Poisoned { plugin: self.shared.plugin.clone() }
     }
 
     pub(super) fn wrong(&mut self, detail: String) -> CallError {

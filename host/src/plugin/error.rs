@@ -238,6 +238,14 @@ pub enum CallError {
         /// The plugin's name.
         plugin: Arc<str>,
     },
+    /// The instance was lost in a call for another partition that shares it. It says nothing about the one that asks now.
+    #[error(
+        "the instance of plugin {plugin} that several partitions share was lost in a call for another one of them.          Open another from the last commit"
+    )]
+    Lost {
+        /// The plugin's name.
+        plugin: Arc<str>,
+    },
 }
 
 impl CallError {
@@ -247,9 +255,11 @@ impl CallError {
         match self {
             Self::Timeout { .. } => ErrorCode::PluginTimeout,
             Self::Memory { .. } | Self::Tables { .. } | Self::HostCall { .. } => ErrorCode::PluginLimit,
-            Self::Trap { .. } | Self::WrongAnswer { .. } | Self::Refused { .. } | Self::Poisoned { .. } => {
-                ErrorCode::PluginTrap
-            }
+            Self::Trap { .. }
+            | Self::WrongAnswer { .. }
+            | Self::Refused { .. }
+            | Self::Poisoned { .. }
+            | Self::Lost { .. } => ErrorCode::PluginTrap,
         }
     }
 }

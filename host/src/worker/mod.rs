@@ -139,7 +139,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
     let (engine, store) = (Arc::new(engine.at(home)), Arc::new(VersionStore::open(&cache)));
     let mut plugins = load_plugins(Arc::clone(&engine), &config, Arc::clone(&store)).await?;
     let partitions = settings::partitions(&config);
-    for warning in plugins.room_warnings(partitions) {
+    for warning in plugins.room_warnings(settings::instances(&config, partitions)) {
         tracing::warn!("{warning}");
     }
 
@@ -183,6 +183,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         let handlers = plugins.handlers.iter().zip(config.handlers()).map(|(loaded, (_, handler))| HandlerOptions {
             keys: handler.r#match.as_ref().map(|only| only.keys.clone()),
             plugin: Arc::clone(&loaded.plugin),
+            shared: settings::shared_instances(handler),
             dead_letter: handler.dead_letter.as_ref().map(|letter| letter.subject.clone()),
             limits: settings::limits(&config, handler, nats.max_payload(), partitions, queue.is_some()),
             quarantine: settings::quarantine(&handler.quarantine),

@@ -176,10 +176,10 @@ impl Plugins {
         handlers.chain(strategy).chain(source).chain(hooks)
     }
 
-    /// What is to be said of the room that a handler's instances take in this process, one for each of so many partitions.
-    pub(super) fn room_warnings(&self, partitions: usize) -> Vec<String> {
+    /// What is to be said of the room that so many instances of handlers take in this process.
+    pub(super) fn room_warnings(&self, instances: usize) -> Vec<String> {
         let room = self.handlers.first().and_then(|_| Room::read());
-        room.map(|room| room.warnings(partitions as u64)).unwrap_or_default()
+        room.map(|room| room.warnings(instances as u64)).unwrap_or_default()
     }
 
     /// What each of them is.

@@ -1,7 +1,7 @@
 //! From the configuration to what core, adapters and plugins take. The only place that knows both sides.
 
 use crate::config::{
-    Config, Handler, OnExhausted as ConfigOnExhausted, Quarantine, StartFrom, Storage, Stream, StreamMode,
+    Config, Handler, Isolation, OnExhausted as ConfigOnExhausted, Quarantine, StartFrom, Storage, Stream, StreamMode,
 };
 use crate::error::{ErrorCode, OperatorError};
 use crate::intake::{QuarantineRules, QueueOptions};
@@ -13,6 +13,7 @@ use crate::plugin::PluginVersion;
 use crate::telemetry::Metrics;
 use parti_coordination::strategy::{ConsistentHash, Request, Strategy};
 use parti_coordination::{DegradedAlert, DegradedBehavior, Limits, OnExhausted, Settings};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -181,6 +182,20 @@ pub(crate) fn limits(
         acknowledges,
         rationed: config.commit.max_per_second.is_some(),
     }
+}
+
+/// Instances that the partitions of a handler share, if they do.
+pub(super) fn shared_instances(handler: &Handler) -> Option<NonZeroUsize> {
+    let each = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let set = handler.instances.and_then(|set| NonZeroUsize::new(usize::try_from(set).unwrap_or(usize::MAX)));
+    (handler.isolation == Isolation::Shared).then(|| set.unwrap_or_else(each))
+}
+
+/// Instances of handlers that so many partitions may need.
+pub(super) fn instances(config: &Config, partitions: usize) -> usize {
+    let shared: Vec<_> = config.handlers().map(|(_, handler)| shared_instances(handler)).collect();
+    let own = if shared.contains(&None) { partitions } else { 0 };
+    shared.into_iter().flatten().fold(own, |sum, instances| sum.saturating_add(instances.get()))
 }
 
 /// When a handler is fed no more.

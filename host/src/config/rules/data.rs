@@ -1,7 +1,7 @@
 //! The rules of the connection, the stream, the source and the handler.
 
 use super::super::handlers::Handlers;
-use super::super::schema::{Config, Handler, OnExhausted, Source, StreamMode};
+use super::super::schema::{Config, Handler, Isolation, OnExhausted, Source, StreamMode};
 use super::super::types::{StartFrom, bad_subject};
 use super::super::value::show_duration;
 use super::{Breach, Rule, Severity, breach, when};
@@ -191,6 +191,21 @@ pub(super) const RULES: &[Rule] = &[
             let todo = "put it before that entry, or remove it";
             unreachable
                 .map(|(key, before)| breach(&key, format!("never reached: {before} matches all of it"), todo))
+                .collect()
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &[],
+        says: "handler.instances counts the instances that partitions share: it needs handler.isolation shared",
+        broken: |c| {
+            let counted = c.handlers().filter_map(|(key, handler)| Some((key, handler, handler.instances?)));
+            let alone = counted.filter(|(_, handler, _)| handler.isolation == Isolation::Partition);
+            alone
+                .map(|(key, _, instances)| {
+                    let todo = format!("set {key}.isolation: shared, or leave instances out");
+                    breach(&format!("{key}.instances"), instances, todo)
+                })
                 .collect()
         },
     },

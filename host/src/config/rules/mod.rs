@@ -168,6 +168,7 @@ fn positive_counts(c: &Config) -> Vec<(String, u64)> {
     }
     for (key, handler) in c.handlers() {
         counts.extend([
+            (format!("{key}.instances"), handler.instances.unwrap_or(1).into()),
             (format!("{key}.batchSize"), handler.batch_size.into()),
             (format!("{key}.maxAttempts"), handler.max_attempts.into()),
             (format!("{key}.maxTraps"), handler.max_traps.into()),

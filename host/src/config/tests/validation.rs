@@ -96,6 +96,8 @@ fn every_error_rule_refuses_what_it_names() {
         ("workerIdMin: 100".to_owned(), "workerIdMin"),
         ("workerId: 100".to_owned(), "workerId"),
         ("capacity: 0".to_owned(), "capacity"),
+        (handler("isolation: shared, instances: 0"), "handler.instances"),
+        (handler("instances: 2"), "handler.instances"),
         ("heartbeatInterval: 0s".to_owned(), "heartbeatInterval"),
         ("probeInterval: 0s".to_owned(), "probeInterval"),
         ("operationTimeout: 0s".to_owned(), "operationTimeout"),

@@ -87,7 +87,7 @@ impl PartitionTask {
 
     /// Opens this version. An instance of another one stays until that has succeeded.
     pub(super) fn open(&mut self, version: &str, why: OpenReason, snapshot: Option<Snapshot>) {
-        let Some(plugin) = self.handling.versions.find(version) else {
+        let Some(instances) = self.handling.versions.find(version) else {
             return self.tell(Input::Opened(Err(Failure::Host(format!("version {version} is not loaded any more")))));
         };
         self.former = self.instance.take();
@@ -95,7 +95,7 @@ impl PartitionTask {
         let ownership = Ownership { epoch: self.epoch, cancelled: Arc::clone(&self.cancelled) };
         let partition = self.partition.clone();
         self.call(async move {
-            match plugin.open(&partition, why, snapshot.as_ref(), &ownership).await {
+            match instances.open(&partition, why, snapshot.as_ref(), &ownership).await {
                 Ok(instance) => (Some(instance), Answer::Opened(Ok(()))),
                 Err(error) => (None, Answer::Opened(Err(error))),
             }
@@ -138,6 +138,10 @@ impl PartitionTask {
         let text = error.to_string();
         if matches!(error, CallError::Refused { .. }) {
             return Failure::Refused(text);
+        }
+        if matches!(error, CallError::Lost { .. }) {
+            self.instance = None;
+            return Failure::Host(text);
         }
         match error {
             CallError::Timeout { .. } => self.handling.timeouts.inc(),

@@ -106,14 +106,19 @@ macro_rules! at_level {
 /// Who speaks: attached to every line of one instance.
 pub(super) struct LogScope {
     shared: Arc<Shared>,
-    partition: Option<PartitionId>,
+    partition: Mutex<Option<PartitionId>>,
     /// First sequence of the batch in progress; 0 outside `handle`.
     sequence: AtomicU64,
 }
 
 impl LogScope {
     pub(super) fn new(shared: Arc<Shared>, partition: Option<PartitionId>) -> Self {
-        Self { shared, partition, sequence: AtomicU64::new(0) }
+        Self { shared, partition: Mutex::new(partition), sequence: AtomicU64::new(0) }
+    }
+
+    /// From now on it speaks for this partition.
+    pub(super) fn enter(&self, partition: Option<PartitionId>) {
+        *lock(&self.partition) = partition;
     }
 
     pub(super) fn set_sequence(&self, sequence: Option<Sequence>) {
@@ -129,8 +134,8 @@ impl LogScope {
         }
     }
 
-    fn partition(&self) -> Option<&str> {
-        self.partition.as_ref().map(PartitionId::as_str)
+    fn partition(&self) -> Option<String> {
+        lock(&self.partition).as_ref().map(PartitionId::to_string)
     }
 
     fn sequence(&self) -> Option<u64> {
@@ -158,6 +163,7 @@ impl LogScope {
             }
             let line = gate.clean(line);
             let (partition, sequence) = (self.partition(), self.sequence());
+            let partition = partition.as_deref();
             at_level!(level, event, plugin, partition, sequence, "{line}");
         }
     }

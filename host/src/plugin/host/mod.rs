@@ -110,6 +110,12 @@ impl HostState {
         http
     }
 
+    /// The calls from now on are for this partition.
+    pub(super) fn enter(&mut self, scope: &Scope) {
+        self.scope = scope.clone();
+        self.log.enter(scope.partition.clone());
+    }
+
     /// Prepare for a call that must end by `deadline`.
     pub(super) fn begin(&mut self, deadline: Instant) {
         self.deadline = deadline;

@@ -6,6 +6,7 @@ mod hostile;
 mod outside;
 mod properties;
 mod reports;
+mod sharing;
 mod sources;
 mod strategies;
 

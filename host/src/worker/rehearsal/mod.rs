@@ -8,7 +8,7 @@ mod survey;
 pub(crate) use survey::Survey;
 
 use super::plugins::Plugins;
-use super::settings::{connect_error, connect_options, partitions};
+use super::settings::{connect_error, connect_options, instances, partitions};
 use super::{engine_error, no_threads};
 use crate::config::Config;
 use crate::error::OperatorError;
@@ -56,7 +56,7 @@ pub(crate) fn rehearse(config: &Config, online: bool) -> Result<Rehearsal, Opera
             }
         };
         rehearsal.plugins = plugins.versions();
-        rehearsal.warnings.extend(plugins.room_warnings(partitions(config)));
+        rehearsal.warnings.extend(plugins.room_warnings(instances(config, partitions(config))));
         let options = rehearsal.check(connect_options(config, "check"));
         if let Some(options) = options {
             let can_work = options.check().await.map_err(|error| connect_error(&error));
