@@ -15,5 +15,6 @@ pub mod plugin;
 pub mod pushes;
 pub mod source;
 pub mod telemetry;
+mod text;
 mod token_bucket;
 pub mod worker;

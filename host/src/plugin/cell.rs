@@ -4,6 +4,7 @@ use super::engine::EPOCH;
 use super::error::CallError;
 use super::host::{Exceeded, Failure, HostState, Publish, Scope, Shared};
 use super::version::PluginVersion;
+use crate::text::shortened;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::time::error::Elapsed;
@@ -123,7 +124,7 @@ impl Cell {
     }
 
     pub(super) fn refused(&self, call: &'static str, reason: String) -> CallError {
-        CallError::Refused { plugin: self.shared.plugin.clone(), call, reason: shortened(reason) }
+        CallError::Refused { plugin: self.shared.plugin.clone(), call, reason: kept_reason(reason) }
     }
 }
 
@@ -154,7 +155,6 @@ fn describe(error: &wasmtime::Error, said: &str) -> String {
 }
 
 /// The text, no longer than what is kept of a reason.
-pub(super) fn shortened(mut reason: String) -> String {
-    reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
-    reason
+pub(super) fn kept_reason(reason: String) -> String {
+    shortened(reason, MAX_REASON_BYTES)
 }

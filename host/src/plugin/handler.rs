@@ -1,7 +1,7 @@
 //! Message handlers: one compiled version of a plugin, and its instances.
 
 use super::bindings::{handler, wit};
-use super::cell::{Cell, shortened};
+use super::cell::{Cell, kept_reason};
 use super::error::CallError;
 use super::host::{Ownership, Publish, Scope, trace_parent};
 use super::instances::Tenancy;
@@ -278,7 +278,7 @@ impl From<wit::Completed> for Completed {
     fn from(completed: wit::Completed) -> Self {
         match completed {
             wit::Completed::Ack => Self::Ack,
-            wit::Completed::Reject(reason) => Self::Reject(shortened(reason)),
+            wit::Completed::Reject(reason) => Self::Reject(kept_reason(reason)),
         }
     }
 }

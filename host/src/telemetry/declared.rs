@@ -4,6 +4,7 @@
 //! every name begins with that of its plugin, so that no plugin can take a name of the host or of another. They belong to the
 //! plugin and not to one version or instance of it: counters go on through a swap.
 
+use crate::text::shortened;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, Opts};
@@ -254,11 +255,6 @@ fn number(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
-fn shortened(mut text: String, bytes: usize) -> String {
-    text.truncate(text.floor_char_boundary(bytes));
-    text
-}
-
 fn check(declared: &Declaration) -> Result<(), MetricError> {
     for name in std::iter::once(&declared.name).chain(&declared.labels) {
         let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
@@ -348,6 +344,16 @@ mod tests {
         let other = metrics.of("p").declare(declared("m", DeclaredKind::Gauge, &["a"]), 10);
         assert_eq!(other, Err(MetricError::Other("m".to_owned())));
         assert!(metrics.of("q").declare(declared("m", DeclaredKind::Gauge, &["a"]), 10).is_ok());
+    }
+
+    #[test]
+    fn of_a_help_text_no_more_is_kept_than_is_shown() {
+        let plugin = DeclaredMetrics::default().of("p");
+        let declaration = Declaration { help: "h".repeat(16 << 20), ..declared("m", DeclaredKind::Gauge, &[]) };
+        let metric = plugin.declare(declaration, 10).unwrap();
+        plugin.record(metric, 1.0, Vec::new(), 10).unwrap();
+        assert_eq!(plugin.gather()[0].help().len(), MAX_HELP);
+        assert_eq!(lock(&plugin.families)[0].declaration.help.capacity(), 0);
     }
 
     #[test]

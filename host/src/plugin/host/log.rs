@@ -374,6 +374,18 @@ mod tests {
     }
 
     #[test]
+    fn after_the_first_line_too_many_a_text_is_only_counted() {
+        const LINES: u64 = 2_000_000;
+        // Going through all of it takes long enough to earn lines again.
+        let text: String = (0..LINES).map(|line| format!("{line}\n")).collect();
+        let shared = shared(1_000, 100);
+        let events = logged(&shared, |scope| scope.write(Level::INFO, &text));
+        let admitted: Vec<u64> = messages(&events).iter().map(|line| line.parse().unwrap()).collect();
+        assert!(admitted.iter().copied().eq(0..admitted.len() as u64), "a beginning of the text: {admitted:?}");
+        assert_eq!(shared.stats().log_lines_dropped, LINES - admitted.len() as u64);
+    }
+
+    #[test]
     fn standard_streams_become_lines_and_the_last_words_are_kept() {
         let shared = shared(10, 20);
         let events = logged(&shared, |scope| {

@@ -43,8 +43,12 @@ fn granted(origins: &[&str]) -> Grants {
 }
 
 fn courier(grants: Grants, limits: Limits) -> Arc<HandlerPlugin> {
+    granting("courier", grants, limits)
+}
+
+fn granting(name: &str, grants: Grants, limits: Limits) -> Arc<HandlerPlugin> {
     let settings = PluginSettings { grants, ..settings(limits, Map::new()) };
-    HandlerPlugin::load(&PluginEngine::new().unwrap(), "courier", &component("courier"), settings).unwrap()
+    HandlerPlugin::load(&PluginEngine::new().unwrap(), name, &component(name), settings).unwrap()
 }
 
 fn short() -> Limits {
@@ -88,6 +92,38 @@ async fn a_granted_request_is_sent_and_its_answer_is_read() {
     assert!(head.starts_with("POST /a?b=c HTTP/1.1\r\n"), "{head}");
     assert!(head.to_lowercase().contains(&format!("\r\nhost: {}", origin.trim_start_matches("http://"))), "{head}");
     assert_eq!((plugin.version().stats().http_requests, plugin.version().stats().http_denied), (1, 0));
+}
+
+#[tokio::test]
+async fn a_query_without_a_path_is_one_of_the_root() {
+    let (listener, origin) = server().await;
+    let mut instance = open(&courier(granted(&[&origin]), Limits::default())).await.unwrap();
+    let serving = async {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let head = request(&mut client).await;
+        answer(&mut client, "200 OK", "found").await;
+        head
+    };
+    let address = format!("{origin}?b=c");
+    let batch = [message(1, &address)];
+    let (head, handled) = tokio::join!(serving, instance.handle(&batch));
+    assert_eq!(handled.unwrap().publishes[0].payload, "200 found");
+    assert!(head.starts_with("POST /?b=c HTTP/1.1\r\n"), "{head}");
+}
+
+#[tokio::test]
+async fn a_guest_cannot_grow_the_host_with_requests_that_it_never_sends() {
+    let plugin = granting("clog", granted(&["https://example.com"]), Limits::default());
+    let mut instance = open(&plugin).await.unwrap();
+    let handled = instance.handle(&[message(1, "bodies 1"), message(2, "headers 1 30")]).await.unwrap();
+    let taken = |at: usize| std::str::from_utf8(&handled.publishes[at].payload).unwrap().parse::<usize>().unwrap();
+    // Two chunks of a body may wait.
+    assert!(taken(0) > 0 && taken(0) <= 2 * (16 << 10), "{} bytes", taken(0));
+    assert_eq!(taken(1), 30_000);
+    for more in ["bodies 129", "headers 129 1", "headers 1 33"] {
+        let refused = open(&plugin).await.unwrap().handle(&[message(1, more)]).await.unwrap_err();
+        assert!(matches!(refused, CallError::Trap { .. }), "{more}: {refused:?}");
+    }
 }
 
 #[tokio::test]
