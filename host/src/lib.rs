@@ -17,4 +17,5 @@ pub mod source;
 pub mod telemetry;
 mod text;
 mod token_bucket;
+pub mod trust;
 pub mod worker;

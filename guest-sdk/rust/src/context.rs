@@ -32,7 +32,8 @@ pub fn stream() -> Option<String> {
     host::stream()
 }
 
-/// The number of this ownership of the handler's partition; none outside handlers.
+/// The number of this ownership of the handler's partition; none outside handlers, and in the rehearsal of a version, which is opened
+/// on a copy of a state while the owner of the partition works on.
 ///
 /// It grows with each owner. Send it along to a system outside, and let that refuse what comes with a lower number than it has seen:
 /// then an owner of the past, who does not know yet that it is one, can do no harm there.

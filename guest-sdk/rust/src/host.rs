@@ -20,8 +20,14 @@ pub(crate) fn monotonic() -> std::time::Duration {
     std::time::Duration::from_nanos(wasip2::clocks::monotonic_clock::now())
 }
 
+#[cfg(all(target_family = "wasm", feature = "wasi"))]
+pub(crate) fn env(name: &str) -> Option<String> {
+    let granted = wasip2::cli::environment::get_environment();
+    granted.into_iter().find_map(|(granted, value)| (granted == name).then_some(value))
+}
+
 #[cfg(all(not(target_family = "wasm"), feature = "wasi"))]
-pub(crate) use crate::testing::stand_in::{http, monotonic};
+pub(crate) use crate::testing::stand_in::{env, http, monotonic};
 
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use crate::testing::stand_in::{

@@ -39,6 +39,8 @@ pub mod bindings;
 pub mod clock;
 pub mod config;
 pub mod context;
+#[cfg(feature = "wasi")]
+pub mod env;
 #[doc(hidden)]
 pub mod export;
 mod handler;

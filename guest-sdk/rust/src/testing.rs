@@ -62,6 +62,8 @@ pub fn partition(id: &str) -> Setup {
 struct World {
     config: Value,
     #[cfg(feature = "wasi")]
+    env: Vec<(String, String)>,
+    #[cfg(feature = "wasi")]
     server: Option<Server>,
 }
 
@@ -69,6 +71,8 @@ impl Default for World {
     fn default() -> Self {
         Self {
             config: Value::Object(serde_json::Map::new()),
+            #[cfg(feature = "wasi")]
+            env: Vec::new(),
             #[cfg(feature = "wasi")]
             server: None,
         }
@@ -81,6 +85,7 @@ impl World {
         let mut host = stand_in::Host::new(self.config);
         #[cfg(feature = "wasi")]
         {
+            host.outside.env = self.env;
             host.outside.server = self.server;
         }
         host
@@ -113,6 +118,13 @@ impl Setup {
     /// `handler.config`: an object, for example from `serde_json::json!`.
     pub fn config(mut self, config: Value) -> Self {
         self.world.config = config;
+        self
+    }
+
+    /// One granted environment variable more.
+    #[cfg(feature = "wasi")]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.world.env.push((name.into(), value.into()));
         self
     }
 
@@ -302,6 +314,13 @@ impl SourceSetup {
         self
     }
 
+    /// One granted environment variable more.
+    #[cfg(feature = "wasi")]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.world.env.push((name.into(), value.into()));
+        self
+    }
+
     /// What answers requests. Without it they are denied.
     #[cfg(feature = "wasi")]
     pub fn server(mut self, server: Server) -> Self {
@@ -330,6 +349,13 @@ impl HooksSetup {
     /// `hooks.config`: an object, for example from `serde_json::json!`.
     pub fn config(mut self, config: Value) -> Self {
         self.world.config = config;
+        self
+    }
+
+    /// One granted environment variable more.
+    #[cfg(feature = "wasi")]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.world.env.push((name.into(), value.into()));
         self
     }
 

@@ -8,7 +8,7 @@
 use super::shared::{HandlerIndex, Shared, TaskEvent};
 use crate::plugin::{HandlerPlugin, Ownership};
 use parti_coordination::record::{OwnershipRecord, decode};
-use parti_coordination::{Epoch, OpenReason, Partition, PartitionId, PartitionView, Phase, Snapshot, SwapOrder};
+use parti_coordination::{OpenReason, Partition, PartitionId, PartitionView, Phase, Snapshot, SwapOrder};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -177,7 +177,7 @@ impl Rollout {
         shared: &Arc<Shared>,
         of: HandlerIndex,
         request: SwapRequest,
-        partitions: Vec<(Partition, Epoch)>,
+        partitions: Vec<Partition>,
     ) -> Self {
         let (rehearsed, plugin, shared) = (shared.events.clone(), Arc::clone(&request.to), Arc::clone(shared));
         let with_state = !request.discard_state;
@@ -203,8 +203,8 @@ impl Rollout {
     }
 
     /// Partitions that a version is rehearsed on.
-    pub(super) fn sample(partitions: impl Iterator<Item = (Partition, Epoch)>) -> Vec<(Partition, Epoch)> {
-        partitions.take(REHEARSALS).collect()
+    pub(super) fn sample<'a>(partitions: impl Iterator<Item = &'a Partition>) -> Vec<Partition> {
+        partitions.take(REHEARSALS).cloned().collect()
     }
 
     pub(super) fn version(&self) -> &str {
@@ -390,19 +390,22 @@ fn too_late(unchanged: usize) -> String {
 
 /// Opens the version with copies of states in force, has it give its state, and throws all of that away. Says how many states those
 /// were.
+///
+/// What the version asks of other servers is asked: one that reads there what it works with could not be tried otherwise. It has no
+/// epoch to show them, because the owner works on.
 async fn rehearse(
     shared: &Shared,
     plugin: &HandlerPlugin,
-    partitions: Vec<(Partition, Epoch)>,
+    partitions: Vec<Partition>,
     with_state: bool,
 ) -> Result<usize, String> {
     let mut states = 0;
-    for (partition, epoch) in partitions {
+    for partition in partitions {
         let snapshot = if with_state { state(shared, partition.id()).await? } else { None };
         states += usize::from(snapshot.is_some());
         let of = |error: String| format!("partition {}: {error}", partition.id());
         let mut instance = plugin
-            .open(&partition, OpenReason::Swapped, snapshot.as_ref(), &Ownership { epoch, ..Ownership::default() })
+            .open(&partition, OpenReason::Swapped, snapshot.as_ref(), &Ownership::default())
             .await
             .map_err(|error| of(error.to_string()))?;
         instance.snapshot().await.map_err(|error| of(error.to_string()))?;

@@ -31,6 +31,7 @@ use crate::plugin::{Current, EngineError, Home, PluginEngine, VersionStore};
 use crate::pushes::Pushes;
 use crate::source::{PluginSource, Source, StaticSource};
 use crate::telemetry::{Metrics, WorkerLabel};
+use crate::trust::Trust;
 use buckets::ControlBuckets;
 use control::{Control, End, Lifetimes};
 use parti_coordination::record::StreamIdentity;
@@ -133,6 +134,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         group: config.group.clone(),
         stream: config.stream.as_ref().map(|stream| stream.name.clone()),
         metrics: metrics.declared.clone(),
+        trust: Trust::default(),
     };
     let cache = settings::plugin_cache(&config);
     let engine = PluginEngine::with_code_cache(&cache.join("code")).map_err(|error| engine_error(&error))?;

@@ -60,10 +60,12 @@ impl Source for HttpSource {
         let request = Request::get(&url).header("accept", "application/json");
         let request = headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
         let mut answer: Value = request.send()?.success()?.json()?;
+        // The rest of the address may have a secret.
+        let origin = request.origin();
         let list = answer.pointer_mut(&at).map(Value::take);
-        let list = list.ok_or_else(|| format!("the answer of {url} has nothing at {at:?}"))?;
+        let list = list.ok_or_else(|| format!("the answer of {origin} has nothing at {at:?}"))?;
         let entries: Vec<Entry> = serde_json::from_value(list)
-            .map_err(|error| format!("the answer of {url} is no list of partitions at {at:?}: {error}"))?;
+            .map_err(|error| format!("the answer of {origin} is no list of partitions at {at:?}: {error}"))?;
         Ok(entries.into_iter().map(Listed::from).collect())
     }
 }

@@ -82,6 +82,19 @@ impl Request {
         Self { timeout: Some(timeout), ..self }
     }
 
+    /// Where it goes, for messages: scheme, host and port. Everything else in an address may be a secret.
+    ///
+    /// ```
+    /// use parti_guest::http::Request;
+    ///
+    /// assert_eq!(Request::get("https://me:word@a.example:81/b?token=c").origin(), "https://a.example:81");
+    /// ```
+    pub fn origin(&self) -> String {
+        let Some((https, authority, _)) = parts(&self.url) else { return "an unknown address".to_owned() };
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        format!("{}://{host}", if https { "https" } else { "http" })
+    }
+
     /// Sends it and waits for the whole answer. Whatever its status is, an answer is no error.
     ///
     /// # Errors
@@ -130,11 +143,11 @@ impl Response {
     }
 }
 
-/// Why a request has no answer that can be used.
+/// Why a request has no answer that can be used. Of an address, only the [origin](Request::origin) is told.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// The address or a header cannot be in a request.
-    #[error("`{0}` cannot be in a request")]
+    /// The address, the method or a header cannot be in a request.
+    #[error("{0} cannot be in a request")]
     Invalid(String),
     /// The operator has not granted this address.
     #[error("the host denies requests to {0}; `plugins.grants` in its configuration would allow them")]

@@ -12,22 +12,23 @@ use super::{HttpError, Request, Response, parts};
 const CHUNK: usize = 4096;
 
 pub(crate) fn send(request: &Request) -> Result<Response, HttpError> {
-    let url = &request.url;
+    let origin = &request.origin();
     let invalid = |what: &str| HttpError::Invalid(what.to_owned());
-    let (https, authority, path) = parts(url).ok_or_else(|| invalid(url))?;
+    let address = || invalid("this address");
+    let (https, authority, path) = parts(&request.url).ok_or_else(address)?;
     let mut headers: Vec<(String, Vec<u8>)> =
         request.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone().into_bytes())).collect();
     if !request.body.is_empty() {
         headers.push(("content-length".to_owned(), request.body.len().to_string().into_bytes()));
     }
-    let headers = Fields::from_list(&headers).map_err(|error| HttpError::Invalid(error.to_string()))?;
+    let headers = Fields::from_list(&headers).map_err(|error| invalid(&format!("these headers ({error})")))?;
 
     let outgoing = OutgoingRequest::new(headers);
     let scheme = if https { Scheme::Https } else { Scheme::Http };
-    outgoing.set_method(&method(&request.method)).map_err(|()| invalid(&request.method))?;
-    outgoing.set_scheme(Some(&scheme)).map_err(|()| invalid(url))?;
-    outgoing.set_authority(Some(authority)).map_err(|()| invalid(url))?;
-    outgoing.set_path_with_query(Some(path)).map_err(|()| invalid(url))?;
+    outgoing.set_method(&method(&request.method)).map_err(|()| invalid("this method"))?;
+    outgoing.set_scheme(Some(&scheme)).map_err(|()| address())?;
+    outgoing.set_authority(Some(authority)).map_err(|()| address())?;
+    outgoing.set_path_with_query(Some(path)).map_err(|()| address())?;
 
     let options = RequestOptions::new();
     if let Some(timeout) = request.timeout {
@@ -36,11 +37,11 @@ pub(crate) fn send(request: &Request) -> Result<Response, HttpError> {
             .set_connect_timeout(timeout)
             .and_then(|()| options.set_first_byte_timeout(timeout))
             .and_then(|()| options.set_between_bytes_timeout(timeout));
-        set.map_err(|()| invalid("timeout"))?;
+        set.map_err(|()| invalid("this timeout"))?;
     }
 
-    let body = if request.body.is_empty() { None } else { Some(outgoing.body().map_err(|()| invalid(url))?) };
-    let failed = |error: ErrorCode| describe(url, error);
+    let body = if request.body.is_empty() { None } else { Some(outgoing.body().map_err(|()| invalid("a body"))?) };
+    let failed = |error: ErrorCode| describe(origin, error);
     let answer = outgoing_handler::handle(outgoing, Some(options)).map_err(failed)?;
     if let Some(body) = body {
         // What the host refuses or the server does not want to hear ends the stream; the answer says why.
@@ -50,8 +51,8 @@ pub(crate) fn send(request: &Request) -> Result<Response, HttpError> {
     }
     answer.subscribe().block();
     match answer.get() {
-        Some(Ok(answer)) => read(url, &answer.map_err(failed)?),
-        _ => Err(HttpError::Failed(url.clone(), "the host gives none".to_owned())),
+        Some(Ok(answer)) => read(origin, &answer.map_err(failed)?),
+        _ => Err(HttpError::Failed(origin.clone(), "the host gives none".to_owned())),
     }
 }
 
@@ -73,8 +74,8 @@ fn write(body: &OutgoingBody, content: &[u8]) -> Result<(), ()> {
     content.chunks(CHUNK).try_for_each(|chunk| stream.blocking_write_and_flush(chunk).map_err(drop))
 }
 
-fn read(url: &str, answer: &IncomingResponse) -> Result<Response, HttpError> {
-    let failed = |what: &str| HttpError::Failed(url.to_owned(), what.to_owned());
+fn read(origin: &str, answer: &IncomingResponse) -> Result<Response, HttpError> {
+    let failed = |what: &str| HttpError::Failed(origin.to_owned(), what.to_owned());
     let (status, headers) = (answer.status(), answer.headers().entries());
     let incoming = answer.consume().map_err(|()| failed("its content was taken"))?;
     let stream = incoming.stream().map_err(|()| failed("its content was taken"))?;
@@ -85,7 +86,7 @@ fn read(url: &str, answer: &IncomingResponse) -> Result<Response, HttpError> {
             Err(StreamError::Closed) => return Ok(Response { status, headers, body }),
             Err(StreamError::LastOperationFailed(error)) => {
                 return Err(match wasip2::http::types::http_error_code(&error) {
-                    Some(code) => describe(url, code),
+                    Some(code) => describe(origin, code),
                     None => failed(&error.to_debug_string()),
                 });
             }
@@ -93,16 +94,16 @@ fn read(url: &str, answer: &IncomingResponse) -> Result<Response, HttpError> {
     }
 }
 
-fn describe(url: &str, error: ErrorCode) -> HttpError {
-    let url = url.to_owned();
+fn describe(origin: &str, error: ErrorCode) -> HttpError {
+    let origin = origin.to_owned();
     match error {
-        ErrorCode::HttpRequestDenied | ErrorCode::DestinationIpProhibited => HttpError::Denied(url),
+        ErrorCode::HttpRequestDenied | ErrorCode::DestinationIpProhibited => HttpError::Denied(origin),
         ErrorCode::ConnectionTimeout
         | ErrorCode::ConnectionReadTimeout
         | ErrorCode::ConnectionWriteTimeout
         | ErrorCode::HttpResponseTimeout
-        | ErrorCode::DnsTimeout => HttpError::Timeout(url),
-        ErrorCode::HttpRequestUriInvalid => HttpError::Invalid(url),
-        other => HttpError::Failed(url, other.to_string()),
+        | ErrorCode::DnsTimeout => HttpError::Timeout(origin),
+        ErrorCode::HttpRequestUriInvalid => HttpError::Invalid(format!("an address at {origin}")),
+        other => HttpError::Failed(origin, other.to_string()),
     }
 }

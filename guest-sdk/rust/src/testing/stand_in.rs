@@ -26,10 +26,11 @@ pub(crate) struct Host {
     pub(crate) outside: Outside,
 }
 
-/// What lies outside the host: other servers, and time.
+/// What lies outside the host: its environment, other servers, and time.
 #[cfg(feature = "wasi")]
 #[derive(Debug, Default)]
 pub(crate) struct Outside {
+    pub(crate) env: Vec<(String, String)>,
     pub(crate) server: Option<super::Server>,
     pub(crate) requested: Vec<crate::http::Request>,
     pub(crate) elapsed: std::time::Duration,
@@ -166,7 +167,15 @@ pub(crate) fn http(request: &crate::http::Request) -> Result<crate::http::Respon
         outside.requested.push(request.clone());
         outside.server
     });
-    server.map_or_else(|| Err(crate::http::HttpError::Denied(request.url.clone())), |server| server(request))
+    server.map_or_else(|| Err(crate::http::HttpError::Denied(request.origin())), |server| server(request))
+}
+
+#[cfg(feature = "wasi")]
+pub(crate) fn env(name: &str) -> Option<String> {
+    CURRENT.with_borrow(|host| {
+        let (_, value) = host.as_ref()?.outside.env.iter().find(|(granted, _)| granted == name)?;
+        Some(value.clone())
+    })
 }
 
 #[cfg(feature = "wasi")]

@@ -30,9 +30,7 @@ impl Manager {
                 handling.versions.propose(Arc::clone(&request.to));
                 let of = HandlerIndex(at);
                 let is_its = |partition: &&Partition| self.shared.handler_of(partition).is_some_and(|its| its.0 == of);
-                let epoch = |id| self.tasks.get(id).and_then(|task| task.view().epoch).unwrap_or_default();
-                let its = self.assigned.values().filter(is_its);
-                let sample = Rollout::sample(its.map(|partition| (partition.clone(), epoch(partition.id()))));
+                let sample = Rollout::sample(self.assigned.values().filter(is_its));
                 *rollout = Some(Rollout::begin(&self.shared, of, request, sample));
                 self.hold_on(of);
                 self.pause_tasks(of);

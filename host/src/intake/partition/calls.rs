@@ -92,7 +92,7 @@ impl PartitionTask {
         };
         self.former = self.instance.take();
         self.cancelled = Arc::default();
-        let ownership = Ownership { epoch: self.epoch, cancelled: Arc::clone(&self.cancelled) };
+        let ownership = Ownership { epoch: Some(self.epoch), cancelled: Arc::clone(&self.cancelled) };
         let partition = self.partition.clone();
         self.call(async move {
             match instances.open(&partition, why, snapshot.as_ref(), &ownership).await {

@@ -2,6 +2,7 @@
 
 use super::super::options::{ClientCertificate, Login, Tls};
 use super::parse::{MAX_LINE, refusal};
+use crate::trust::authorities_of_this_machine;
 use async_nats::ServerAddr;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -201,17 +202,16 @@ fn client_config(tls: &Tls) -> Result<ClientConfig, WireError> {
         let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         read.map_err(|error| failed(file, &error))
     };
-    let mut roots = RootCertStore::empty();
-    match &tls.ca {
+    let roots = match &tls.ca {
         Some(file) => {
+            let mut roots = RootCertStore::empty();
             for certificate in certificates(file)? {
                 roots.add(certificate).map_err(|error| failed(file, &error))?;
             }
+            roots
         }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
+        None => authorities_of_this_machine(),
+    };
     let builder = ClientConfig::builder().with_root_certificates(roots);
     let Some(ClientCertificate { certificate, key }) = &tls.client else { return Ok(builder.with_no_client_auth()) };
     let chain = certificates(certificate)?;

@@ -3,6 +3,7 @@
 use super::super::bindings::parti::plugin::context::Host;
 use super::HostState;
 use crate::telemetry::{DeclaredMetrics, WorkerLabel};
+use crate::trust::Trust;
 use parti_coordination::{Epoch, PartitionId, Sequence};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -20,13 +21,15 @@ pub struct Home {
     pub stream: Option<String>,
     /// Where the metrics go that plugins declare.
     pub metrics: DeclaredMetrics,
+    /// Which HTTP servers are who they say.
+    pub trust: Trust,
 }
 
 /// An ownership of a partition, for which a handler is opened.
 #[derive(Debug, Clone, Default)]
 pub struct Ownership {
-    /// Its number.
-    pub epoch: Epoch,
+    /// Its number. None in a rehearsal: what is opened there owns nothing, while the owner works on.
+    pub epoch: Option<Epoch>,
     /// Set when nobody waits for the answer of the call in progress any more.
     pub cancelled: Arc<AtomicBool>,
 }
@@ -62,7 +65,7 @@ impl Host for HostState {
     }
 
     fn epoch(&mut self) -> Option<u64> {
-        self.scope.ownership.as_ref().map(|ownership| ownership.epoch.0)
+        self.scope.ownership.as_ref().and_then(|ownership| ownership.epoch).map(|epoch| epoch.0)
     }
 
     fn remaining_ms(&mut self) -> u64 {

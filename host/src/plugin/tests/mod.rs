@@ -7,6 +7,7 @@ mod outside;
 mod properties;
 mod reports;
 mod sharing;
+mod secure;
 mod sources;
 mod strategies;
 

@@ -5,8 +5,8 @@ use crate::config::HttpOrigin;
 use parti_coordination::Completed;
 use serde_json::json;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 /// A server that this many clients can reach; `answer` says what each gets.
 async fn server() -> (TcpListener, String) {
@@ -16,7 +16,7 @@ async fn server() -> (TcpListener, String) {
 }
 
 /// Reads a request with 10,000 bytes of content; its head.
-async fn request(client: &mut TcpStream) -> String {
+pub(super) async fn request(client: &mut (impl AsyncRead + Unpin)) -> String {
     let mut seen = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&seen);
@@ -32,13 +32,13 @@ async fn request(client: &mut TcpStream) -> String {
     }
 }
 
-async fn answer(client: &mut TcpStream, head: &str, body: &str) {
+pub(super) async fn answer(client: &mut (impl AsyncWrite + Unpin), head: &str, body: &str) {
     let text = format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     // A client that has heard enough may be gone.
     let _ = client.write_all(text.as_bytes()).await;
 }
 
-fn granted(origins: &[&str]) -> Grants {
+pub(super) fn granted(origins: &[&str]) -> Grants {
     Grants { http: origins.iter().map(|origin| HttpOrigin::parse(origin).unwrap()).collect(), ..Grants::default() }
 }
 
@@ -56,7 +56,7 @@ fn short() -> Limits {
 }
 
 /// The reason of a message that was rejected.
-fn rejected(handled: &Handled) -> &str {
+pub(super) fn rejected(handled: &Handled) -> &str {
     let [Completed::Reject(reason)] = handled.outcome.done.as_slice() else { panic!("{handled:?}") };
     reason
 }

@@ -17,7 +17,7 @@ async fn a_handler_knows_where_and_for_whom_it_runs() {
     worker.set("worker-7");
     let home = Home { worker, group: "demo".to_owned(), stream: Some("work".to_owned()), ..Home::default() };
     let plugin = reporter(home, Limits::default());
-    let ownership = Ownership { epoch: Epoch(9), ..Ownership::default() };
+    let ownership = Ownership { epoch: Some(Epoch(9)), ..Ownership::default() };
     let mut instance = plugin.open(&partition("a"), OpenReason::Assigned, None, &ownership).await.unwrap();
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let headers = vec![("Traceparent".into(), trace.as_bytes())];
@@ -26,6 +26,10 @@ async fn a_handler_knows_where_and_for_whom_it_runs() {
     let said: Vec<&[u8]> = handled.publishes.iter().map(|publish| &*publish.payload).collect();
     let here = "worker-7 demo Some(\"work\") Some(9)";
     assert_eq!(said, [format!("{here} None true"), format!("{here} Some(\"{trace}\") true")].map(String::into_bytes));
+
+    // As in a rehearsal.
+    let handled = open(&plugin).await.unwrap().handle(&[message(1, "where")]).await.unwrap();
+    assert_eq!(handled.publishes[0].payload, "worker-7 demo Some(\"work\") None None true");
 }
 
 #[tokio::test]

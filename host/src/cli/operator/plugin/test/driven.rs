@@ -7,9 +7,9 @@ use crate::plugin::{CallError, Handled as PluginHandled, HandlerInstance, Handle
 use crate::worker::partition_limits;
 use parti_coordination::record::{Owner, StreamIdentity};
 use parti_coordination::{
-    Batch, CloseReason, Command, Completed, Failure, Fleet, Handled, Incarnation, Input, Limits, Now, OnExhausted,
-    OpenReason, Outgoing, Output, Partition, PartitionMachine, Phase, Position, QueuedMessage, Report, Sequence,
-    Snapshot, StoredEntry, SwapOrder, WorkerId, WriteOutcome,
+    Batch, CloseReason, Command, Completed, Epoch, Failure, Fleet, Handled, Incarnation, Input, Limits, Now,
+    OnExhausted, OpenReason, Outgoing, Output, Partition, PartitionMachine, Phase, Position, QueuedMessage, Report,
+    Sequence, Snapshot, StoredEntry, SwapOrder, WorkerId, WriteOutcome,
 };
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
@@ -279,7 +279,8 @@ impl Drive<'_> {
     /// Opens an instance. One that is there is of the version before, and is closed once the new one is open.
     async fn open(&mut self, why: OpenReason, snapshot: Option<Snapshot>) -> Result<Input<usize, Publish>, String> {
         let begun = Instant::now();
-        let opened = self.plugin.open(self.partition, why, snapshot.as_ref(), &Ownership::default()).await;
+        let ownership = Ownership { epoch: Some(Epoch(1)), ..Ownership::default() };
+        let opened = self.plugin.open(self.partition, why, snapshot.as_ref(), &ownership).await;
         let instance = opened.map_err(|error| format!("{error} (open, {})", reason(why)))?;
         self.driven.opens.push(begun.elapsed());
         if let Some(former) = self.instance.replace(instance) {

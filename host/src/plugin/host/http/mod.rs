@@ -1,8 +1,10 @@
 //! `wasi:http/outgoing-handler`, where it is granted: every request is checked against the plugin's list, waits for a place among
 //! the plugin's requests in flight, and ends before the call that made it must.
 //!
-//! The host connects itself, so that the certificates of this machine count, and so that a name cannot lead to where only this
+//! The host connects itself (`route`), so that the certificates of this machine count, and so that a name cannot lead to where only this
 //! machine may go. Requests are tasks on the runtime of the guests: one that waits holds no thread.
+
+mod route;
 
 use super::Shared;
 use super::log::LogScope;
@@ -14,21 +16,16 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use route::{Destination, connect, tls_error};
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep_until, timeout_at};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use wasmtime_wasi::runtime;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
@@ -44,8 +41,6 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("parti/", env!(
 pub(super) struct HttpShared {
     granted: Vec<HttpOrigin>,
     places: Arc<Semaphore>,
-    /// The certificates that this machine trusts, once the first request needs them.
-    tls: OnceLock<Arc<ClientConfig>>,
     sent: AtomicU64,
     denied: AtomicU64,
 }
@@ -53,28 +48,12 @@ pub(super) struct HttpShared {
 impl HttpShared {
     pub(super) fn new(granted: Vec<HttpOrigin>, requests: u64) -> Self {
         let places = usize::try_from(requests).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self {
-            granted,
-            places: Arc::new(Semaphore::new(places)),
-            tls: OnceLock::new(),
-            sent: AtomicU64::new(0),
-            denied: AtomicU64::new(0),
-        }
+        Self { granted, places: Arc::new(Semaphore::new(places)), sent: AtomicU64::new(0), denied: AtomicU64::new(0) }
     }
 
     /// Requests sent and requests denied.
     pub(super) fn counts(&self) -> (u64, u64) {
         (self.sent.load(Relaxed), self.denied.load(Relaxed))
-    }
-
-    /// Reads the certificates of this machine: for a thread that may block.
-    fn tls(&self) -> Arc<ClientConfig> {
-        let config = self.tls.get_or_init(|| {
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
-        });
-        Arc::clone(config)
     }
 }
 
@@ -124,15 +103,6 @@ impl Outgoing {
 /// Bytes of a request's body that a guest hands over at once, of which two may wait.
 const BODY_CHUNK: usize = 16 << 10;
 
-/// A place that the plugin may send requests to.
-struct Destination {
-    https: bool,
-    host: String,
-    port: u16,
-    /// Whether it may also be this machine itself, or another that only this machine reaches.
-    any_address: bool,
-}
-
 /// The response, and what drives its connection.
 type Answer = (Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
 
@@ -169,8 +139,7 @@ impl WasiHttpHooks for Outgoing {
     }
 
     fn p2_error_from_tls(&mut self, error: &std::io::Error) -> ErrorCode {
-        tracing::debug!(plugin = &*self.shared.plugin, %error, "An HTTP server is not trusted");
-        ErrorCode::TlsCertificateError
+        tls_error(error)
     }
 }
 
@@ -183,7 +152,7 @@ async fn send(
     until: Instant,
 ) -> Result<Answer, Error> {
     let place = match timeout_at(until.into(), Arc::clone(&shared.http.places).acquire_owned()).await {
-        Ok(Ok(place)) => place,
+        Ok(Ok(place)) => Arc::new(place),
         _ => {
             log.host_warns(&format!(
                 "A request waited in vain: {} are in flight, which is {}.limits.httpRequests",
@@ -195,7 +164,8 @@ async fn send(
     shared.http.sent.fetch_add(1, Relaxed);
     let within = |limit| earlier(until, limit);
     let by = within(options.connect_timeout);
-    let stream = timeout_at(by.into(), connect(&shared, &log, &to)).await.map_err(|_| Error::ConnectionTimeout)??;
+    let stream =
+        timeout_at(by.into(), connect(&shared, &log, &to, &place)).await.map_err(|_| Error::ConnectionTimeout)??;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = runtime::spawn(async move {
         if let Err(error) = connection.await {
@@ -236,61 +206,6 @@ async fn send(
 /// `until`, or a time from now that is shorter. The guest chooses it, so it may be longer than clocks reach.
 fn earlier(until: Instant, limit: Option<Duration>) -> Instant {
     limit.and_then(|limit| Instant::now().checked_add(limit)).map_or(until, |by| by.min(until))
-}
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-async fn connect(shared: &Arc<Shared>, log: &LogScope, to: &Destination) -> Result<Box<dyn Stream>, Error> {
-    let found = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
-    let found: Vec<SocketAddr> = found
-        .map_err(|_| Error::DnsError { rcode: Some("address not available".to_owned()), info_code: None })?
-        .collect();
-    let mut failed = Error::DestinationNotFound;
-    for address in found {
-        if !to.any_address && is_private_to_this_machine(address.ip()) {
-            shared.http.denied.fetch_add(1, Relaxed);
-            log.host_warns(&format!(
-                "A request to {} is denied: it leads to {}, which only a grant of that address or of localhost allows",
-                to.host,
-                address.ip()
-            ));
-            failed = Error::DestinationIpProhibited;
-            continue;
-        }
-        match TcpStream::connect(address).await {
-            Ok(stream) if to.https => return secure(shared, &to.host, stream).await,
-            Ok(stream) => return Ok(Box::new(stream)),
-            Err(error) => failed = Error::Connect(error),
-        }
-    }
-    Err(failed)
-}
-
-async fn secure(shared: &Arc<Shared>, host: &str, stream: TcpStream) -> Result<Box<dyn Stream>, Error> {
-    let reading = Arc::clone(shared);
-    let config = tokio::task::spawn_blocking(move || reading.http.tls()).await;
-    let config = config.map_err(|error| Error::InternalError(Some(error.to_string())))?;
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| Error::HttpRequestUriInvalid)?;
-    Ok(Box::new(TlsConnector::from(config).connect(name, stream).await.map_err(Error::Tls)?))
-}
-
-/// Addresses that mean something only on this machine: itself, and what clouds put at link-local ones (their credentials among
-/// them). No name that is granted can lead there.
-fn is_private_to_this_machine(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast()
-        }
-        // The address of the AWS metadata service is a unique local one, fd00:ec2::254.
-        IpAddr::V6(v6) => {
-            v6.is_loopback()
-                || v6.is_unicast_link_local()
-                || v6.is_unspecified()
-                || v6.is_multicast()
-                || v6.segments().starts_with(&[0xfd00, 0x0ec2])
-        }
-    }
 }
 
 /// A response's body: no longer and no later than it may be.
@@ -345,29 +260,5 @@ impl Body for Received {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_lead_to_the_network_and_not_into_this_machine() {
-        for address in [
-            "127.0.0.1",
-            "127.8.8.8",
-            "169.254.169.254",
-            "0.0.0.0",
-            "::1",
-            "::ffff:127.0.0.1",
-            "fe80::1",
-            "fd00:ec2::254",
-        ] {
-            assert!(is_private_to_this_machine(address.parse().unwrap()), "{address}");
-        }
-        for address in ["10.0.0.1", "192.168.1.1", "93.184.216.34", "fd12::1", "2606:2800::1"] {
-            assert!(!is_private_to_this_machine(address.parse().unwrap()), "{address}");
-        }
     }
 }
