@@ -44,7 +44,7 @@ pub use error::{CallError, LoadError, MissingImport};
 pub use grants::Grants;
 pub use handler::{Handled, HandlerInstance, HandlerPlugin, Message};
 pub use hooks::{Happening, HooksInstance, HooksPlugin};
-pub use host::{Home, Ownership, PluginStats, Publish};
+pub use host::{Accounts, Home, Ownership, PluginStats, Publish};
 pub use inspect::{Description, Inspection, PluginKind, describe, inspect};
 pub use instances::HandlerInstances;
 pub use kinds::{Loadable, try_load};

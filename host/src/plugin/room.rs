@@ -1,8 +1,9 @@
-//! How many instances the kernel has room for in this process: memory maps and address space.
+//! How many instances the kernel has room for in this process: memory maps, address space, and descriptors.
 //!
 //! Checked when a worker starts, because an instance beyond the room fails to open, and so does anything else then that maps memory.
 //! Linux only; elsewhere there is nothing to read, and nothing is said.
 
+use super::host::MAX_DESCRIPTORS;
 use rustix::process::{Resource, getrlimit};
 
 /// What the kernel allows this process, and what the process has of it now.
@@ -10,6 +11,7 @@ use rustix::process::{Resource, getrlimit};
 pub struct Room {
     maps: Use,
     address: Use,
+    descriptors: Use,
 }
 
 /// A resource of the process.
@@ -43,6 +45,9 @@ impl Room {
     /// around them, so that it need not check bounds. Nothing of it is used until the guest does.
     const ADDRESS: u64 = (4 << 30) + (256 << 20);
 
+    /// Descriptors kept free for connections, requests and files of the host.
+    const DESCRIPTORS_RESERVE: u64 = 256;
+
     /// Address space kept free for threads, compiled code and the allocator.
     const ADDRESS_RESERVE: u64 = 8 << 30;
 
@@ -59,7 +64,11 @@ impl Room {
         let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
         let kibibytes: u64 = size.trim().strip_suffix("kB")?.trim().parse().ok()?;
         let limit = getrlimit(Resource::As).current.unwrap_or(Self::ADDRESS_MAX).min(Self::ADDRESS_MAX);
-        Some(Self { maps, address: Use { max: limit, used: kibibytes.saturating_mul(1 << 10) } })
+        let address = Use { max: limit, used: kibibytes.saturating_mul(1 << 10) };
+        let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
+        let descriptors =
+            Use { max: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), used: open.try_into().ok()? };
+        Some(Self { maps, address, descriptors })
     }
 
     /// Further instances of a small component that fit.
@@ -69,9 +78,9 @@ impl Room {
         self.maps.fits(Self::MAPS, Self::MAPS_RESERVE).min(address)
     }
 
-    /// What to tell the operator if `wanted` further instances do not fit.
+    /// What to tell the operator if `wanted` further instances do not fit, which may be ones with a granted directory.
     #[must_use]
-    pub fn warnings(&self, wanted: u64) -> Vec<String> {
+    pub fn warnings(&self, wanted: u64, with_files: bool) -> Vec<String> {
         let mut warnings = Vec::new();
         let fit = self.maps.fits(Self::MAPS, Self::MAPS_RESERVE);
         if wanted > fit {
@@ -96,6 +105,16 @@ impl Room {
                 self.address.max >> 30
             ));
         }
+        let fit = self.descriptors.fits(MAX_DESCRIPTORS, Self::DESCRIPTORS_RESERVE);
+        if with_files && wanted > fit {
+            let needed = self.descriptors.needed(wanted, MAX_DESCRIPTORS, Self::DESCRIPTORS_RESERVE);
+            warnings.push(format!(
+                "This process may have {} open files, which leaves room for about {fit} handler instances with a granted directory, but \
+                 {wanted} may be needed: each can open {MAX_DESCRIPTORS}. Set the limit to {needed} or more (`ulimit -n`, or LimitNOFILE of \
+                 systemd), or spread the partitions over more workers",
+                self.descriptors.max
+            ));
+        }
         warnings
     }
 }
@@ -106,25 +125,38 @@ mod tests {
 
     const ENOUGH: Use = Use { max: 1 << 47, used: 1 << 30 };
 
+    fn room(maps: Use, address: Use) -> Room {
+        Room { maps, address, descriptors: ENOUGH }
+    }
+
+    #[test]
+    fn too_few_descriptors_are_noticed_before_guests_use_them_up() {
+        let room = Room { maps: ENOUGH, address: ENOUGH, descriptors: Use { max: 1_024, used: 108 } };
+        assert_eq!(room.warnings(20, true), [""; 0]);
+        let [warning] = room.warnings(21, true).try_into().unwrap();
+        assert!(warning.contains("1024 open files") && warning.contains("1057 or more"), "{warning}");
+        assert_eq!(room.warnings(21, false), [""; 0]);
+    }
+
     #[test]
     fn too_few_memory_maps_are_noticed_before_instances_fail() {
-        let room = Room { maps: Use { max: 65_530, used: 530 }, address: ENOUGH };
-        assert_eq!(room.instances(), 9_000);
-        assert_eq!(room.warnings(9_000), [""; 0]);
-        let [warning] = room.warnings(9_001).try_into().unwrap();
+        let few = room(Use { max: 65_530, used: 530 }, ENOUGH);
+        assert_eq!(few.instances(), 9_000);
+        assert_eq!(few.warnings(9_000, false), [""; 0]);
+        let [warning] = few.warnings(9_001, false).try_into().unwrap();
         assert!(warning.contains("vm.max_map_count=65537"), "{warning}");
-        assert_eq!(Room { maps: Use { max: 100, used: 500 }, address: ENOUGH }.instances(), 0);
+        assert_eq!(room(Use { max: 100, used: 500 }, ENOUGH).instances(), 0);
     }
 
     #[test]
     fn too_little_address_space_is_noticed_before_instances_fail() {
         let maps = Use { max: 1 << 30, used: 0 };
-        let room = Room { maps, address: Use { max: 64 << 30, used: 1 << 30 } };
-        assert_eq!(room.instances(), 12);
-        assert_eq!(room.warnings(12), [""; 0]);
-        let [warning] = room.warnings(13).try_into().unwrap();
+        let narrow = room(maps, Use { max: 64 << 30, used: 1 << 30 });
+        assert_eq!(narrow.instances(), 12);
+        assert_eq!(narrow.warnings(12, false), [""; 0]);
+        let [warning] = narrow.warnings(13, false).try_into().unwrap();
         assert!(warning.contains("64 GiB") && warning.contains("67371008 KiB"), "{warning}");
-        let [warning] = Room { maps, address: ENOUGH }.warnings(40_000).try_into().unwrap();
+        let [warning] = room(maps, ENOUGH).warnings(40_000, false).try_into().unwrap();
         assert!(warning.contains("Spread the partitions"), "{warning}");
     }
 }

@@ -180,6 +180,12 @@ impl PluginVersion {
         &self.shared.limits
     }
 
+    /// Whether its instances may open files.
+    #[must_use]
+    pub fn reads_files(&self) -> bool {
+        self.shared.directory.is_some()
+    }
+
     /// What its instances read as configuration: one JSON object.
     #[must_use]
     pub fn config(&self) -> &serde_json::Value {

@@ -1,15 +1,17 @@
 //! Metrics that plugins declare while they run, shown beside those of the catalogue.
 //!
 //! Apart from the catalogue, because whoever declares them is not trusted: names, labels and the number of series are checked, and
-//! every name begins with that of its plugin, so that no plugin can take a name of the host or of another. They belong to the
-//! plugin and not to one version or instance of it: counters go on through a swap.
+//! every name begins with that of its plugin, so that no plugin can take a name of the host. They belong to the plugin and not to one
+//! version or instance of it: counters go on through a swap. A metric that no version there is has declared gives way to another: what
+//! a version has declared that was refused or taken back stands in nobody's way.
 
 use crate::text::shortened;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, Opts};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Bytes of the longest name of a metric or label.
 const MAX_NAME: usize = 64;
@@ -29,12 +31,25 @@ const RESERVED_ENDS: [&str; 6] = ["_total", "_info", "_bucket", "_count", "_sum"
 
 /// The metrics of all plugins of this process. Clones share them.
 #[derive(Clone, Default)]
-pub struct DeclaredMetrics(Arc<Mutex<BTreeMap<String, Arc<PluginMetrics>>>>);
+pub struct DeclaredMetrics {
+    plugins: Arc<Mutex<BTreeMap<String, Arc<PluginMetrics>>>>,
+    names: Names,
+}
+
+/// The plugin that each name belongs to. The names of two plugins can differ in characters only that the format does not have, and
+/// `a` can have a metric `b_c`, and `a-b` a metric `c`.
+type Names = Arc<Mutex<BTreeMap<String, Arc<str>>>>;
+
+/// A version of a plugin, which declares metrics. They are in use for as long as it is there.
+#[derive(Debug, Default)]
+pub struct MetricsUser(Arc<()>);
 
 /// The metrics of one plugin, whichever of its versions and instances uses them.
 pub struct PluginMetrics {
+    plugin: Arc<str>,
     /// What its names begin with.
     prefix: String,
+    names: Names,
     families: Mutex<Vec<Family>>,
 }
 
@@ -62,6 +77,13 @@ pub struct Declaration {
     pub labels: Vec<String>,
     /// Upper bounds of a histogram's buckets, ascending; none = the usual ones for seconds.
     pub buckets: Vec<f64>,
+}
+
+impl Declaration {
+    /// Whether what it is recorded in is the same. What a metric says may change.
+    fn is_same(&self, other: &Self) -> bool {
+        (self.kind, &self.labels, &self.buckets) == (other.kind, &other.labels, &other.buckets)
+    }
 }
 
 /// What became of a value.
@@ -98,6 +120,9 @@ pub enum MetricError {
         "`{0}` is declared already with another kind, other labels or buckets; a version of this plugin uses it: choose another name"
     )]
     Other(String),
+    /// The name belongs to another plugin.
+    #[error("`{0}` would be shown as `{1}`, which is a metric of the plugin `{2}` already: choose another name")]
+    Taken(String, String, Arc<str>),
     /// One metric too many.
     #[error("the plugin would have more than {0} metrics, which is limits.metricSeries")]
     TooMany(u64),
@@ -119,6 +144,22 @@ struct Family {
     declaration: Declaration,
     vector: Vector,
     series: HashSet<Vec<String>>,
+    /// The versions that have declared it.
+    users: Vec<Weak<()>>,
+}
+
+impl Family {
+    fn is_used(&self) -> bool {
+        self.users.iter().any(|user| user.strong_count() > 0)
+    }
+
+    fn used_by(&mut self, MetricsUser(user): &MetricsUser) {
+        self.users.retain(|other| other.strong_count() > 0);
+        let user = Arc::downgrade(user);
+        if !self.users.iter().any(|other| other.ptr_eq(&user)) {
+            self.users.push(user);
+        }
+    }
 }
 
 enum Vector {
@@ -136,17 +177,14 @@ impl DeclaredMetrics {
     /// The metrics of this plugin.
     #[must_use]
     pub fn of(&self, plugin: &str) -> Arc<PluginMetrics> {
-        let mut plugins = lock(&self.0);
-        Arc::clone(plugins.entry(plugin.to_owned()).or_insert_with(|| Arc::new(PluginMetrics::new(plugin))))
+        let new = || Arc::new(PluginMetrics::new(plugin, Arc::clone(&self.names)));
+        Arc::clone(lock(&self.plugins).entry(plugin.to_owned()).or_insert_with(new))
     }
 
-    /// What there is to show. No family comes twice.
+    /// What there is to show. No family comes twice, because no name has two plugins.
     pub(super) fn gather(&self) -> Vec<MetricFamily> {
-        let plugins: Vec<Arc<PluginMetrics>> = lock(&self.0).values().cloned().collect();
-        let mut names = HashSet::new();
-        let families = plugins.iter().flat_map(|plugin| plugin.gather());
-        // The names of two plugins can differ in characters only that the format does not have. The first is shown.
-        families.filter(|family| names.insert(family.name().to_owned())).collect()
+        let plugins: Vec<Arc<PluginMetrics>> = lock(&self.plugins).values().cloned().collect();
+        plugins.iter().flat_map(|plugin| plugin.gather()).collect()
     }
 }
 
@@ -157,34 +195,69 @@ impl std::fmt::Debug for DeclaredMetrics {
 }
 
 impl PluginMetrics {
-    fn new(plugin: &str) -> Self {
-        let plugin = plugin.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-        Self { prefix: format!("plugin_{plugin}_"), families: Mutex::default() }
+    fn new(plugin: &str, names: Names) -> Self {
+        let shown = plugin.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        Self { plugin: plugin.into(), prefix: format!("plugin_{shown}_"), names, families: Mutex::default() }
     }
 
     /// The number under which values of this metric are recorded. The same declaration has the same number each time.
     ///
     /// # Errors
-    /// A declaration that the formats do not allow, another one of the same name, or one metric more than `series`.
-    pub fn declare(&self, declaration: Declaration, series: u64) -> Result<u32, MetricError> {
+    /// A declaration that the formats do not allow, another one of the same name that is in use, a name of another plugin, or one metric
+    /// more than `series`.
+    pub fn declare(&self, user: &MetricsUser, declaration: Declaration, series: u64) -> Result<u32, MetricError> {
         check(&declaration)?;
         let mut families = lock(&self.families);
-        if let Some(at) = families.iter().position(|family| family.declaration.name == declaration.name) {
-            let same = |known: &Declaration| {
-                (known.kind, &known.labels, &known.buckets)
-                    == (declaration.kind, &declaration.labels, &declaration.buckets)
-            };
-            let known = families.get(at).is_some_and(|family| same(&family.declaration));
-            return if known { Ok(number(at)) } else { Err(MetricError::Other(declaration.name)) };
-        }
-        if families.len() as u64 >= series {
-            return Err(MetricError::TooMany(series));
-        }
+        let has_room = (families.len() as u64) < series;
+        let known = families.iter_mut().enumerate().find(|(_, family)| family.declaration.name == declaration.name);
+        let place = match known {
+            Some((at, family)) if family.declaration.is_same(&declaration) => {
+                family.used_by(user);
+                return Ok(number(at));
+            }
+            Some((_, family)) if family.is_used() => return Err(MetricError::Other(declaration.name)),
+            Some((at, _)) => Some(at),
+            None if has_room => None,
+            None => {
+                let unused = families.iter().position(|family| !family.is_used());
+                Some(unused.ok_or(MetricError::TooMany(series))?)
+            }
+        };
         let vector = self.vector(&declaration).map_err(|_| MetricError::Name(declaration.name.clone()))?;
+        self.claim(&declaration.name)?;
         // What it was for is in the vector, as far as it is shown; the rest is as long as the guest likes.
         let declaration = Declaration { help: String::new(), ..declaration };
-        families.push(Family { declaration, vector, series: HashSet::new() });
-        Ok(number(families.len() - 1))
+        let mut family = Family { declaration, vector, series: HashSet::new(), users: Vec::new() };
+        family.used_by(user);
+        let at = place.unwrap_or(families.len());
+        match families.get_mut(at) {
+            None => families.push(family),
+            Some(place) => {
+                let before = std::mem::replace(place, family).declaration.name;
+                if place.declaration.name != before {
+                    lock(&self.names).remove(&self.shown(&before));
+                }
+            }
+        }
+        Ok(number(at))
+    }
+
+    /// The name as everybody sees it, without what the formats put behind it.
+    fn shown(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// The name is this plugin's, unless it is another's.
+    fn claim(&self, name: &str) -> Result<(), MetricError> {
+        let shown = self.shown(name);
+        match lock(&self.names).entry(shown.clone()) {
+            Entry::Vacant(entry) => drop(entry.insert(Arc::clone(&self.plugin))),
+            Entry::Occupied(entry) if *entry.get() == self.plugin => {}
+            Entry::Occupied(entry) => {
+                return Err(MetricError::Taken(name.to_owned(), shown, Arc::clone(entry.get())));
+            }
+        }
+        Ok(())
     }
 
     /// Notes a value: adds it to a counter, sets a gauge, sorts it into a histogram's buckets. All metrics of the plugin together
@@ -225,7 +298,7 @@ impl PluginMetrics {
         let labels: Vec<&str> = declared.labels.iter().map(String::as_str).collect();
         let help = if declared.help.trim().is_empty() { declared.name.clone() } else { declared.help.clone() };
         let help = shortened(help.replace(char::is_control, " "), MAX_HELP);
-        let name = format!("{}{}", self.prefix, declared.name);
+        let name = self.shown(&declared.name);
         Ok(match declared.kind {
             DeclaredKind::Counter => {
                 Vector::Counter(CounterVec::new(Opts::new(format!("{name}_total"), help), &labels)?)
@@ -300,13 +373,14 @@ mod tests {
 
     #[test]
     fn what_plugins_declare_is_shown_in_both_formats_under_their_own_names() {
+        let user = MetricsUser::default();
         let metrics = Metrics::new(WorkerLabel::default()).unwrap();
         let plugin = metrics.declared.of("My-plugin.2");
-        let orders = plugin.declare(declared("orders", DeclaredKind::Counter, &["kind"]), 10).unwrap();
+        let orders = plugin.declare(&user, declared("orders", DeclaredKind::Counter, &["kind"]), 10).unwrap();
         let seconds = Declaration { buckets: vec![0.1, 1.0], ..declared("wait_seconds", DeclaredKind::Histogram, &[]) };
-        let seconds = plugin.declare(seconds, 10).unwrap();
-        let level = plugin.declare(declared("level", DeclaredKind::Gauge, &[]), 10).unwrap();
-        plugin.declare(declared("never_used", DeclaredKind::Gauge, &[]), 10).unwrap();
+        let seconds = plugin.declare(&user, seconds, 10).unwrap();
+        let level = plugin.declare(&user, declared("level", DeclaredKind::Gauge, &[]), 10).unwrap();
+        plugin.declare(&user, declared("never_used", DeclaredKind::Gauge, &[]), 10).unwrap();
         plugin.record(orders, 2.0, values(&["a \"b\"\n"]), 10).unwrap();
         plugin.record(orders, 1.5, values(&["a \"b\"\n"]), 10).unwrap();
         plugin.record(seconds, 0.5, Vec::new(), 10).unwrap();
@@ -326,8 +400,9 @@ mod tests {
 
     #[test]
     fn series_beyond_the_limit_are_dropped_and_counted_and_the_others_go_on() {
+        let user = MetricsUser::default();
         let plugin = DeclaredMetrics::default().of("p");
-        let metric = plugin.declare(declared("m", DeclaredKind::Counter, &["id"]), 3).unwrap();
+        let metric = plugin.declare(&user, declared("m", DeclaredKind::Counter, &["id"]), 3).unwrap();
         for n in 0..1000 {
             let recorded = plugin.record(metric, 1.0, values(&[&n.to_string()]), 3).unwrap();
             assert_eq!(recorded, if n < 3 { Recorded::Noted } else { Recorded::Dropped });
@@ -338,39 +413,77 @@ mod tests {
 
     #[test]
     fn a_declaration_is_the_same_for_every_instance_and_another_one_is_refused() {
+        let user = MetricsUser::default();
         let metrics = DeclaredMetrics::default();
-        let first = metrics.of("p").declare(declared("m", DeclaredKind::Counter, &["a"]), 10).unwrap();
-        assert_eq!(metrics.of("p").declare(declared("m", DeclaredKind::Counter, &["a"]), 10), Ok(first));
-        let other = metrics.of("p").declare(declared("m", DeclaredKind::Gauge, &["a"]), 10);
+        let first = metrics.of("p").declare(&user, declared("m", DeclaredKind::Counter, &["a"]), 10).unwrap();
+        assert_eq!(metrics.of("p").declare(&user, declared("m", DeclaredKind::Counter, &["a"]), 10), Ok(first));
+        let other = metrics.of("p").declare(&user, declared("m", DeclaredKind::Gauge, &["a"]), 10);
         assert_eq!(other, Err(MetricError::Other("m".to_owned())));
-        assert!(metrics.of("q").declare(declared("m", DeclaredKind::Gauge, &["a"]), 10).is_ok());
+        assert!(metrics.of("q").declare(&user, declared("m", DeclaredKind::Gauge, &["a"]), 10).is_ok());
     }
 
     #[test]
     fn of_a_help_text_no_more_is_kept_than_is_shown() {
+        let user = MetricsUser::default();
         let plugin = DeclaredMetrics::default().of("p");
         let declaration = Declaration { help: "h".repeat(16 << 20), ..declared("m", DeclaredKind::Gauge, &[]) };
-        let metric = plugin.declare(declaration, 10).unwrap();
+        let metric = plugin.declare(&user, declaration, 10).unwrap();
         plugin.record(metric, 1.0, Vec::new(), 10).unwrap();
         assert_eq!(plugin.gather()[0].help().len(), MAX_HELP);
         assert_eq!(lock(&plugin.families)[0].declaration.help.capacity(), 0);
     }
 
     #[test]
+    fn what_a_version_has_declared_that_is_gone_stands_in_nobodys_way() {
+        let (metrics, gone, user) = (DeclaredMetrics::default(), MetricsUser::default(), MetricsUser::default());
+        let plugin = metrics.of("p");
+        let metric = plugin.declare(&gone, declared("m", DeclaredKind::Gauge, &[]), 1).unwrap();
+        plugin.record(metric, 7.0, Vec::new(), 1).unwrap();
+        let counter = |name| declared(name, DeclaredKind::Counter, &[]);
+        assert_eq!(plugin.declare(&user, counter("m"), 1), Err(MetricError::Other("m".to_owned())));
+        assert_eq!(plugin.declare(&user, counter("n"), 1), Err(MetricError::TooMany(1)));
+        drop(gone);
+        assert_eq!(plugin.gather()[0].get_metric()[0].get_gauge().get_value(), 7.0, "it is shown until it gives way");
+        let metric = plugin.declare(&user, counter("m"), 1).unwrap();
+        plugin.record(metric, 1.0, Vec::new(), 1).unwrap();
+        assert_eq!(plugin.gather()[0].name(), "plugin_p_m_total");
+        drop(user);
+        let user = MetricsUser::default();
+        assert_eq!(plugin.declare(&user, counter("n"), 1), Ok(0));
+        assert_eq!(plugin.gather().len(), 0, "the metric has given way, and its values with it");
+        assert!(!lock(&metrics.names).contains_key("plugin_p_m"));
+    }
+
+    #[test]
+    fn no_two_plugins_share_a_name() {
+        let user = MetricsUser::default();
+        let metrics = DeclaredMetrics::default();
+        metrics.of("a").declare(&user, declared("b_requests", DeclaredKind::Counter, &[]), 10).unwrap();
+        for (plugin, name) in [("a-b", "requests"), ("A", "b_requests")] {
+            let refused = metrics.of(plugin).declare(&user, declared(name, DeclaredKind::Gauge, &[]), 10).unwrap_err();
+            let said = refused.to_string();
+            assert!(said.contains("`plugin_a_b_requests`, which is a metric of the plugin `a`"), "{said}");
+        }
+    }
+
+    #[test]
     fn what_the_formats_do_not_allow_is_refused() {
+        let user = MetricsUser::default();
         let plugin = DeclaredMetrics::default().of("p");
         let long = "a".repeat(65);
-        for name in ["", "A", "1a", "_a", "a-b", "a b", "ä", "a\n", "a_total", "a_bucket", "a_info", &long] {
-            assert!(plugin.declare(declared(name, DeclaredKind::Counter, &[]), 10).is_err(), "{name}");
+        for name in
+            ["", "A", "1a", "_a", "a-b", "a b", "ä", "a\n", "a_total", "a_bucket", "a_info", "total", "info", &long]
+        {
+            assert!(plugin.declare(&user, declared(name, DeclaredKind::Counter, &[]), 10).is_err(), "{name}");
         }
         for labels in [&["le"][..], &["worker_id"], &["a", "a"], &["a-b"], &["a"; 9]] {
-            assert!(plugin.declare(declared("m", DeclaredKind::Counter, labels), 10).is_err(), "{labels:?}");
+            assert!(plugin.declare(&user, declared("m", DeclaredKind::Counter, labels), 10).is_err(), "{labels:?}");
         }
         for buckets in [vec![1.0, 1.0], vec![f64::NAN], vec![f64::INFINITY], vec![2.0, 1.0], vec![0.0; 33]] {
             let declaration = Declaration { buckets, ..declared("m", DeclaredKind::Histogram, &[]) };
-            assert_eq!(plugin.declare(declaration, 10), Err(MetricError::Buckets));
+            assert_eq!(plugin.declare(&user, declaration, 10), Err(MetricError::Buckets));
         }
-        let counter = plugin.declare(declared("m", DeclaredKind::Counter, &["a"]), 10).unwrap();
+        let counter = plugin.declare(&user, declared("m", DeclaredKind::Counter, &["a"]), 10).unwrap();
         for (value, labels) in [(1.0, vec![]), (-1.0, values(&["a"])), (f64::NAN, values(&["a"]))] {
             assert!(plugin.record(counter, value, labels, 10).is_err(), "{value}");
         }

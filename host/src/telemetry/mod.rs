@@ -17,7 +17,7 @@ mod reference;
 mod strict;
 
 pub use catalogue::{Format, Metrics};
-pub use declared::{Declaration, DeclaredKind, DeclaredMetrics, MetricError, PluginMetrics, Recorded};
+pub use declared::{Declaration, DeclaredKind, DeclaredMetrics, MetricError, MetricsUser, PluginMetrics, Recorded};
 pub use handles::{Age, Counter, CounterBy, CounterWith, Gauge, GaugeWith, Histogram, HistogramBy};
 pub use labels::{HookResult, KvOperation, KvResult, LabelValue, StrategyFault, SwapResult, Verdict};
 pub use logs::{LogError, LogFormat, LogGuard, check as check_log, init};

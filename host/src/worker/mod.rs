@@ -27,7 +27,7 @@ use crate::hooks::Hooks;
 use crate::http::{self, Backend};
 use crate::intake::{HandlerOptions, Intake, IntakeEvent, IntakeOptions};
 use crate::nats::{ConnectError, Nats, Peers};
-use crate::plugin::{Current, EngineError, Home, PluginEngine, VersionStore};
+use crate::plugin::{Accounts, Current, EngineError, Home, PluginEngine, VersionStore};
 use crate::pushes::Pushes;
 use crate::source::{PluginSource, Source, StaticSource};
 use crate::telemetry::{Metrics, WorkerLabel};
@@ -134,6 +134,7 @@ async fn start(config: Config, label: WorkerLabel, work: &Runtime) -> Result<(),
         group: config.group.clone(),
         stream: config.stream.as_ref().map(|stream| stream.name.clone()),
         metrics: metrics.declared.clone(),
+        accounts: Accounts::default(),
         trust: Trust::default(),
     };
     let cache = settings::plugin_cache(&config);

@@ -179,7 +179,8 @@ impl Plugins {
     /// What is to be said of the room that so many instances of handlers take in this process.
     pub(super) fn room_warnings(&self, instances: usize) -> Vec<String> {
         let room = self.handlers.first().and_then(|_| Room::read());
-        room.map(|room| room.warnings(instances as u64)).unwrap_or_default()
+        let with_files = self.handlers.iter().any(|loaded| loaded.plugin.version().reads_files());
+        room.map(|room| room.warnings(instances as u64, with_files)).unwrap_or_default()
     }
 
     /// What each of them is.
@@ -234,7 +235,6 @@ impl Running {
     pub(super) fn replace(&self, version: &Arc<PluginVersion>) -> Option<Arc<PluginVersion>> {
         let mut entries = self.entries();
         let entry = entries.iter_mut().find(|entry| entry.version.name() == version.name())?;
-        entry.counted = PluginStats::default();
         Some(std::mem::replace(&mut entry.version, Arc::clone(version)))
     }
 

@@ -1,7 +1,7 @@
 //! `parti:plugin/context`: where and for whom a call runs.
 
 use super::super::bindings::parti::plugin::context::Host;
-use super::HostState;
+use super::{Accounts, HostState};
 use crate::telemetry::{DeclaredMetrics, WorkerLabel};
 use crate::trust::Trust;
 use parti_coordination::{Epoch, PartitionId, Sequence};
@@ -21,6 +21,8 @@ pub struct Home {
     pub stream: Option<String>,
     /// Where the metrics go that plugins declare.
     pub metrics: DeclaredMetrics,
+    /// What its plugins have done.
+    pub accounts: Accounts,
     /// Which HTTP servers are who they say.
     pub trust: Trust,
 }

@@ -3,7 +3,6 @@
 //! Guests' text is not trusted: it is limited in lines per second and bytes per line, each line is an event of its own, and
 //! control characters are replaced, so that a guest can neither flood nor forge the log.
 
-use super::super::limits::Limits;
 use super::Shared;
 use crate::token_bucket::TokenBucket;
 use parti_coordination::{PartitionId, Sequence};
@@ -33,8 +32,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct LogGate {
     line_bytes: usize,
     bucket: Mutex<Bucket>,
-    dropped: AtomicU64,
-    cut: AtomicU64,
 }
 
 struct Bucket {
@@ -44,21 +41,14 @@ struct Bucket {
 }
 
 impl LogGate {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(lines_per_second: u64, line_bytes: u64) -> Self {
         // A rate needs no more than the 53 bits of a float.
         #[expect(clippy::cast_precision_loss)]
-        let per_second = limits.log_lines_per_second as f64;
+        let per_second = lines_per_second as f64;
         Self {
-            line_bytes: usize::try_from(limits.log_line_bytes).unwrap_or(usize::MAX),
+            line_bytes: usize::try_from(line_bytes).unwrap_or(usize::MAX),
             bucket: Mutex::new(Bucket { tokens: TokenBucket::new(per_second, per_second, Instant::now()), dropped: 0 }),
-            dropped: AtomicU64::new(0),
-            cut: AtomicU64::new(0),
         }
-    }
-
-    /// Lines dropped and lines cut.
-    pub(super) fn counts(&self) -> (u64, u64) {
-        (self.dropped.load(Relaxed), self.cut.load(Relaxed))
     }
 
     /// Let a line through, with the number of lines dropped before it; `None` drops this one too.
@@ -66,27 +56,25 @@ impl LogGate {
         let mut bucket = lock(&self.bucket);
         if !bucket.tokens.take(now) {
             bucket.dropped += 1;
-            self.dropped.fetch_add(1, Relaxed);
             return None;
         }
         Some(std::mem::take(&mut bucket.dropped))
     }
 
-    fn drop_more(&self, lines: usize) {
-        lock(&self.bucket).dropped += lines as u64;
-        self.dropped.fetch_add(lines as u64, Relaxed);
+    fn drop_more(&self, lines: u64) {
+        lock(&self.bucket).dropped += lines;
     }
 
-    /// The line as it may appear in the log.
-    fn clean(&self, line: &str) -> String {
+    /// The line as it may appear in the log, and whether it was cut for that.
+    fn clean(&self, line: &str) -> (String, bool) {
         let kept = line.get(..line.floor_char_boundary(self.line_bytes)).unwrap_or(line);
         let mut text: String =
             kept.chars().map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect();
-        if kept.len() < line.len() {
-            self.cut.fetch_add(1, Relaxed);
+        let is_cut = kept.len() < line.len();
+        if is_cut {
             text.push('…');
         }
-        text
+        (text, is_cut)
     }
 }
 
@@ -125,12 +113,13 @@ impl LogScope {
         self.sequence.store(sequence.map_or(0, |sequence| sequence.0), Relaxed);
     }
 
-    /// The host's own words about the guest, at the guest's expense: they count as its lines.
+    /// The host's own words about the guest. It can neither flood the log with them nor keep them out of it with lines of its own.
     pub(super) fn host_warns(&self, message: &str) {
-        let gate = &self.shared.log;
-        if gate.admit(Instant::now()).is_some() {
-            let (plugin, message) = (&*self.shared.plugin, gate.clean(message));
-            tracing::warn!(plugin, partition = self.partition(), sequence = self.sequence(), "{message}");
+        let gate = &self.shared.warnings;
+        if let Some(dropped) = gate.admit(Instant::now()) {
+            let (plugin, (message, _)) = (&*self.shared.plugin, gate.clean(message));
+            let dropped = Some(dropped).filter(|dropped| *dropped > 0);
+            tracing::warn!(plugin, partition = self.partition(), sequence = self.sequence(), dropped, "{message}");
         }
     }
 
@@ -147,13 +136,15 @@ impl LogScope {
         if !at_level!(level, enabled) {
             return;
         }
-        let gate = &self.shared.log;
+        let (gate, account) = (&self.shared.log, &self.shared.account);
         let plugin = &*self.shared.plugin;
         let mut lines = text.lines().filter(|line| !line.is_empty());
         while let Some(line) = lines.next() {
             let Some(dropped) = gate.admit(Instant::now()) else {
                 // A text of millions of lines must not hold the thread: what comes after the first one too many is only counted.
-                return gate.drop_more(lines.count());
+                let more = lines.count() as u64;
+                account.log_lines_dropped.fetch_add(1 + more, Relaxed);
+                return gate.drop_more(more);
             };
             if dropped > 0 {
                 tracing::warn!(
@@ -161,7 +152,8 @@ impl LogScope {
                     "log lines dropped: the plugin wrote more than {}.limits.logLinesPerSecond", self.shared.section
                 );
             }
-            let line = gate.clean(line);
+            let (line, is_cut) = gate.clean(line);
+            account.log_lines_cut.fetch_add(is_cut.into(), Relaxed);
             let (partition, sequence) = (self.partition(), self.sequence());
             let partition = partition.as_deref();
             at_level!(level, event, plugin, partition, sequence, "{line}");
@@ -276,6 +268,7 @@ impl tokio::io::AsyncWrite for Stdio {
 #[cfg(test)]
 mod tests {
     use super::super::super::grants::Grants;
+    use super::super::super::limits::Limits;
     use super::super::PluginConfig;
     use super::*;
     use std::time::Duration;
@@ -338,7 +331,7 @@ mod tests {
 
     #[test]
     fn lines_above_the_rate_are_dropped_counted_and_reported_once() {
-        let gate = LogGate::new(&Limits { log_lines_per_second: 2, ..Limits::default() });
+        let gate = LogGate::new(2, 100);
         let start = Instant::now();
         let admitted: Vec<_> = (0..5).map(|_| gate.admit(start)).collect();
         assert_eq!(admitted, [Some(0), Some(0), None, None, None]);
@@ -348,7 +341,18 @@ mod tests {
         let later = start + Duration::from_secs(3600);
         let admitted: Vec<_> = (0..3).map(|_| gate.admit(later)).collect();
         assert_eq!(admitted, [Some(1), Some(0), None]);
-        assert_eq!(gate.counts().0, 5);
+    }
+
+    #[test]
+    fn a_guest_cannot_keep_the_words_of_the_host_about_it_out_of_the_log() {
+        let shared = shared(3, 100);
+        let events = logged(&shared, |scope| {
+            (0..10).for_each(|_| scope.write(Level::INFO, "noise"));
+            (0..1_000).for_each(|_| scope.host_warns("denied"));
+        });
+        let denied = messages(&events).iter().filter(|message| **message == "denied").count();
+        assert!((10..1_000).contains(&denied), "{denied}");
+        assert_eq!(shared.stats().log_lines_dropped, 7);
     }
 
     #[test]

@@ -14,7 +14,8 @@ impl Host for HostState {
         };
         let Declared { name, help, labels, buckets, .. } = metric;
         let declaration = Declaration { name, kind, help, labels, buckets };
-        let declared = self.shared.metrics.declare(declaration, self.shared.limits.metric_series);
+        let declared =
+            self.shared.metrics.declare(&self.shared.metrics_user, declaration, self.shared.limits.metric_series);
         declared.map_err(|error| error.to_string())
     }
 
@@ -23,7 +24,7 @@ impl Host for HostState {
         match self.shared.metrics.record(metric, value, labels, limit) {
             Ok(Recorded::Noted) => Ok(()),
             Ok(Recorded::Dropped) => {
-                if self.shared.counters.metric_values_dropped.fetch_add(1, Relaxed) == 0 {
+                if self.shared.account.metric_values_dropped.fetch_add(1, Relaxed) == 0 {
                     self.log.host_warns(&format!(
                         "The plugin has {limit} series of metrics, which is {}.limits.metricSeries; values for others are dropped",
                         self.shared.section

@@ -2,6 +2,7 @@
 //!
 //! One file per interface. Deny by default: what is not linked here does not exist for a guest.
 
+mod account;
 mod config;
 mod context;
 mod http;
@@ -11,6 +12,7 @@ mod publish;
 mod quota;
 mod shared;
 
+pub use account::Accounts;
 pub use context::{Home, Ownership};
 pub use publish::Publish;
 pub use shared::PluginStats;
@@ -39,9 +41,15 @@ use wasmtime_wasi::random::{WasiRandom, WasiRandomView as _};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// Host objects (streams, timers, requests, files) that one instance may hold. Their memory and descriptors are the host's, so a guest
-/// could otherwise grow the host by subscribing to clocks, or leave it no descriptors. Language runtimes hold fewer than ten.
+/// Host objects (streams, timers, requests) that one instance may hold. Their memory is the host's, so a guest could otherwise grow the host
+/// by subscribing to clocks. Language runtimes hold fewer than ten.
 const MAX_HOST_OBJECTS: usize = 128;
+
+/// The same where a directory is granted, because then each can be an open file of the host.
+const MAX_HOST_OBJECTS_WITH_FILES: usize = 32;
+
+/// Descriptors that an instance with a directory may take: the directory's own, and one for each object.
+pub(super) const MAX_DESCRIPTORS: u64 = 1 + MAX_HOST_OBJECTS_WITH_FILES as u64;
 
 /// Bytes of the headers of one HTTP request or response that a guest holds.
 const MAX_HEADER_BYTES: usize = 32 << 10;
@@ -75,7 +83,8 @@ impl HostState {
         let stdout = Stdio::new(tracing::Level::INFO, log.clone());
         let stderr = Stdio::new(tracing::Level::WARN, log.clone());
         let mut objects = ResourceTable::new();
-        objects.set_max_capacity(MAX_HOST_OBJECTS);
+        let has_files = shared.directory.is_some();
+        objects.set_max_capacity(if has_files { MAX_HOST_OBJECTS_WITH_FILES } else { MAX_HOST_OBJECTS });
         let mut wasi = WasiCtx::builder();
         wasi.stdout(stdout.clone()).stderr(stderr.clone()).max_random_size(MAX_RANDOM_BYTES).envs(&shared.env);
         if let Some(directory) = &shared.directory

@@ -3,14 +3,18 @@
 use super::super::grants::Grants;
 use super::super::limits::Limits;
 use super::PluginConfig;
+use super::account::Account;
 use super::context::Home;
 use super::http::HttpShared;
 use super::log::LogGate;
-use crate::telemetry::PluginMetrics;
+use crate::telemetry::{MetricsUser, PluginMetrics};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+
+/// Lines per second that the host says about a plugin's doings.
+const WARNINGS_PER_SECOND: u64 = 10;
 
 /// What all instances of one plugin version share.
 pub(in super::super) struct Shared {
@@ -20,11 +24,15 @@ pub(in super::super) struct Shared {
     pub(in super::super) limits: Limits,
     pub(in super::super) config: PluginConfig,
     pub(super) log: LogGate,
+    /// Of the host's own words about the plugin.
+    pub(super) warnings: LogGate,
     pub(super) http: HttpShared,
     pub(super) home: Arc<Home>,
     pub(super) metrics: Arc<PluginMetrics>,
+    pub(super) metrics_user: MetricsUser,
+    pub(super) account: Arc<Account>,
     pub(super) env: Vec<(String, String)>,
-    pub(super) directory: Option<PathBuf>,
+    pub(in super::super) directory: Option<PathBuf>,
     pub(super) counters: Counters,
 }
 
@@ -36,7 +44,6 @@ pub(super) struct Counters {
     timeouts: AtomicU64,
     over_limit: AtomicU64,
     wrong_answers: AtomicU64,
-    pub(super) metric_values_dropped: AtomicU64,
 }
 
 /// How a call failed, for counting.
@@ -48,7 +55,8 @@ pub(in super::super) enum Failure {
     WrongAnswer,
 }
 
-/// Figures of one plugin version, for metrics and status.
+/// Figures of one plugin version, for metrics and status. What it does to others, from its log lines on, is counted for all versions of the
+/// plugin together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PluginStats {
     /// Instances that live now.
@@ -85,18 +93,23 @@ impl Shared {
         home: Arc<Home>,
     ) -> Self {
         let metrics = home.metrics.of(&plugin);
-        let log = LogGate::new(&limits);
+        let account = home.accounts.of(&plugin);
+        let log = LogGate::new(limits.log_lines_per_second, limits.log_line_bytes);
+        let warnings = LogGate::new(WARNINGS_PER_SECOND, limits.log_line_bytes);
         let Grants { http, env, directory } = grants;
-        let http = HttpShared::new(http, limits.http_requests);
+        let http = HttpShared::new(http, account.places(limits.http_requests));
         Self {
             plugin,
             section,
             limits,
             config,
             log,
+            warnings,
             http,
             home,
             metrics,
+            metrics_user: MetricsUser::default(),
+            account,
             env,
             directory,
             counters: Counters::default(),
@@ -116,8 +129,7 @@ impl Shared {
 
     pub(in super::super) fn stats(&self) -> PluginStats {
         let counters = &self.counters;
-        let (log_lines_dropped, log_lines_cut) = self.log.counts();
-        let (http_requests, http_denied) = self.http.counts();
+        let account = &self.account;
         PluginStats {
             instances: counters.instances.load(Relaxed),
             memory_bytes: counters.memory.load(Relaxed),
@@ -125,11 +137,11 @@ impl Shared {
             timeouts: counters.timeouts.load(Relaxed),
             over_limit: counters.over_limit.load(Relaxed),
             wrong_answers: counters.wrong_answers.load(Relaxed),
-            log_lines_dropped,
-            log_lines_cut,
-            http_requests,
-            http_denied,
-            metric_values_dropped: counters.metric_values_dropped.load(Relaxed),
+            log_lines_dropped: account.log_lines_dropped.load(Relaxed),
+            log_lines_cut: account.log_lines_cut.load(Relaxed),
+            http_requests: account.http_sent.load(Relaxed),
+            http_denied: account.http_denied.load(Relaxed),
+            metric_values_dropped: account.metric_values_dropped.load(Relaxed),
         }
     }
 }

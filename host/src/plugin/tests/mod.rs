@@ -6,8 +6,8 @@ mod hostile;
 mod outside;
 mod properties;
 mod reports;
-mod sharing;
 mod secure;
+mod sharing;
 mod sources;
 mod strategies;
 

@@ -253,3 +253,38 @@ async fn a_plugin_sees_the_variables_and_the_directory_that_are_granted_and_cann
     }
     assert_eq!(std::fs::read_dir(&inside).unwrap().count(), 1, "nothing is written");
 }
+
+#[tokio::test]
+async fn a_guest_cannot_leave_the_host_without_descriptors() {
+    let folder = tempfile::tempdir().unwrap();
+    let grants = Grants { directory: Some(folder.path().to_owned()), ..Grants::default() };
+    let plugin = granting("reader", grants, Limits::default());
+    let handled = open(&plugin).await.unwrap().handle(&[message(1, "hold 20")]).await.unwrap();
+    assert_eq!(handled.publishes[0].payload, "20");
+    let refused = open(&plugin).await.unwrap().handle(&[message(1, "hold 32")]).await.unwrap_err();
+    assert!(matches!(refused, CallError::Trap { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_one_version_did_is_counted_with_what_the_next_does() {
+    let engine = PluginEngine::new().unwrap();
+    let version = |limits| {
+        let settings = PluginSettings { grants: granted(&["https://example.com"]), ..settings(limits, Map::new()) };
+        HandlerPlugin::load(&engine, "courier", &component("courier"), settings).unwrap()
+    };
+    let (taken_back, kept) = (version(Limits::default()), version(short()));
+    for plugin in [taken_back, Arc::clone(&kept)] {
+        open(&plugin).await.unwrap().handle(&[message(1, "http://localhost:1/")]).await.unwrap();
+    }
+    assert_eq!((kept.version().stats().http_denied, kept.version().stats().http_requests), (2, 0));
+}
+
+#[tokio::test]
+async fn a_request_that_reached_nobody_was_not_sent() {
+    let (listener, origin) = server().await;
+    drop(listener);
+    let plugin = courier(granted(&[&origin]), Limits::default());
+    let handled = open(&plugin).await.unwrap().handle(&[message(1, &origin)]).await.unwrap();
+    assert!(rejected(&handled).contains("ConnectionRefused"), "{handled:?}");
+    assert_eq!((plugin.version().stats().http_requests, plugin.version().stats().http_denied), (0, 0));
+}

@@ -20,7 +20,6 @@ use route::{Destination, connect, tls_error};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -41,19 +40,11 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("parti/", env!(
 pub(super) struct HttpShared {
     granted: Vec<HttpOrigin>,
     places: Arc<Semaphore>,
-    sent: AtomicU64,
-    denied: AtomicU64,
 }
 
 impl HttpShared {
-    pub(super) fn new(granted: Vec<HttpOrigin>, requests: u64) -> Self {
-        let places = usize::try_from(requests).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { granted, places: Arc::new(Semaphore::new(places)), sent: AtomicU64::new(0), denied: AtomicU64::new(0) }
-    }
-
-    /// Requests sent and requests denied.
-    pub(super) fn counts(&self) -> (u64, u64) {
-        (self.sent.load(Relaxed), self.denied.load(Relaxed))
+    pub(super) fn new(granted: Vec<HttpOrigin>, places: Arc<Semaphore>) -> Self {
+        Self { granted, places }
     }
 }
 
@@ -87,7 +78,7 @@ impl Outgoing {
         // A login before the host has no meaning in a request; it only serves to deceive readers of an address.
         let mut granted = origins.filter(|origin| origin.allows(https, host, port)).peekable();
         if authority.as_str().contains('@') || granted.peek().is_none() {
-            self.shared.http.denied.fetch_add(1, Relaxed);
+            self.shared.account.http_denied.fetch_add(1, Relaxed);
             let scheme = if https { "https" } else { "http" };
             self.log.host_warns(&format!(
                 "A request to {scheme}://{host}:{port} is denied: it is not among plugins.grants.{}.http",
@@ -161,11 +152,11 @@ async fn send(
             return Err(Error::ConnectionLimitReached);
         }
     };
-    shared.http.sent.fetch_add(1, Relaxed);
     let within = |limit| earlier(until, limit);
     let by = within(options.connect_timeout);
     let stream =
         timeout_at(by.into(), connect(&shared, &log, &to, &place)).await.map_err(|_| Error::ConnectionTimeout)??;
+    shared.account.http_sent.fetch_add(1, Relaxed);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = runtime::spawn(async move {
         if let Err(error) = connection.await {

@@ -39,18 +39,19 @@ pub(super) async fn connect(
 ) -> Result<Box<dyn Stream>, Error> {
     let name = (to.host.clone(), to.port);
     let found = look_up(Arc::clone(place), move || (name.0.as_str(), name.1).to_socket_addrs()).await?;
+    let may_lead = |address: &SocketAddr| to.any_address || !is_private_to_this_machine(address.ip());
+    let (allowed, prohibited): (Vec<_>, Vec<_>) = found.partition(may_lead);
+    if let (true, Some(address)) = (allowed.is_empty(), prohibited.first()) {
+        shared.account.http_denied.fetch_add(1, Relaxed);
+        log.host_warns(&format!(
+            "A request to {} is denied: it leads to {}, which only a grant of that address or of localhost allows",
+            to.host,
+            address.ip()
+        ));
+        return Err(Error::DestinationIpProhibited);
+    }
     let mut failed = Error::DestinationNotFound;
-    for address in found {
-        if !to.any_address && is_private_to_this_machine(address.ip()) {
-            shared.http.denied.fetch_add(1, Relaxed);
-            log.host_warns(&format!(
-                "A request to {} is denied: it leads to {}, which only a grant of that address or of localhost allows",
-                to.host,
-                address.ip()
-            ));
-            failed = Error::DestinationIpProhibited;
-            continue;
-        }
+    for address in allowed {
         match TcpStream::connect(address).await {
             Ok(stream) if to.https => return secure(shared, log, to, stream).await,
             Ok(stream) => return Ok(Box::new(stream)),
