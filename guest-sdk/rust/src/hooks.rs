@@ -1,6 +1,5 @@
 //! What an author of lifecycle hooks implements.
 
-use std::fmt;
 use std::time::Duration;
 
 use crate::{AlertLevel, Error, Failed, Partition, WorkerState};
@@ -63,35 +62,5 @@ pub trait Hooks: 'static {
     /// NATS has been away for this long, which is enough to say so at this level.
     fn on_degraded_alert(&mut self, _level: AlertLevel, _lasted: Duration) -> Result<(), Error> {
         Ok(())
-    }
-}
-
-/// As the host writes it: `ClaimingID`, `Stable`.
-impl fmt::Display for WorkerState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Init => "Init",
-            Self::ClaimingId => "ClaimingID",
-            Self::Election => "Election",
-            Self::WaitingAssignment => "WaitingAssignment",
-            Self::Stable => "Stable",
-            Self::Scaling => "Scaling",
-            Self::Rebalancing => "Rebalancing",
-            Self::Emergency => "Emergency",
-            Self::Degraded => "Degraded",
-            Self::Shutdown => "Shutdown",
-        })
-    }
-}
-
-/// As the host writes it: `Info`, `Critical`.
-impl fmt::Display for AlertLevel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Info => "Info",
-            Self::Warn => "Warn",
-            Self::Error => "Error",
-            Self::Critical => "Critical",
-        })
     }
 }

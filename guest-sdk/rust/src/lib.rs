@@ -56,19 +56,20 @@ mod source;
 mod strategy;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
+mod told;
 
-pub use bindings::hooks::exports::parti::plugin::hooks::{AlertLevel, Failure as Failed, WorkerState};
-pub use bindings::parti::plugin::types::{
-    CloseReason, Completed, Header, Message, OpenReason, Outcome, Partition, Snapshot,
-};
+pub use bindings::hooks::exports::parti::plugin::hooks::Failure as Failed;
+pub use bindings::parti::plugin::publish::Refusal;
+pub use bindings::parti::plugin::types::{Completed, Header, Message, Outcome, Partition, Snapshot};
 pub use bindings::source::exports::parti::plugin::source::Listed;
-pub use bindings::strategy::exports::parti::plugin::strategy::{Label, Reason, Request, Worker};
+pub use bindings::strategy::exports::parti::plugin::strategy::{Label, Worker};
 pub use handler::{Failure, Handler, OrFail, Verdict};
 pub use hooks::Hooks;
 pub use message::{PublishError, Unreadable};
 pub use snapshot::SnapshotError;
 pub use source::Source;
-pub use strategy::Strategy;
+pub use strategy::{Request, Strategy};
+pub use told::{AlertLevel, CloseReason, OpenReason, Reason, WorkerState};
 
 /// The JSON library behind the helpers of this crate, so that an author's plugin uses the same one.
 pub use serde_json;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Header, Message, host};
+use crate::{Header, Message, Refusal, host};
 
 /// A payload that is not what the handler expects. With `?` in a handler it becomes a reject.
 #[derive(Debug, thiserror::Error)]
@@ -19,12 +19,17 @@ pub enum Unreadable {
 
 /// The host did not take a message to publish. With `?` in a handler it becomes a retry.
 #[derive(Debug, thiserror::Error)]
-#[error("publishing to `{subject}` was refused: {reason}")]
+#[error("publishing to `{subject}` was refused: {}", said(refusal))]
 pub struct PublishError {
     /// Where the message should have gone.
     pub subject: String,
-    /// What the host says about it.
-    pub reason: String,
+    /// Why, and what the host says about it.
+    pub refusal: Refusal,
+}
+
+fn said(refusal: &Refusal) -> &str {
+    let (Refusal::Invalid(said) | Refusal::Limit(said) | Refusal::Other(said)) = refusal;
+    said
 }
 
 impl Message {
@@ -91,7 +96,7 @@ impl Message {
     ) -> Result<(), PublishError> {
         let subject = subject.as_ref();
         host::publish(self.sequence, subject, headers, payload.as_ref())
-            .map_err(|reason| PublishError { subject: subject.into(), reason })
+            .map_err(|refusal| PublishError { subject: subject.into(), refusal })
     }
 
     /// [`publish`](Self::publish) of a value as JSON.
@@ -102,7 +107,7 @@ impl Message {
     ) -> Result<(), PublishError> {
         let json = serde_json::to_vec(payload).map_err(|error| PublishError {
             subject: subject.as_ref().into(),
-            reason: format!("the payload cannot be written as JSON: {error}"),
+            refusal: Refusal::Invalid(format!("the payload cannot be written as JSON: {error}")),
         })?;
         self.publish(subject, json)
     }

@@ -1,6 +1,7 @@
 //! What an author of an assignment strategy implements.
 
-use crate::{Error, Partition, Reason, Request, Worker};
+use crate::bindings::strategy::exports::parti::plugin::strategy as generated;
+use crate::{Error, Partition, Reason, Worker};
 
 /// Decides which worker gets which partition.
 ///
@@ -45,6 +46,28 @@ pub trait Strategy: 'static {
     fn assign(request: &Request) -> Result<Vec<u32>, Error>;
 }
 
+/// What a strategy is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Why there is a plan to be made.
+    pub reason: Reason,
+    /// Only partitions without a previous owner are placed now: what the answer says of the others is not followed.
+    pub orphans_only: bool,
+    /// At least one, by id.
+    pub workers: Vec<Worker>,
+    /// At least one, by id.
+    pub partitions: Vec<Partition>,
+    /// For each partition the index of the worker that has it now; none if nobody among `workers` has.
+    pub previous: Vec<Option<u32>>,
+}
+
+impl From<generated::Request> for Request {
+    fn from(asked: generated::Request) -> Self {
+        let generated::Request { reason, orphans_only, workers, partitions, previous } = asked;
+        Self { reason: reason.into(), orphans_only, workers, partitions, previous }
+    }
+}
+
 impl Request {
     /// How many partitions each worker has now, in the order of the workers.
     pub fn held(&self) -> Vec<usize> {
@@ -67,17 +90,5 @@ impl Worker {
     /// The value of a label that the operator has given this worker.
     pub fn label(&self, name: &str) -> Option<&str> {
         self.labels.iter().find(|label| label.name == name).map(|label| label.value.as_str())
-    }
-}
-
-impl std::fmt::Display for Reason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Reason::ColdStart => "cold_start",
-            Reason::PlannedScale => "planned_scale",
-            Reason::Emergency => "emergency",
-            Reason::Refresh => "refresh",
-            Reason::Rebalance => "rebalance",
-        })
     }
 }

@@ -124,7 +124,7 @@ fn additions_are_compatible_and_everything_else_is_not() {
         ("attempt: u32,", "attempt: u64,"),
         ("attempt: u32,", "attempt: u32,\n        subject-of-reply: string,"),
         ("        lost,\n", ""),
-        ("enum reason {", "enum reason {\n        whim,"),
+        ("variant reason {", "variant reason {\n        whim,"),
         ("export hooks;", "export strategy;"),
         ("world lifecycle-hooks {", "world life {"),
         // What they import: less than they may need, or other.

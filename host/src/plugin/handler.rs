@@ -283,7 +283,7 @@ impl From<wit::Completed> for Completed {
     }
 }
 
-impl From<OpenReason> for wit::OpenReason {
+impl From<OpenReason> for wit::OpenReason<'_> {
     fn from(why: OpenReason) -> Self {
         match why {
             OpenReason::Assigned => Self::Assigned,
@@ -293,7 +293,7 @@ impl From<OpenReason> for wit::OpenReason {
     }
 }
 
-impl From<CloseReason> for wit::CloseReason {
+impl From<CloseReason> for wit::CloseReason<'_> {
     fn from(why: CloseReason) -> Self {
         match why {
             CloseReason::Revoked => Self::Revoked,

@@ -125,7 +125,7 @@ fn partitions<'a>(partitions: &'a [Partition], keys: &'a [Vec<&'a str>]) -> Vec<
         .collect()
 }
 
-impl From<WorkerState> for hooks::WorkerState {
+impl From<WorkerState> for hooks::WorkerState<'_> {
     fn from(state: WorkerState) -> Self {
         match state {
             WorkerState::Init => Self::Init,
@@ -142,7 +142,7 @@ impl From<WorkerState> for hooks::WorkerState {
     }
 }
 
-impl From<AlertLevel> for hooks::AlertLevel {
+impl From<AlertLevel> for hooks::AlertLevel<'_> {
     fn from(level: AlertLevel) -> Self {
         match level {
             AlertLevel::Info => Self::Info,

@@ -70,7 +70,7 @@ impl<'a> Lent<'a> {
     }
 }
 
-impl From<Lifecycle> for strategy::Reason {
+impl From<Lifecycle> for strategy::Reason<'_> {
     fn from(lifecycle: Lifecycle) -> Self {
         match lifecycle {
             Lifecycle::ColdStart => Self::ColdStart,

@@ -134,7 +134,7 @@ static bool read_chart(chart_t *chart, const exports_parti_plugin_handler_snapsh
 }
 
 bool exports_parti_plugin_handler_static_partition_handler_open(
-    exports_parti_plugin_handler_partition_t *partition, exports_parti_plugin_handler_open_reason_t why,
+    exports_parti_plugin_handler_partition_t *partition, exports_parti_plugin_handler_open_reason_t *why,
     exports_parti_plugin_handler_snapshot_t *from, exports_parti_plugin_handler_own_partition_handler_t *ret,
     message_handler_string_t *err) {
   chart_t chart = {0};
@@ -170,12 +170,13 @@ static bool judge(handler_t *self, uint64_t sequence, double value) {
            "{\"partition\":%s,\"sequence\":%llu,\"value\":%.17g,\"mean\":%.17g,\"sigma\":%.17g,\"ewma\":%.17g,"
            "\"lower\":%.17g,\"upper\":%.17g,\"count\":%llu}",
            self->partition, sequence, value, chart->mean, sigma, chart->ewma, lower, upper, chart->count);
-  message_handler_string_t subject, error;
+  message_handler_string_t subject;
+  parti_plugin_publish_refusal_t refusal;
   message_handler_string_set(&subject, self->subject);
   parti_plugin_publish_list_header_t headers = {0};
   message_handler_list_u8_t payload = {(uint8_t *)text, strlen(text)};
-  bool is_taken = parti_plugin_publish_send(sequence, &subject, &headers, &payload, &error);
-  if (!is_taken) message_handler_string_free(&error);
+  bool is_taken = parti_plugin_publish_send(sequence, &subject, &headers, &payload, &refusal);
+  if (!is_taken) parti_plugin_publish_refusal_free(&refusal);
   free(text);
   return is_taken;
 }
@@ -240,7 +241,7 @@ bool exports_parti_plugin_handler_method_partition_handler_snapshot(
 }
 
 void exports_parti_plugin_handler_method_partition_handler_close(
-    handler_t *self, exports_parti_plugin_handler_close_reason_t why) {}
+    handler_t *self, exports_parti_plugin_handler_close_reason_t *why) {}
 
 void exports_parti_plugin_handler_partition_handler_destructor(handler_t *self) {
   free(self->partition);

@@ -124,7 +124,7 @@ impl Hooks for Webhooks {
             self.config.page("resolve", "NATS is back")?;
             self.paged = false;
             // The next outage is another incident, however soon it comes.
-            self.told.remove(&alert(AlertLevel::Critical));
+            self.told.remove(&alert(&AlertLevel::Critical));
         }
         Ok(())
     }
@@ -137,13 +137,14 @@ impl Hooks for Webhooks {
 
     fn on_degraded_alert(&mut self, level: AlertLevel, lasted: Duration) -> Result<(), Error> {
         let text = format!("{level}: NATS has been away for {} s", lasted.as_secs());
-        self.once(alert(level), |config| match level {
+        self.once(alert(&level), |config| match level {
             AlertLevel::Info => {
                 log::info!("{text}");
                 Ok(())
             }
-            AlertLevel::Warn | AlertLevel::Error => config.chat(&text),
             AlertLevel::Critical => config.page("trigger", &text),
+            // Warn, Error, and what later hosts tell.
+            _ => config.chat(&text),
         })?;
         self.paged |= level == AlertLevel::Critical;
         Ok(())
@@ -151,7 +152,7 @@ impl Hooks for Webhooks {
 }
 
 /// What an alert is remembered by.
-fn alert(level: AlertLevel) -> String {
+fn alert(level: &AlertLevel) -> String {
     format!("alert {level}")
 }
 

@@ -5,7 +5,8 @@ use std::marker::PhantomData;
 
 use super::{log_panics, with_causes};
 use crate::bindings::handler::exports::parti::plugin::handler::{Guest, GuestPartitionHandler, PartitionHandler};
-use crate::{CloseReason, Handler, Message, OpenReason, Outcome, Partition, Snapshot};
+use crate::bindings::parti::plugin::types::{CloseReason, OpenReason};
+use crate::{Handler, Message, Outcome, Partition, Snapshot};
 
 /// The component whose handler is `H`.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub struct Open<H>(RefCell<H>);
 impl<H: Handler> GuestPartitionHandler for Open<H> {
     fn open(partition: Partition, why: OpenReason, from: Option<Snapshot>) -> Result<PartitionHandler, String> {
         log_panics();
-        let handler = H::open(&partition, why, from).map_err(|error| with_causes(&error))?;
+        let handler = H::open(&partition, why.into(), from).map_err(|error| with_causes(&error))?;
         Ok(PartitionHandler::new(Self(RefCell::new(handler))))
     }
 
@@ -35,6 +36,6 @@ impl<H: Handler> GuestPartitionHandler for Open<H> {
     }
 
     fn close(&self, why: CloseReason) {
-        self.0.borrow_mut().close(why);
+        self.0.borrow_mut().close(why.into());
     }
 }

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 
 use super::{log_panics, with_causes};
-use crate::bindings::hooks::exports::parti::plugin::hooks::Guest;
-use crate::{AlertLevel, Error, Failed, Hooks, Partition, WorkerState};
+use crate::bindings::hooks::exports::parti::plugin::hooks::{AlertLevel, Guest, WorkerState};
+use crate::{Error, Failed, Hooks, Partition};
 use std::time::Duration;
 
 thread_local! {
@@ -38,7 +38,7 @@ impl<H: Hooks> Guest for HooksComponent<H> {
     }
 
     fn on_state_changed(from: WorkerState, to: WorkerState) -> Result<(), String> {
-        Self::call(|hooks| hooks.on_state_changed(from, to))
+        Self::call(|hooks| hooks.on_state_changed(from.into(), to.into()))
     }
 
     fn on_error(error: Failed) -> Result<(), String> {
@@ -46,6 +46,6 @@ impl<H: Hooks> Guest for HooksComponent<H> {
     }
 
     fn on_degraded_alert(level: AlertLevel, duration_ms: u64) -> Result<(), String> {
-        Self::call(|hooks| hooks.on_degraded_alert(level, Duration::from_millis(duration_ms)))
+        Self::call(|hooks| hooks.on_degraded_alert(level.into(), Duration::from_millis(duration_ms)))
     }
 }

@@ -13,6 +13,6 @@ pub struct StrategyComponent<S: Strategy>(PhantomData<S>);
 impl<S: Strategy> Guest for StrategyComponent<S> {
     fn assign(request: Request) -> Result<Vec<u32>, String> {
         log_panics();
-        S::assign(&request).map_err(|error| with_causes(&error))
+        S::assign(&request.into()).map_err(|error| with_causes(&error))
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Noted, Published};
 use crate::log::Level;
 use crate::metrics::Declaration;
-use crate::{Header, Message};
+use crate::{Header, Message, Refusal};
 
 /// What one handler was given by its host and has told it.
 #[derive(Debug, Default)]
@@ -82,16 +82,17 @@ pub(crate) fn config_all() -> String {
     CURRENT.with_borrow(|host| host.as_ref().map_or_else(|| "{}".into(), |host| host.config.to_string()))
 }
 
-pub(crate) fn publish(cause: u64, subject: &str, headers: &[Header], payload: &[u8]) -> Result<(), String> {
+pub(crate) fn publish(cause: u64, subject: &str, headers: &[Header], payload: &[u8]) -> Result<(), Refusal> {
     CURRENT.with_borrow_mut(|host| {
         let Some(host) = host else {
-            return Err("there is no host outside a call".into());
+            return Err(Refusal::Invalid("there is no host outside a call".into()));
         };
         if !host.batch.iter().any(|(sequence, _)| *sequence == cause) {
-            return Err(format!("the batch in hand has no message with the sequence {cause}"));
+            let why = format!("the batch in hand has no message with the sequence {cause}");
+            return Err(Refusal::Invalid(why));
         }
         if let Some(why) = objection(subject, headers) {
-            return Err(why.into());
+            return Err(Refusal::Invalid(why.into()));
         }
         host.published.push(Published {
             cause,

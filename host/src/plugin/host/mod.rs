@@ -22,6 +22,7 @@ pub(super) use context::{Scope, trace_parent};
 pub(super) use quota::Exceeded;
 pub(super) use shared::{Failure, Shared};
 
+use super::bindings::parti::plugin::publish as wit_publish;
 use super::bindings::{Plugins, parti, wit};
 use super::grants::{Grants, Opening};
 use context::Traces;
@@ -187,22 +188,22 @@ impl parti::plugin::config::Host for HostState {
     }
 }
 
-impl parti::plugin::publish::Host for HostState {
+impl wit_publish::Host for HostState {
     fn send(
         &mut self,
         cause: u64,
         subject: String,
         headers: Vec<wit::HeaderResult>,
         payload: Vec<u8>,
-    ) -> Result<(), String> {
+    ) -> Result<(), wit_publish::Refusal> {
         let Some(outbox) = &mut self.outbox else {
-            return Err(
+            return Err(wit_publish::Refusal::Invalid(
                 "messages can be published only while `handle` runs, because each names the message that caused it"
                     .into(),
-            );
+            ));
         };
         let headers = headers.into_iter().map(|header| (header.name, header.value)).collect();
-        outbox.send(&self.shared.limits, cause, subject, headers, payload).map_err(|refusal| refusal.to_string())
+        outbox.send(&self.shared.limits, cause, subject, headers, payload).map_err(Into::into)
     }
 }
 

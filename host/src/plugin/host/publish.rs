@@ -1,5 +1,6 @@
 //! `parti:plugin/publish`: what a batch publishes, checked and kept until `handle` returns.
 
+use super::super::bindings::parti::plugin::publish as wit;
 use super::super::limits::Limits;
 use bytes::Bytes;
 use parti_coordination::Sequence;
@@ -53,6 +54,19 @@ pub(super) enum Refusal {
     TooMany { limit: u64 },
     #[error("the batch would publish {size} bytes; limits.publishBytes allows {limit}")]
     TooMuch { size: u64, limit: u64 },
+}
+
+impl From<Refusal> for wit::Refusal {
+    fn from(refusal: Refusal) -> Self {
+        let said = refusal.to_string();
+        match refusal {
+            Refusal::UnknownCause(_)
+            | Refusal::Subject { .. }
+            | Refusal::Header { .. }
+            | Refusal::MessageTooLarge { .. } => Self::Invalid(said),
+            Refusal::TooMany { .. } | Refusal::TooMuch { .. } => Self::Limit(said),
+        }
+    }
 }
 
 impl Outbox {

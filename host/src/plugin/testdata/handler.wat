@@ -14,9 +14,9 @@
     (export "completed" (type $completed (eq $completed')))
     (type $outcome (record (field "done" (list $completed)) (field "retry" (option (option u64)))))
     (export "outcome" (type (eq $outcome)))
-    (type $open-reason (enum "assigned" "recovered" "swapped"))
+    (type $open-reason (variant (case "assigned") (case "recovered") (case "swapped") (case "other" string)))
     (export "open-reason" (type (eq $open-reason)))
-    (type $close-reason (enum "revoked" "swapped" "lost" "shutdown"))
+    (type $close-reason (variant (case "revoked") (case "swapped") (case "lost") (case "shutdown") (case "other" string)))
     (export "close-reason" (type (eq $close-reason)))
     (type $snapshot (record (field "format" string) (field "data" (list u8))))
     (export "snapshot" (type (eq $snapshot)))))
@@ -36,9 +36,11 @@
   (import "parti:plugin/publish@0.1.0" (instance $publish
     (alias outer 1 $header (type $header'))
     (export "header" (type $header (eq $header')))
+    (type $refusal' (variant (case "invalid" string) (case "limit" string) (case "other" string)))
+    (export "refusal" (type $refusal (eq $refusal')))
     (export "send" (func
       (param "cause" u64) (param "subject" string) (param "headers" (list $header)) (param "payload" (list u8))
-      (result (result (error string)))))))
+      (result (result (error $refusal)))))))
   (import "wasi:io/poll@0.2.0" (instance $poll
     (export "pollable" (type $pollable (sub resource)))
     (export "[method]pollable.block" (func (param "self" (borrow $pollable))))))
@@ -83,8 +85,8 @@
     (data (i32.const 128) "out.x")
     (data (i32.const 144) "no")
     (global $i (mut i32) (i32.const 0))
-    ;; Results: `open` and `snapshot` at 256, `handle` at 320, its list of zeroes (acknowledgements) at 1024.
-    (func (export "open") (param i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32) (result i32)
+    ;; Results: `open` and `snapshot` at 256, `send` at 640, `handle` at 320, its list of zeroes (acknowledgements) at 1024.
+    (func (export "open") (param i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
       (i32.store8 (i32.const 256) (i32.const 0))
       (i32.store (i32.const 260) (call $new (i32.const 1)))
       ;;@open
@@ -99,7 +101,7 @@
       (i32.store8 (i32.const 260) (i32.const 0))
       ;;@snapshot
       (i32.const 256))
-    (func (export "close") (param i32 i32)
+    (func (export "close") (param i32 i32 i32 i32)
       ;;@close
       )
     ;;@module
@@ -118,7 +120,7 @@
   (func $snapshot (param "self" (borrow $partition-handler)) (result (result (option $snapshot) (error string)))
     (canon lift (core func $main "snapshot") (memory (core memory $base "memory")) (realloc (core func $base "realloc")) (post-return (core func $base "reset"))))
   (func $close (param "self" (borrow $partition-handler)) (param "why" $close-reason)
-    (canon lift (core func $main "close")))
+    (canon lift (core func $main "close") (memory (core memory $base "memory")) (realloc (core func $base "realloc"))))
 
   ;; Only a component can export a resource together with functions as its methods.
   (component $methods
@@ -135,9 +137,9 @@
     (import "completed" (type $completed (eq $completed')))
     (type $outcome' (record (field "done" (list $completed)) (field "retry" (option (option u64)))))
     (import "outcome" (type $outcome (eq $outcome')))
-    (type $open-reason' (enum "assigned" "recovered" "swapped"))
+    (type $open-reason' (variant (case "assigned") (case "recovered") (case "swapped") (case "other" string)))
     (import "open-reason" (type $open-reason (eq $open-reason')))
-    (type $close-reason' (enum "revoked" "swapped" "lost" "shutdown"))
+    (type $close-reason' (variant (case "revoked") (case "swapped") (case "lost") (case "shutdown") (case "other" string)))
     (import "close-reason" (type $close-reason (eq $close-reason')))
     (type $snapshot' (record (field "format" string) (field "data" (list u8))))
     (import "snapshot-record" (type $snapshot (eq $snapshot')))

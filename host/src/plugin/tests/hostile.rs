@@ -10,10 +10,18 @@ fn short() -> Limits {
 
 const SPIN: &str = "(loop $for-ever (br $for-ever))";
 const UNREACHABLE: &str = "(unreachable)";
-/// Publish 5 bytes to `out.x`, caused by the message with sequence 1; the result goes to where `open` returns its own,
-/// which has the same shape.
+/// Publish 5 bytes to `out.x`, caused by the message with sequence 1.
 const SEND: &str = "(call $send (i64.const 1) (i32.const 128) (i32.const 5) (i32.const 0) (i32.const 0) \
-                     (i32.const 128) (i32.const 5) (i32.const 256))";
+                     (i32.const 128) (i32.const 5) (i32.const 640))";
+
+/// The same, if it is `invalid`; what the refusal says is the error of `open` or `snapshot`.
+fn send_and_fail() -> String {
+    format!(
+        "{SEND} (if (i32.or (i32.eqz (i32.load8_u (i32.const 640))) (i32.load8_u (i32.const 644))) (then (unreachable)))
+         (i32.store8 (i32.const 256) (i32.const 1))
+         (i32.store (i32.const 260) (i32.load (i32.const 648))) (i32.store (i32.const 264) (i32.load (i32.const 652)))"
+    )
+}
 
 /// The code, `count` times.
 fn repeat(count: u32, code: &str) -> String {
@@ -237,10 +245,10 @@ async fn publishes_come_back_in_order_with_their_cause_and_within_limits() {
 #[tokio::test]
 async fn nothing_is_published_outside_a_batch() {
     let engine = PluginEngine::new().unwrap();
-    let refused = open(&load(&engine, Limits::default(), &[("open", SEND)])).await.unwrap_err();
+    let refused = open(&load(&engine, Limits::default(), &[("open", &send_and_fail())])).await.unwrap_err();
     let CallError::Refused { call: "open", ref reason, .. } = refused else { panic!("{refused:?}") };
     assert!(reason.contains("only while `handle` runs"), "{reason}");
-    let mut instance = open(&load(&engine, Limits::default(), &[("snapshot", SEND)])).await.unwrap();
+    let mut instance = open(&load(&engine, Limits::default(), &[("snapshot", &send_and_fail())])).await.unwrap();
     let refused = instance.snapshot().await.unwrap_err();
     assert!(matches!(refused, CallError::Refused { call: "snapshot", .. }), "{refused:?}");
     // A refusal is an answer: the instance goes on.
