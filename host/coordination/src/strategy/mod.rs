@@ -5,9 +5,20 @@
 //! which workers and partitions come. A strategy outside the core, such as a plugin, is asked a [`Question`], the same as a value
 //! of its own, and nothing is relied on but that its answer is checked.
 
+mod canonical;
 mod consistent_hash;
+mod holdings;
+mod relief;
+mod ring;
+mod room;
+mod round_robin;
+#[cfg(test)]
+mod tests;
+mod weighted;
 
 pub use consistent_hash::ConsistentHash;
+pub use round_robin::RoundRobin;
+pub use weighted::WeightedConsistentHash;
 
 use crate::record::Lifecycle;
 use crate::{Partition, WorkerId};
@@ -34,6 +45,13 @@ pub struct Request<'a> {
     pub partitions: &'a [&'a Partition],
     /// For each partition the index of the worker that has it now, if that worker is among `workers`.
     pub previous: &'a [Option<usize>],
+}
+
+impl Request<'_> {
+    /// Who has this partition now.
+    fn owner(&self, partition: usize) -> Option<usize> {
+        self.previous.get(partition).copied().flatten().filter(|worker| *worker < self.workers.len())
+    }
 }
 
 /// What a strategy outside the core is asked.
@@ -99,37 +117,4 @@ pub enum StrategyFailure {
 pub trait Strategy: Send + Sync {
     /// One worker index per partition, in the order of the partitions.
     fn assign(&self, request: Request<'_>) -> Vec<usize>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::WorkerId;
-    use proptest::collection::vec;
-    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
-
-    proptest! {
-        #[test]
-        fn an_answer_counts_if_it_gives_every_partition_to_a_worker_that_exists(
-            workers in 1_u32..5, partitions in 1_usize..6, answer in vec(0_usize..6, 0..7),
-        ) {
-            let worker = |n| Candidate { worker: WorkerId::new("worker", n), capacity: 1, labels: BTreeMap::new() };
-            let question = Question {
-                lifecycle: Lifecycle::Rebalance,
-                orphans_only: false,
-                workers: (0..workers).map(worker).collect(),
-                partitions: (0..partitions).map(|n| Partition::new(vec![format!("p-{n}")], 100).unwrap()).collect(),
-                previous: vec![None; partitions],
-            };
-            let is_right = answer.len() == partitions && answer.iter().all(|index| *index < workers as usize);
-            let wrong = question.judge(&answer);
-            prop_assert_eq!(wrong.is_none(), is_right);
-            // What is wrong is told with the place where it is.
-            if let Some(StrategyFailure::Range { partition, index, .. }) = wrong {
-                let at = answer.iter().position(|given| *given == index).unwrap();
-                prop_assert!(answer[..at].iter().all(|given| *given < workers as usize));
-                prop_assert_eq!(partition, format!("p-{at}"));
-            }
-        }
-    }
 }
