@@ -26,6 +26,7 @@ pub mod reference;
 mod rules;
 mod schema;
 mod section;
+mod strategies;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -39,10 +40,11 @@ pub use limits::{BatchlessLimits, Limits};
 pub use load::{LoadRequest, Loaded, Missing, process_environment};
 pub use problem::Problem;
 pub use schema::{
-    Assignment, Backoff, Commit, Config, ConsistentHash, DeadLetter, Handler, Hooks, Http, Isolation, KvBucket, Log,
-    LogFormat, LogLevel, MaxUncommitted, Nats, OnExhausted, PluginSource, PluginStrategy, Plugins, Probation, Probe,
-    Quarantine, Source, StaticSource, Storage, Strategy, Stream, StreamCreate, StreamMode, Swap, Tls,
+    Assignment, Backoff, Commit, Config, DeadLetter, Handler, Hooks, Http, Isolation, KvBucket, Log, LogFormat,
+    LogLevel, MaxUncommitted, Nats, OnExhausted, PluginSource, Plugins, Probation, Probe, Quarantine, Source,
+    StaticSource, Storage, Stream, StreamCreate, StreamMode, Swap, Tls,
 };
+pub use strategies::{BuiltIn, ConsistentHash, PluginStrategy, RoundRobin, Strategy, WeightedConsistentHash};
 pub use types::{PluginConfig, Secret, ServerUrls, StartFrom, SubjectTemplate};
 pub use value::ByteSize;
 

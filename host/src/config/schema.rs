@@ -9,6 +9,7 @@ use super::grants::Grants;
 use super::handlers::{Handlers, Match};
 use super::limits::{BatchlessLimits, Limits};
 use super::section::{Key, Section, Shape, Shorthand, choice, section};
+use super::strategies::Strategy;
 use super::types::{PluginConfig, Secret, ServerUrls, StartFrom, SubjectTemplate};
 use super::value::ByteSize;
 use parti_coordination::Partition;
@@ -303,50 +304,6 @@ section! {
         /// The partitions. `keys` name one, no two share their keys; `weight` (100) is its processing cost relative to
         /// the others, from 1 to 1000000000.
         partitions: Vec<Partition> = Vec::new(), required;
-    }
-}
-
-section! {
-    /// Which worker gets which partition.
-    pub struct Strategy {
-        /// A hash ring: few partitions move when workers come and go. Beside `plugin`, it places what the plugin leaves undecided.
-        consistent_hash: ConsistentHash = ConsistentHash::default();
-        /// A plugin of the kind strategy that the leader asks.
-        plugin: Option<PluginStrategy> = None;
-    }
-    with {
-        const SHORTHAND: Option<Shorthand> = Some(Shorthand::Variant);
-        const LATER: &'static [&'static str] = &["weightedConsistentHash", "roundRobin"];
-    }
-}
-
-section! {
-    /// A plugin of the kind strategy. Where it fails, is late or gives a wrong answer, what has an owner stays there, and
-    /// `consistentHash` places what has none. `plugin: NAME` is short for `plugin: {name: NAME}`.
-    pub struct PluginStrategy {
-        /// Name of the plugin: its file in `plugins.directory` without `.wasm`.
-        name: String = String::new(), required;
-        /// What the plugin gets as its configuration. Any map.
-        config: PluginConfig = PluginConfig::default() => "empty";
-        /// Longest time of one answer. Partitions that nobody serves wait for one second of it at most.
-        call_timeout: Duration = secs(5);
-        /// What an instance may use. Keys that are not set here come from `plugins.defaults`.
-        limits: BatchlessLimits = BatchlessLimits::default();
-    }
-    with {
-        const SHORTHAND: Option<Shorthand> = Some(Shorthand::Name("name"));
-    }
-}
-
-section! {
-    /// The strategy `consistentHash`: a hash ring with virtual nodes and bounded loads.
-    pub struct ConsistentHash {
-        /// Points of each worker on the ring. More points spread better and cost more.
-        virtual_nodes: u32 = 150;
-        /// Seed of the ring. Groups with different seeds spread the same partitions differently.
-        hash_seed: u64 = 0;
-        /// Largest load of a worker, as a multiple of the mean.
-        load_bound: f64 = 1.05;
     }
 }
 

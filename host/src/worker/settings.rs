@@ -1,7 +1,8 @@
 //! From the configuration to what core, adapters and plugins take. The only place that knows both sides.
 
 use crate::config::{
-    Config, Handler, Isolation, OnExhausted as ConfigOnExhausted, Quarantine, StartFrom, Storage, Stream, StreamMode,
+    BuiltIn, Config, Handler, Isolation, OnExhausted as ConfigOnExhausted, Quarantine, StartFrom, Storage, Stream,
+    StreamMode,
 };
 use crate::error::{ErrorCode, OperatorError};
 use crate::intake::{QuarantineRules, QueueOptions};
@@ -11,7 +12,7 @@ use crate::nats::{
 };
 use crate::plugin::PluginVersion;
 use crate::telemetry::Metrics;
-use parti_coordination::strategy::{ConsistentHash, Request, Strategy};
+use parti_coordination::strategy::{ConsistentHash, Request, RoundRobin, Strategy, WeightedConsistentHash};
 use parti_coordination::{DegradedAlert, DegradedBehavior, Limits, OnExhausted, Settings};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -46,7 +47,6 @@ const RECORD_OVERHEAD: usize = 8 << 10;
 const INLINE_SNAPSHOT: usize = 32 << 10;
 
 pub(super) fn coordinator(config: &Config, plugins: &[Arc<PluginVersion>], metrics: Arc<Metrics>) -> Settings {
-    let hash = &config.strategy.consistent_hash;
     let (behavior, alert) = (&config.degraded_behavior, &config.degraded_alert);
     Settings {
         group: config.group.clone(),
@@ -91,16 +91,30 @@ pub(super) fn coordinator(config: &Config, plugins: &[Arc<PluginVersion>], metri
         uuid: Uuid::new_v4(),
         host: host_name(),
         pid: std::process::id(),
-        strategy: Arc::new(Timed {
-            strategy: ConsistentHash {
-                virtual_nodes: hash.virtual_nodes,
-                hash_seed: hash.hash_seed,
-                load_bound: hash.load_bound,
-            },
-            metrics,
-        }),
+        strategy: built_in(config, metrics),
         // The host ends a call of its own accord; the core waits a little longer, for the answer to come.
         strategy_patience: config.strategy.plugin.as_ref().map(|plugin| plugin.call_timeout + ANSWER),
+    }
+}
+
+/// The configured strategy of the host's own.
+fn built_in(config: &Config, metrics: Arc<Metrics>) -> Arc<dyn Strategy> {
+    match config.strategy.built_in() {
+        BuiltIn::ConsistentHash(set) => {
+            let (virtual_nodes, hash_seed, load_bound) = (set.virtual_nodes, set.hash_seed, set.load_bound);
+            Arc::new(Timed { strategy: ConsistentHash { virtual_nodes, hash_seed, load_bound }, metrics })
+        }
+        BuiltIn::WeightedConsistentHash(set) => {
+            let strategy = WeightedConsistentHash {
+                virtual_nodes: set.virtual_nodes,
+                hash_seed: set.hash_seed,
+                overload_threshold: set.overload_threshold,
+                extreme_threshold: set.extreme_threshold,
+                default_weight: set.default_weight,
+            };
+            Arc::new(Timed { strategy, metrics })
+        }
+        BuiltIn::RoundRobin => Arc::new(Timed { strategy: RoundRobin, metrics }),
     }
 }
 

@@ -135,23 +135,48 @@ pub(super) const RULES: &[Rule] = &[
         needs: &[],
         says: "strategy.consistentHash.loadBound is a ratio from 1 to 10: no bound can hold every worker below the mean",
         broken: |c| {
-            let ring = &c.strategy.consistent_hash;
+            let bound = c.strategy.consistent_hash.as_ref().map_or(1.0, |set| set.load_bound);
             let todo = "choose a number such as 1.05 or 1.25";
-            when(!(1.0..=10.0).contains(&ring.load_bound), "strategy.consistentHash.loadBound", ring.load_bound, todo)
+            when(!(1.0..=10.0).contains(&bound), "strategy.consistentHash.loadBound", bound, todo)
         },
     },
     Rule {
         severity: Severity::Error,
         needs: &[],
-        says: "strategy.consistentHash.virtualNodes is at most 10000: the ring would not fit into memory",
+        says: "strategy.weightedConsistentHash.overloadThreshold is a ratio from 1.1 to 10: less would never let a partition rest",
         broken: |c| {
-            let ring = &c.strategy.consistent_hash;
-            when(
-                ring.virtual_nodes > 10_000,
-                "strategy.consistentHash.virtualNodes",
-                ring.virtual_nodes,
-                "150 serves most fleets",
-            )
+            let over = c.strategy.weighted_consistent_hash.as_ref().map_or(1.3, |set| set.overload_threshold);
+            let path = "strategy.weightedConsistentHash.overloadThreshold";
+            when(!(1.1..=10.0).contains(&over), path, over, "choose a number such as 1.3")
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &[],
+        says: "strategy.weightedConsistentHash.extremeThreshold is a ratio from 1 to 1000: below the mean nothing is extreme",
+        broken: |c| {
+            let extreme = c.strategy.weighted_consistent_hash.as_ref().map_or(2.0, |set| set.extreme_threshold);
+            let path = "strategy.weightedConsistentHash.extremeThreshold";
+            when(!(1.0..=1000.0).contains(&extreme), path, extreme, "choose a number such as 2")
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &["strategy"],
+        says: "strategy names at most one of consistentHash, weightedConsistentHash and roundRobin: a partition can follow only one",
+        broken: |c| {
+            let named = c.strategy.named();
+            let todo = "keep one of them; the name alone, such as `strategy: roundRobin`, replaces what another file or variable said";
+            when(named.len() > 1, "strategy", named.join(" and "), todo)
+        },
+    },
+    Rule {
+        severity: Severity::Error,
+        needs: &[],
+        says: "virtualNodes of a strategy is at most 10000: the ring would not fit into memory",
+        broken: |c| {
+            let too_many = c.strategy.rings().filter(|ring| ring.virtual_nodes > 10_000);
+            too_many.map(|ring| breach(ring.path, ring.virtual_nodes, "150 serves most fleets")).collect()
         },
     },
     Rule {
@@ -230,11 +255,10 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         severity: Severity::Warning,
         needs: &[],
-        says: "strategy.consistentHash.virtualNodes outside 100 to 300 spreads unevenly, or costs time and memory",
+        says: "virtualNodes of a strategy outside 100 to 300 spreads unevenly, or costs time and memory",
         broken: |c| {
-            let ring = &c.strategy.consistent_hash;
-            let odd = ring.virtual_nodes > 0 && !(100..=300).contains(&ring.virtual_nodes);
-            when(odd, "strategy.consistentHash.virtualNodes", ring.virtual_nodes, "150 serves most fleets")
+            let odd = c.strategy.rings().filter(|r| r.virtual_nodes > 0 && !(100..=300).contains(&r.virtual_nodes));
+            odd.map(|ring| breach(ring.path, ring.virtual_nodes, "150 serves most fleets")).collect()
         },
     },
 ];

@@ -149,7 +149,10 @@ fn positive_counts(c: &Config) -> Vec<(String, u64)> {
     if let Some(hooks) = &c.hooks {
         counts.push(("hooks.queue", hooks.queue.into()));
     }
-    counts.push(("strategy.consistentHash.virtualNodes", c.strategy.consistent_hash.virtual_nodes.into()));
+    counts.extend(c.strategy.rings().map(|ring| (ring.path, ring.virtual_nodes.into())));
+    if let Some(weighted) = &c.strategy.weighted_consistent_hash {
+        counts.push(("strategy.weightedConsistentHash.defaultWeight", weighted.default_weight));
+    }
     let mut counts = named(counts);
     // A limit that a plugin inherits is reported where it is set.
     let defaults = &c.plugins.defaults;

@@ -2,7 +2,10 @@
 
 use super::{COMPLETE, load, valid};
 use crate::config::environment::settable;
-use crate::config::{Config, DegradedAlert, DegradedBehavior, Preset, StartFrom, Storage, StreamMode, check};
+use crate::config::{
+    BuiltIn, Config, ConsistentHash, DegradedAlert, DegradedBehavior, Preset, StartFrom, Storage, StreamMode,
+    WeightedConsistentHash, check,
+};
 use crate::error::ErrorCode;
 use parti_coordination::PartitionId;
 use serde_json::json;
@@ -126,9 +129,26 @@ fn a_key_with_nothing_behind_it_means_the_default() {
 fn a_strategy_plugin_is_named_beside_the_strategy_that_stands_in_for_it() {
     let files = ["strategy: {consistentHash: {virtualNodes: 200}}", "strategy: {plugin: zone-aware}"];
     let strategy = load(&files, &[], &[]).config.unwrap().strategy;
-    assert_eq!((strategy.consistent_hash.virtual_nodes, strategy.plugin.unwrap().name.as_str()), (200, "zone-aware"));
+    let nodes = strategy.consistent_hash.unwrap().virtual_nodes;
+    assert_eq!((nodes, strategy.plugin.unwrap().name.as_str()), (200, "zone-aware"));
     let back = load(&files, &[("PARTI_STRATEGY", "consistentHash")], &[]).config.unwrap().strategy;
     assert!(back.plugin.is_none(), "a name alone replaces what other layers said");
+}
+
+#[test]
+fn the_built_in_strategy_is_the_one_that_is_named() {
+    let built_in = |yaml: &str, env: &[(&str, &str)]| load(&[yaml], env, &[]).config.unwrap().strategy.built_in();
+    assert_eq!(built_in("", &[]), BuiltIn::ConsistentHash(ConsistentHash::default()));
+    assert_eq!(built_in("strategy: roundRobin", &[]), BuiltIn::RoundRobin);
+    assert_eq!(built_in("strategy: {roundRobin: {}}", &[]), BuiltIn::RoundRobin);
+    let weighted = WeightedConsistentHash::default();
+    assert_eq!(built_in("strategy: weightedConsistentHash", &[]), BuiltIn::WeightedConsistentHash(weighted.clone()));
+    let env = [("PARTI_STRATEGY_WEIGHTED_CONSISTENT_HASH_OVERLOAD_THRESHOLD", "1.5")];
+    let set = WeightedConsistentHash { overload_threshold: 1.5, ..weighted };
+    assert_eq!(built_in("strategy: weightedConsistentHash", &env), BuiltIn::WeightedConsistentHash(set));
+    // A name alone replaces what a file said.
+    let env = [("PARTI_STRATEGY", "roundRobin")];
+    assert_eq!(built_in("strategy: {weightedConsistentHash: {hashSeed: 1}}", &env), BuiltIn::RoundRobin);
 }
 
 #[test]
@@ -171,7 +191,7 @@ fn every_key_can_be_set_by_its_own_variable() {
     assert_eq!(stream.create.as_ref().unwrap().storage, Storage::Memory);
     assert_eq!(stream.start_from, StartFrom::Consumer("old".into()));
     assert_eq!(stream.mode, StreamMode::Log);
-    let ring = &config.strategy.consistent_hash;
+    let BuiltIn::ConsistentHash(ring) = config.strategy.built_in() else { panic!("{:?}", config.strategy) };
     assert_eq!(ring.virtual_nodes, 200);
     let (_, handler) = config.handlers().next().unwrap();
     assert_eq!(handler.config.as_map()["prefix"], json!("out"));

@@ -123,7 +123,34 @@ fn every_error_rule_refuses_what_it_names() {
         ("strategy: {consistentHash: {virtualNodes: 0}}".to_owned(), "strategy.consistentHash.virtualNodes"),
         ("strategy: {consistentHash: {virtualNodes: 10001}}".to_owned(), "strategy.consistentHash.virtualNodes"),
         ("strategy: {consistentHash: {loadBound: 0.9}}".to_owned(), "strategy.consistentHash.loadBound"),
-        ("strategy: roundRobin".to_owned(), "strategy.roundRobin"),
+        ("strategy: {consistentHash: {loadBound: .nan}}".to_owned(), "strategy.consistentHash.loadBound"),
+        (
+            "strategy: {weightedConsistentHash: {virtualNodes: 0}}".to_owned(),
+            "strategy.weightedConsistentHash.virtualNodes",
+        ),
+        (
+            "strategy: {weightedConsistentHash: {defaultWeight: 0}}".to_owned(),
+            "strategy.weightedConsistentHash.defaultWeight",
+        ),
+        (
+            "strategy: {weightedConsistentHash: {defaultWeight: -1}}".to_owned(),
+            "strategy.weightedConsistentHash.defaultWeight",
+        ),
+        (
+            "strategy: {weightedConsistentHash: {overloadThreshold: 1}}".to_owned(),
+            "strategy.weightedConsistentHash.overloadThreshold",
+        ),
+        (
+            "strategy: {weightedConsistentHash: {extremeThreshold: 0.5}}".to_owned(),
+            "strategy.weightedConsistentHash.extremeThreshold",
+        ),
+        (
+            "strategy: {weightedConsistentHash: {loadBound: 1.05}}".to_owned(),
+            "strategy.weightedConsistentHash.loadBound",
+        ),
+        ("strategy: {roundRobin: {virtualNodes: 150}}".to_owned(), "strategy.roundRobin.virtualNodes"),
+        ("strategy: {roundRobin: {}, weightedConsistentHash: {}}".to_owned(), "strategy"),
+        ("strategy: roundrobin".to_owned(), "strategy.roundrobin"),
         ("nats: {url: \"http://a\"}".to_owned(), "nats.url"),
         ("nats: {url: \"nats://a:99999\"}".to_owned(), "nats.url"),
         ("nats: {url: []}".to_owned(), "nats.url"),
@@ -229,6 +256,7 @@ fn every_warning_rule_warns_and_lets_the_worker_start() {
         ("workerIdTtl: 11s", "workerIdTtl"),
         ("strategy: {consistentHash: {virtualNodes: 99}}", "strategy.consistentHash.virtualNodes"),
         ("strategy: {consistentHash: {virtualNodes: 301}}", "strategy.consistentHash.virtualNodes"),
+        ("strategy: {weightedConsistentHash: {virtualNodes: 301}}", "strategy.weightedConsistentHash.virtualNodes"),
         ("source: {static: {partitions: []}}", "source.static.partitions"),
         ("handler: {plugin: p, deadLetter: {subject: d}, onExhausted: drop}", "handler.onExhausted"),
     ] {
@@ -247,13 +275,17 @@ fn limits_that_the_rules_name_are_themselves_allowed() {
 }
 
 #[test]
-fn strategies_and_sources_of_other_versions_are_refused_by_name() {
-    for name in ["weightedConsistentHash", "roundRobin"] {
-        let loaded = Config::parse_str(&format!("strategy: {name}"));
-        let problem = &loaded.problems[0];
-        assert!(problem.what.contains(name) && problem.what.contains("not available in this version"), "{problem}");
-        assert_eq!(problem.todo, "available here: consistentHash, plugin");
+fn a_strategy_that_does_not_exist_is_met_with_the_nearest_that_does() {
+    for (slip, meant) in
+        [("roundrobin", "strategy.roundRobin"), ("weightedConsistentHas", "strategy.weightedConsistentHash")]
+    {
+        let problem = &Config::parse_str(&format!("strategy: {slip}")).problems[0];
+        assert_eq!(problem.todo, format!("did you mean `{meant}`?"));
     }
+}
+
+#[test]
+fn sources_of_other_versions_are_refused_by_name() {
     assert!(Config::parse_str("source: {file: {}}").problems[0].what.contains("not available in this version"));
 }
 
