@@ -3,7 +3,9 @@
 use super::*;
 use parti_coordination::WorkerId;
 use parti_coordination::record::Lifecycle;
-use parti_coordination::strategy::{Candidate, Question};
+use parti_coordination::strategy::{
+    Candidate, ConsistentHash, Question, Request, RoundRobin, Strategy, WeightedConsistentHash,
+};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -84,4 +86,74 @@ async fn five_hundred_workers_and_a_hundred_thousand_partitions_fit_into_the_def
     let second = plugin.assign(&question).await.unwrap();
     println!("the plan after a death: {:?}", begun.elapsed());
     assert_eq!(first.iter().zip(&second).filter(|(before, after)| before != after).count(), 200);
+}
+
+/// The built-in strategies, with the plugins of the same names and the options that both have.
+fn built_in() -> [(&'static str, Value, Box<dyn Strategy>); 4] {
+    let narrow = ConsistentHash { virtual_nodes: 50, hash_seed: 7, load_bound: 1.02 };
+    [
+        ("consistent-hash", json!({}), Box::new(ConsistentHash::default())),
+        ("consistent-hash", json!({"virtualNodes": 50, "hashSeed": 7, "loadBound": 1.02}), Box::new(narrow)),
+        ("weighted-consistent-hash", json!({}), Box::new(WeightedConsistentHash::default())),
+        ("round-robin", json!({}), Box::new(RoundRobin)),
+    ]
+}
+
+fn natively(strategy: &dyn Strategy, question: &Question) -> Vec<usize> {
+    let partitions: Vec<&Partition> = question.partitions.iter().collect();
+    strategy.assign(Request { workers: &question.workers, partitions: &partitions, previous: &question.previous })
+}
+
+fn load_strategy(engine: &PluginEngine, name: &str, config: Value) -> Arc<StrategyPlugin> {
+    let settings = PluginSettings { section: "strategy.plugin".into(), ..settings(Limits::default(), object(config)) };
+    StrategyPlugin::load(engine, name, &example(name), settings).unwrap()
+}
+
+#[tokio::test]
+async fn a_built_in_strategy_answers_the_same_as_a_component() {
+    let engine = PluginEngine::new().unwrap();
+    for (name, config, strategy) in built_in() {
+        let plugin = load_strategy(&engine, name, config);
+        for (workers, partitions, weighs) in [(1, 1, 1), (3, 9, 1), (7, 100, 3), (5, 3, 1), (40, 2000, 400)] {
+            let mut question = question(workers, partitions);
+            for (n, partition) in question.partitions.iter_mut().enumerate() {
+                let weight = if n % 20 == 7 { 100 * weighs } else { 100 + n as u64 % weighs };
+                *partition = Partition::new(partition.keys().to_vec(), weight).unwrap();
+            }
+            question.workers[0].capacity = 2;
+            for joins in [0, 2] {
+                let first = question.workers.len() as u32;
+                let joined = (first..first + joins)
+                    .map(|n| Candidate { worker: WorkerId::new("worker", n), ..question.workers[0].clone() });
+                let joined: Vec<_> = joined.collect();
+                question.workers.extend(joined);
+                let answer = plugin.assign(&question).await.unwrap();
+                assert_eq!(answer, natively(&*strategy, &question), "{name}, {workers} x {partitions}, {joins} join");
+                question.previous = answer.into_iter().map(Some).collect();
+            }
+        }
+    }
+}
+
+/// `cargo test --release -p parti --lib through_webassembly -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "a measurement, for an idle machine"]
+async fn what_built_in_strategies_cost_through_webassembly() {
+    let engine = PluginEngine::new().unwrap();
+    for (name, config, strategy) in built_in() {
+        let plugin = load_strategy(&engine, name, config.clone());
+        let question = question(128, 10_000);
+        let (mut native, mut guest) = (Duration::MAX, Duration::MAX);
+        // In turn, so that what else the machine does hits both; the fastest counts.
+        for _ in 0..15 {
+            let begun = Instant::now();
+            std::hint::black_box(natively(&*strategy, &question));
+            native = native.min(begun.elapsed());
+            let begun = Instant::now();
+            plugin.assign(&question).await.unwrap();
+            guest = guest.min(begun.elapsed());
+        }
+        let ratio = guest.as_secs_f64() / native.as_secs_f64();
+        println!("{name} {config}: 128 x 10,000 in {native:?}, as a component {guest:?}, {ratio:.1} times that");
+    }
 }
