@@ -103,6 +103,7 @@ impl World {
             min_rebalance_threshold: 0.15,
             min_rebalance_interval: secs(10),
             max_partitions: None,
+            max_moves_per_plan: None,
             shutdown_hold: Duration::ZERO,
             degraded_behavior: DegradedBehavior {
                 enter_threshold: secs(10),

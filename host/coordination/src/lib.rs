@@ -23,8 +23,9 @@ mod testing;
 mod time;
 
 pub use coordinator::{
-    Action, AlertLevel, Assigned, Bucket, Coordinator, DegradedAlert, DegradedBehavior, Event, Expect, Fleet, Lifetime,
-    Notice, OpId, Outage, PartitionList, ProbeAnswer, Reply, Settings, StartFailure, StoredEntry, WriteOutcome,
+    Action, AlertLevel, Assigned, Bucket, Coordinator, DegradedAlert, DegradedBehavior, Draft, Event, Expect, Fleet,
+    Lifetime, Notice, OpId, Outage, Outlook, PartitionList, ProbeAnswer, Reply, Settings, StartFailure, StoredEntry,
+    WriteOutcome,
 };
 pub use handler::{CloseReason, Completed, OpenReason, Outcome, Snapshot};
 pub use id::{Epoch, Generation, Incarnation, Position, Sequence, Term, Version, WorkerId};

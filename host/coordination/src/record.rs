@@ -4,11 +4,13 @@
 //! of the next version runs beside one of this.
 
 mod ownership;
+mod placement;
 
 pub use ownership::{
     Attempts, Owner, OwnershipRecord, Phase, Seen, StateIdentity, StoredSnapshot, StoredState, StreamIdentity,
     object_name, object_parts,
 };
+pub use placement::{PlacementAnswer, PlacementRecord};
 
 use crate::{Incarnation, Partition, PartitionId, Term, Version, WorkerId, WorkerState};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -204,6 +206,9 @@ pub struct PlanRecord {
     /// Who is leaving: still there, owns nothing by this plan.
     #[serde(default)]
     pub leaving: BTreeMap<WorkerId, Incarnation>,
+    /// Of the live, those whom the operator has drained: they own nothing that another may have.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub drained: BTreeSet<WorkerId>,
     /// Of each worker ID, the highest claim known to be dead; lower ones are dead too.
     #[serde(default)]
     pub dead: BTreeMap<WorkerId, u64>,
@@ -217,6 +222,9 @@ pub struct PlanRecord {
     /// The strategy has not decided, and what had an owner stayed with it: whoever leads owes a plan of the strategy's.
     #[serde(default, skip_serializing_if = "is_false")]
     pub provisional: bool,
+    /// Moves that it leaves for later plans, so as not to make too many at once: whoever leads owes them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left: usize,
 }
 
 impl PlanRecord {

@@ -131,6 +131,10 @@ section! {
         min_rebalance_interval: Duration = secs(10);
         /// Most partitions of one worker. What exceeds it on every worker is unowned, counted and alerted.
         max_partitions: Option<u32> = None => "no limit";
+        /// Most partitions that one planned change takes from workers that could keep them; the others follow in further plans, each
+        /// `minRebalanceInterval` after the one before. Partitions without an owner never wait for it, nor those that are pinned, or of
+        /// workers that leave or are drained.
+        max_moves_per_plan: Option<u32> = None => "no limit";
     }
 }
 

@@ -43,6 +43,12 @@ pub struct Status {
     pub owned_partitions: usize,
     /// Assigned partitions that the operator has paused.
     pub paused_partitions: usize,
+    /// Whether the operator has drained this worker: it gets no partitions that another may have.
+    pub drained: bool,
+    /// Every worker that the operator has drained, whether it is there or not.
+    pub drained_workers: Vec<WorkerId>,
+    /// Partitions that the operator has pinned to this worker.
+    pub pinned_partitions: usize,
     /// Why the assignment in force was made; nothing before the first.
     pub lifecycle: Option<Lifecycle>,
     /// The group's live workers by the plan in force.

@@ -8,10 +8,10 @@ use crate::nats::{Filters, KvEvent, Nats, Peers};
 use crate::source::Source;
 use crate::telemetry::{KvOperation, KvResult, Metrics, WorkerLabel};
 use jiff::Timestamp;
-use parti_coordination::record::{Owner, PauseRecord};
+use parti_coordination::record::{Owner, PauseRecord, PlacementRecord};
 use parti_coordination::{
     Action, AlertLevel, Bucket, Coordinator, Event, Lifetime, Notice, Now, OpId, Outage, PartitionList, Reply,
-    StartFailure, WriteOutcome,
+    StartFailure, WorkerId, WriteOutcome,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -304,6 +304,7 @@ impl Control {
                 }
                 Action::Assigned(assigned) => self.assigned(assigned),
                 Action::Paused(pause) => self.paused(pause),
+                Action::Placement(wants) => self.placement(wants),
                 Action::Drain => match &self.intake {
                     Some(intake) => intake.drain(),
                     None => self.handle(Event::Drained),
@@ -419,6 +420,16 @@ impl Control {
         if let Some(intake) = &self.intake {
             intake.pause(pause);
         }
+    }
+
+    fn placement(&self, wants: PlacementRecord) {
+        let was_set = self.board().placement.asked > 0;
+        if was_set || wants.asked > 0 {
+            let drained: Vec<&str> = wants.drained.iter().map(WorkerId::as_str).collect();
+            let (drained, pins, by, at) = (drained.join(", "), wants.pins.len(), &wants.by, &wants.at);
+            tracing::info!(drained, pins, by, at, "What the operator wants of the placement");
+        }
+        self.board().placement = wants;
     }
 
     fn ask(&self, op: OpId, operation: KvOperation, work: impl Future<Output = Reply> + Send + 'static) {

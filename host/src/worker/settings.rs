@@ -67,6 +67,7 @@ pub(super) fn coordinator(config: &Config, plugins: &[Arc<PluginVersion>], metri
         min_rebalance_threshold: config.assignment.min_rebalance_threshold,
         min_rebalance_interval: config.assignment.min_rebalance_interval,
         max_partitions: config.assignment.max_partitions.map(|most| most as usize),
+        max_moves_per_plan: config.assignment.max_moves_per_plan.map(|most| most as usize),
         shutdown_hold: config.shutdown.hold,
         degraded_behavior: DegradedBehavior {
             enter_threshold: behavior.enter_threshold,
@@ -91,30 +92,27 @@ pub(super) fn coordinator(config: &Config, plugins: &[Arc<PluginVersion>], metri
         uuid: Uuid::new_v4(),
         host: host_name(),
         pid: std::process::id(),
-        strategy: built_in(config, metrics),
+        strategy: Arc::new(Timed { strategy: built_in_strategy(config), metrics }),
         // The host ends a call of its own accord; the core waits a little longer, for the answer to come.
         strategy_patience: config.strategy.plugin.as_ref().map(|plugin| plugin.call_timeout + ANSWER),
     }
 }
 
-/// The configured strategy of the host's own.
-fn built_in(config: &Config, metrics: Arc<Metrics>) -> Arc<dyn Strategy> {
+/// The strategy of the core that the configuration chooses; it also stands in for a plugin that does not decide.
+pub(crate) fn built_in_strategy(config: &Config) -> Arc<dyn Strategy> {
     match config.strategy.built_in() {
         BuiltIn::ConsistentHash(set) => {
             let (virtual_nodes, hash_seed, load_bound) = (set.virtual_nodes, set.hash_seed, set.load_bound);
-            Arc::new(Timed { strategy: ConsistentHash { virtual_nodes, hash_seed, load_bound }, metrics })
+            Arc::new(ConsistentHash { virtual_nodes, hash_seed, load_bound })
         }
-        BuiltIn::WeightedConsistentHash(set) => {
-            let strategy = WeightedConsistentHash {
-                virtual_nodes: set.virtual_nodes,
-                hash_seed: set.hash_seed,
-                overload_threshold: set.overload_threshold,
-                extreme_threshold: set.extreme_threshold,
-                default_weight: set.default_weight,
-            };
-            Arc::new(Timed { strategy, metrics })
-        }
-        BuiltIn::RoundRobin => Arc::new(Timed { strategy: RoundRobin, metrics }),
+        BuiltIn::WeightedConsistentHash(set) => Arc::new(WeightedConsistentHash {
+            virtual_nodes: set.virtual_nodes,
+            hash_seed: set.hash_seed,
+            overload_threshold: set.overload_threshold,
+            extreme_threshold: set.extreme_threshold,
+            default_weight: set.default_weight,
+        }),
+        BuiltIn::RoundRobin => Arc::new(RoundRobin),
     }
 }
 
@@ -146,12 +144,12 @@ pub(crate) fn host_name() -> String {
 }
 
 /// A strategy whose calculations are timed: the core has no clock.
-struct Timed<S> {
-    strategy: S,
+struct Timed {
+    strategy: Arc<dyn Strategy>,
     metrics: Arc<Metrics>,
 }
 
-impl<S: Strategy> Strategy for Timed<S> {
+impl Strategy for Timed {
     fn assign(&self, request: Request<'_>) -> Vec<usize> {
         let begun = Instant::now();
         let answer = self.strategy.assign(request);

@@ -5,7 +5,7 @@ use crate::http::{Degraded, PartitionStatus, PluginStatus, Status, StatusSource,
 use crate::intake::{Intake, PartitionReport};
 use crate::nats::{Nats, PartitionFigures};
 use crate::plugin::Attempt;
-use parti_coordination::record::{Owner, PauseRecord};
+use parti_coordination::record::{Owner, PauseRecord, PlacementRecord};
 use parti_coordination::{Assigned, Epoch, Term, Version, WorkerId, WorkerState};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,6 +22,8 @@ pub(super) struct Board {
     pub(super) degraded: Option<Degraded>,
     /// What the operator has paused.
     pub(super) pause: PauseRecord,
+    /// What the operator wants of the placement.
+    pub(super) placement: PlacementRecord,
     /// Why nobody can probe this worker.
     pub(super) unreachable: Option<String>,
     /// Why the strategy has not decided when it was last asked, as far as this worker knows as leader.
@@ -40,6 +42,7 @@ impl Board {
             lag: 0,
             degraded: None,
             pause: PauseRecord::nothing(),
+            placement: PlacementRecord::nothing(),
             unreachable: None,
             undecided: None,
         }
@@ -74,6 +77,12 @@ impl StatusSource for WorkerStatus {
             partition_count: assigned.map_or(0, |a| a.partitions.len()),
             owned_partitions: board.owned,
             paused_partitions: paused,
+            drained: board.me.as_ref().is_some_and(|me| board.placement.drained.contains(&me.worker)),
+            drained_workers: board.placement.drained.iter().cloned().collect(),
+            pinned_partitions: board
+                .me
+                .as_ref()
+                .map_or(0, |me| board.placement.pins.values().filter(|worker| **worker == me.worker).count()),
             lifecycle: assigned.map(|a| a.lifecycle),
             workers: assigned.map(|a| a.fleet.live.keys().cloned().collect()).unwrap_or_default(),
             lag: board.lag,

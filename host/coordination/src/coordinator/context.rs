@@ -37,6 +37,8 @@ pub struct Settings {
     pub min_rebalance_interval: Duration,
     /// The most partitions that a plan gives to one worker.
     pub max_partitions: Option<usize>,
+    /// The most partitions that a planned change takes from live workers at once; the rest follows in later plans.
+    pub max_moves_per_plan: Option<usize>,
     /// How long the partitions of this worker wait for it after it has left; zero = they move at once (`shutdown.hold`).
     pub shutdown_hold: Duration,
     pub degraded_behavior: DegradedBehavior,

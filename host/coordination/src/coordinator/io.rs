@@ -1,7 +1,7 @@
 //! What the coordinator asks for and what it is told: the whole surface between the core and the adapters.
 
 use super::degraded::{AlertLevel, Outage};
-use crate::record::{Lifecycle, PauseRecord, Refusals};
+use crate::record::{Lifecycle, PauseRecord, PlacementRecord, Refusals};
 use crate::strategy::{Question, StrategyFailure};
 use crate::{Incarnation, Partition, Term, Version, WorkerId, WorkerState};
 use std::sync::Arc;
@@ -269,6 +269,8 @@ pub enum Action {
     Assigned(Assigned),
     /// What the operator has paused: once before or soon after the first assignment, and then at every change.
     Paused(PauseRecord),
+    /// Whom the operator has drained and what is pinned: once before the first plan of ours, and then at every change.
+    Placement(PlacementRecord),
     /// Finish the messages in hand, commit and release everything, then tell [`Event::Drained`].
     Drain,
     /// This worker, as leader, has published a plan.

@@ -10,6 +10,7 @@ mod degraded;
 mod election;
 mod identity;
 mod io;
+mod operator;
 mod pause;
 mod planner;
 mod roster;
@@ -23,6 +24,7 @@ use context::{Context, Part};
 use degraded::{Health, Shift};
 use election::{Change, Election};
 use identity::Identity;
+use operator::Operator;
 use pause::Pause;
 use planner::{Planner, Verdict};
 use roster::{Roster, Sight};
@@ -39,6 +41,7 @@ pub use io::{
     Action, Assigned, Bucket, Event, Expect, Fleet, Lifetime, Notice, OpId, PartitionList, ProbeAnswer, Reply,
     StartFailure, StoredEntry, WriteOutcome,
 };
+pub use planner::{Draft, Outlook};
 
 /// A start that fails gives back what it holds, and waits no longer than this for NATS to take it.
 const GIVE_BACK: Duration = Duration::from_secs(2);
@@ -53,6 +56,7 @@ pub struct Coordinator {
     planner: Planner,
     acceptance: Acceptance,
     pause: Pause,
+    operator: Operator,
     health: Health,
     /// The state before degraded mode.
     resume: WorkerState,
@@ -104,6 +108,7 @@ impl Coordinator {
             planner: Planner::default(),
             acceptance: Acceptance::default(),
             pause: Pause::default(),
+            operator: Operator::default(),
             health: Health::default(),
             resume: WorkerState::Init,
             began: None,
@@ -212,6 +217,7 @@ impl Coordinator {
                     self.planner.told(&self.ctx, None);
                     if self.worker().is_some() {
                         self.pause.ready(&mut self.ctx);
+                        self.operator.ready(&mut self.ctx);
                     }
                 }
                 Bucket::StableIds => {}
@@ -346,6 +352,7 @@ impl Coordinator {
                 }
             }
             Bucket::Assignments if key == pause::KEY => self.pause.watched(&mut self.ctx, entry),
+            Bucket::Assignments if key == operator::KEY => self.operator.watched(&mut self.ctx, entry),
             Bucket::Assignments => {
                 let seen = self.acceptance.watched(&mut self.ctx, key, entry, (&worker, incarnation));
                 let (term, version) = self.acceptance.highest();
@@ -382,7 +389,7 @@ impl Coordinator {
     fn watch(&mut self, worker: &WorkerId) {
         self.ctx.emit(Action::Watch { bucket: Bucket::Election, keys: vec!["leader".into()] });
         let ours = format!("assignment.{worker}");
-        let keys = vec!["plan".into(), pause::KEY.into(), format!("{ours}.*"), ours];
+        let keys = vec!["plan".into(), pause::KEY.into(), operator::KEY.into(), format!("{ours}.*"), ours];
         self.ctx.emit(Action::Watch { bucket: Bucket::Assignments, keys });
     }
 
@@ -458,7 +465,7 @@ impl Coordinator {
                         self.step_aside();
                     }
                 }
-                self.planner.tick(&mut self.ctx, &self.roster);
+                self.planner.tick(&mut self.ctx, &self.roster, &self.operator);
             }
         }
         self.settle();

@@ -69,6 +69,41 @@ pub(super) struct Member {
 }
 
 impl Member {
+    pub(super) fn new(now: Now, incarnation: Incarnation, presumed: bool) -> Self {
+        Self {
+            incarnation,
+            capacity: 1,
+            labels: BTreeMap::new(),
+            digests: BTreeSet::new(),
+            refusals: Refusals::default(),
+            begun: None,
+            leaving: false,
+            revision: 0,
+            heartbeat_at: now,
+            sign_at: now,
+            missed: false,
+            answered: false,
+            silent_probes: 0,
+            suspect_since: None,
+            doubted_since: None,
+            returns_by: None,
+            presumed,
+        }
+    }
+
+    /// One that has just been heard of for the first time.
+    pub(super) fn heard(now: Now, beat: &HeartbeatRecord) -> Self {
+        let mut member = Self::new(now, beat.incarnation, false);
+        member.capacity = beat.capacity;
+        member.labels.clone_from(&beat.labels);
+        member.digests = beat.plugins.values().cloned().collect();
+        member.refusals.clone_from(&beat.refusals);
+        member.begun = beat.begun;
+        member.leaving = beat.state == WorkerState::Shutdown;
+        member.returns_by = beat.returning.map(|hold| now + Duration::from_millis(hold));
+        member
+    }
+
     /// Whether it may get partitions.
     pub(super) fn is_candidate(&self) -> bool {
         !self.leaving && !self.presumed
@@ -104,7 +139,7 @@ impl Roster {
         if let Some(plan) = plan {
             self.dead.clone_from(&plan.dead);
             for (worker, incarnation) in &plan.live {
-                self.members.insert(worker.clone(), Self::member(ctx, *incarnation, true));
+                self.members.insert(worker.clone(), Member::new(ctx.now, *incarnation, true));
             }
         }
     }
@@ -114,28 +149,6 @@ impl Roster {
         if let Some(member) = self.members.get_mut(&finding.worker).filter(|m| m.incarnation == finding.incarnation) {
             member.answered = true;
             member.doubted_since = finding.suspect_since;
-        }
-    }
-
-    fn member(ctx: &Context, incarnation: Incarnation, presumed: bool) -> Member {
-        Member {
-            incarnation,
-            capacity: 1,
-            labels: BTreeMap::new(),
-            digests: BTreeSet::new(),
-            refusals: Refusals::default(),
-            begun: None,
-            leaving: false,
-            revision: 0,
-            heartbeat_at: ctx.now,
-            sign_at: ctx.now,
-            missed: false,
-            answered: false,
-            silent_probes: 0,
-            suspect_since: None,
-            doubted_since: None,
-            returns_by: None,
-            presumed,
         }
     }
 
@@ -164,7 +177,7 @@ impl Roster {
         let known = self.members.get(worker).is_some_and(|m| m.incarnation == incarnation && !m.presumed);
         if !known {
             self.changed(ctx.now);
-            let mut member = Self::member(ctx, incarnation, false);
+            let mut member = Member::new(ctx.now, incarnation, false);
             member.capacity = ctx.settings.capacity;
             member.labels.clone_from(&ctx.settings.labels);
             member.digests = ctx.settings.plugins.values().cloned().collect();
@@ -265,15 +278,8 @@ impl Roster {
                 }
             }
             _ => {
-                let mut member = Self::member(ctx, beat.incarnation, false);
+                let mut member = Member::heard(now, beat);
                 member.revision = revision;
-                member.capacity = beat.capacity;
-                member.labels.clone_from(&beat.labels);
-                member.digests = beat.plugins.values().cloned().collect();
-                member.refusals.clone_from(&beat.refusals);
-                member.begun = beat.begun;
-                member.leaving = leaving;
-                member.returns_by = returns_by;
                 self.members.insert(worker.clone(), member);
                 self.changed(now);
                 ctx.notice(Notice::WorkerJoined { worker: worker.clone() });

@@ -80,6 +80,12 @@ pub(crate) enum Mutant {
     MovedInGeneration,
     /// A lost compare is repeated over whatever has the same owner, also if an operator has written it.
     MoveOverwritten,
+    /// A leader answers the operator without a compare.
+    AnswersBlindly,
+    /// A plan moves one partition more than it may.
+    BudgetExceeded,
+    /// A drained worker gets partitions like any other.
+    DrainsForgotten,
     /// A pause is obeyed once nothing waits any more.
     PausedWhenIdle,
 }

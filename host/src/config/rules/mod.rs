@@ -143,6 +143,7 @@ fn positive_counts(c: &Config) -> Vec<(String, u64)> {
     let mut counts = vec![
         ("capacity", c.capacity.into()),
         ("assignment.maxPartitions", c.assignment.max_partitions.unwrap_or(1).into()),
+        ("assignment.maxMovesPerPlan", c.assignment.max_moves_per_plan.unwrap_or(1).into()),
         ("degradedBehavior.kvErrorThreshold", c.degraded_behavior.kv_error_threshold.into()),
         ("commit.maxPerSecond", c.commit.max_per_second.unwrap_or(1).into()),
     ];

@@ -115,6 +115,7 @@ fn every_error_rule_refuses_what_it_names() {
         ("assignment: {minRebalanceThreshold: -0.1}".to_owned(), "assignment.minRebalanceThreshold"),
         ("assignment: {minRebalanceInterval: 0s}".to_owned(), "assignment.minRebalanceInterval"),
         ("assignment: {maxPartitions: 0}".to_owned(), "assignment.maxPartitions"),
+        ("assignment: {maxMovesPerPlan: 0}".to_owned(), "assignment.maxMovesPerPlan"),
         ("degradedBehavior: {enterThreshold: 0s, exitThreshold: 0s}".to_owned(), "degradedBehavior.enterThreshold"),
         ("degradedBehavior: {kvErrorThreshold: 0}".to_owned(), "degradedBehavior.kvErrorThreshold"),
         ("degradedAlert: {alertInterval: 0s}".to_owned(), "degradedAlert.alertInterval"),

@@ -2,11 +2,12 @@
 
 use super::super::context::Context;
 use super::super::io::{Expect, Notice};
-use super::super::roster::{Member, Roster};
+use super::super::roster::Roster;
 use super::assignment::Published;
+use super::budget::Bounds;
 use super::consultation::Advice;
 use super::openable::Openable;
-use super::placement::{Open, Placement};
+use super::placement::{Open, Placement, Scope};
 use super::publication::{Publication, Summary};
 use super::{Coverage, Planner};
 use crate::record::{AssignmentRecord, FORMAT, Lifecycle, PlanRecord, checksum};
@@ -23,18 +24,31 @@ const COLD_JOIN_QUIET: Duration = Duration::from_secs(2);
 /// Without a `quietPeriod` a planned window closes early after a fifth of it without a change.
 const QUIET_SHARE: u32 = 5;
 
+/// A plan that is due: why, and what it may move.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Due {
+    lifecycle: Lifecycle,
+    scope: Scope,
+}
+
+impl Due {
+    const fn of(lifecycle: Lifecycle, scope: Scope) -> Self {
+        Self { lifecycle, scope }
+    }
+}
+
 impl Planner {
     /// Why a plan is due now, if one is. Looks only when something has changed or a window closes: a leader of many workers gets
     /// thousands of events a second.
-    pub(super) fn look(&mut self, ctx: &mut Context, roster: &Roster) -> Option<Lifecycle> {
+    pub(super) fn look(&mut self, ctx: &mut Context, roster: &Roster) -> Option<Due> {
         if let Some((revision, again)) = self.looked
             && revision == roster.revision()
             && again.is_none_or(|at| !ctx.due(at))
         {
             return None;
         }
-        let (lifecycle, again) = ctx.noting_wakes(|ctx| self.trigger(ctx, roster));
-        if lifecycle.is_none() && self.partitions.is_some() {
+        let (due, again) = ctx.noting_wakes(|ctx| self.trigger(ctx, roster));
+        if due.is_none() && self.partitions.is_some() {
             // A fleet that has just begun to gather lacks nothing yet.
             let gathers = self.current.is_empty() && self.cold_until.is_none_or(|until| ctx.now < until);
             let unowned = if gathers { 0 } else { self.coverage().missing };
@@ -46,73 +60,83 @@ impl Planner {
                 ctx.notice(Notice::Unopenable { partitions: unopenable.0, handlers: unopenable.1 });
             }
         }
-        self.looked = lifecycle.is_none().then_some((roster.revision(), again));
-        lifecycle
+        self.looked = due.is_none().then_some((roster.revision(), again));
+        due
     }
 
     /// The order is that of urgency.
-    fn trigger(&mut self, ctx: &mut Context, roster: &Roster) -> Option<Lifecycle> {
+    fn trigger(&mut self, ctx: &mut Context, roster: &Roster) -> Option<Due> {
         let listed = self.partitions.as_ref()?.len();
         let candidates = roster.members().filter(|(_, m)| m.is_candidate()).count();
         if candidates == 0 || !roster.is_ready() {
             return None;
         }
-        let owned_by = |live: &dyn Fn(&WorkerId) -> bool| {
-            self.current.iter().any(|(worker, a)| !a.partitions().is_empty() && live(worker))
-        };
         // A leader that died in between may have listed a worker and not written its assignment.
         let is_served =
             |worker| self.plan().is_some_and(|p| p.live.contains_key(worker)) && self.current.contains_key(worker);
         let joined = roster.members().any(|(worker, m)| m.is_candidate() && !is_served(worker));
-        let cold = !owned_by(&|worker| roster.is_live(worker));
-        if cold {
+        if self.is_cold(roster) {
             let quiet = ctx.due(roster.changed_at.max(self.led_since) + COLD_QUIET);
             let waited = ctx.due(self.led_since + ctx.settings.cold_start_window);
             let anything = listed > 0 || joined;
-            return (anything && (quiet || waited)).then_some(Lifecycle::ColdStart);
+            return (anything && (quiet || waited)).then_some(Due::of(Lifecycle::ColdStart, Scope::Everything));
         }
-        if owned_by(&|worker| !roster.is_live(worker)) {
+        let is_orphaned = |(worker, a): (&WorkerId, &Published)| !a.partitions().is_empty() && !roster.is_live(worker);
+        if self.current.iter().any(is_orphaned) {
             #[cfg(test)]
             if Mutant::EmergencyCoolsDown.is_on() && !self.is_cool(ctx) {
                 return None;
             }
-            return Some(Lifecycle::Emergency);
+            return Some(Due::of(Lifecycle::Emergency, Scope::Orphans));
         }
         // One that died with nothing assigned may still own what it was handing over: the new owners must know.
         if self.hides_a_death(roster) {
-            return Some(Lifecycle::Emergency);
+            return Some(Due::of(Lifecycle::Emergency, Scope::Orphans));
         }
-        if self.somebody_vacates(roster) {
-            return Some(Lifecycle::PlannedScale);
+        if self.somebody_vacates(ctx, roster) {
+            return Some(Due::of(Lifecycle::PlannedScale, Scope::Orphans));
         }
         if self.list_differs(ctx.settings.max_partitions, roster) || self.somebody_cannot_open(ctx, roster) {
-            return Some(Lifecycle::Refresh);
+            return Some(Due::of(Lifecycle::Refresh, Scope::Orphans));
+        }
+        if self.somebody_is_pinned_elsewhere(ctx, roster) {
+            return Some(Due::of(Lifecycle::Rebalance, Scope::Pins));
+        }
+        if self.wishes.is_rebalance_open() {
+            return Some(Due::of(Lifecycle::Rebalance, Scope::Everything));
         }
         if !joined {
             self.joined_since = None;
         } else if self.cold_until.is_some_and(|until| ctx.now < until) {
             let quiet = ctx.due(roster.changed_at + ctx.settings.quiet_period.unwrap_or(COLD_JOIN_QUIET));
             let closes = self.cold_until.is_some_and(|until| ctx.due(until));
-            return (quiet || closes).then_some(Lifecycle::ColdStart);
+            return (quiet || closes).then_some(Due::of(Lifecycle::ColdStart, Scope::Everything));
         } else {
             let window = ctx.settings.planned_scale_window;
             let quiet = ctx.settings.quiet_period.unwrap_or(window / QUIET_SHARE);
             let since = *self.joined_since.get_or_insert(ctx.now);
             let closed = ctx.due(since + window) | ctx.due(roster.changed_at + quiet);
-            return (self.is_cool(ctx) && closed).then_some(Lifecycle::PlannedScale);
+            let due = Due::of(Lifecycle::PlannedScale, Scope::Everything);
+            return (self.is_cool(ctx) && closed).then_some(due);
         }
         let is_uneven = self.list_changed && self.imbalance(roster) > ctx.settings.min_rebalance_threshold;
         let is_owed = self.consultation.owed_at().is_some_and(|at| ctx.due(at));
-        if is_uneven || is_owed {
-            return self.is_cool(ctx).then_some(Lifecycle::Rebalance);
+        let is_unfinished = self.plan().is_some_and(|plan| plan.left > 0);
+        if is_uneven || is_owed || is_unfinished {
+            return self.is_cool(ctx).then_some(Due::of(Lifecycle::Rebalance, Scope::Everything));
         }
         None
     }
 
-    /// Somebody is leaving for good and has partitions.
-    fn somebody_vacates(&self, roster: &Roster) -> bool {
-        let has_some = |worker| self.current.get(worker).is_some_and(|a| !a.partitions().is_empty());
-        roster.members().any(|(worker, m)| m.is_vacating() && has_some(worker))
+    /// Somebody has partitions who is leaving for good, or is drained while another has room.
+    fn somebody_vacates(&self, ctx: &Context, roster: &Roster) -> bool {
+        if roster.members().any(|(worker, m)| m.is_vacating() && self.held(worker) > 0) {
+            return true;
+        }
+        let team = self.team(roster, Scope::Orphans);
+        let most = ctx.settings.max_partitions.unwrap_or(usize::MAX);
+        team.drained.keys().any(|worker| self.held(worker) > 0)
+            && team.workers.iter().any(|(worker, _)| self.held(worker) < most)
     }
 
     /// A worker has a partition whose state its handler refuses, and there is one for whom that is not known.
@@ -122,7 +146,7 @@ impl Planner {
             return false;
         }
         let held = |worker: &WorkerId| self.current.get(worker).map_or(&[][..], Published::partitions);
-        let workers = self.eligible(roster, true);
+        let workers = self.team(roster, Scope::Orphans).workers;
         let most = ctx.settings.max_partitions.unwrap_or(usize::MAX);
         let with_room: Vec<_> = workers.iter().copied().filter(|(worker, _)| held(worker).len() < most).collect();
         workers.iter().any(|(worker, member)| {
@@ -137,7 +161,7 @@ impl Planner {
             return (0, Vec::new());
         }
         let listed: HashSet<&str> = self.partitions.iter().flatten().map(|p| p.id().as_str()).collect();
-        let workers = self.eligible(roster, false);
+        let workers = self.team(roster, Scope::Everything).workers;
         let mut holders: HashMap<&str, &WorkerId> = HashMap::new();
         for (worker, assignment) in &self.current {
             holders.extend(assignment.partitions().iter().map(|p| (p.id().as_str(), worker)));
@@ -157,10 +181,10 @@ impl Planner {
     /// Whether the assignments lack a listed partition that somebody has room for, or hold one that is listed no more.
     fn list_differs(&mut self, most: Option<usize>, roster: &Roster) -> bool {
         let coverage = self.coverage();
-        let holds = |worker| self.current.get(worker).map_or(0, |a| a.partitions().len());
-        let has_room = |worker| most.is_none_or(|most| holds(worker) < most);
-        coverage.stale
-            || coverage.missing > 0 && self.eligible(roster, true).into_iter().any(|(worker, _)| has_room(worker))
+        let team = self.team(roster, Scope::Orphans);
+        let mut workers = team.workers.iter().map(|(worker, _)| *worker).chain(team.drained.keys().copied());
+        let has_room = |worker: &WorkerId| most.is_none_or(|most| self.held(worker) < most);
+        coverage.stale || coverage.missing > 0 && workers.any(has_room)
     }
 
     fn coverage(&mut self) -> Coverage {
@@ -183,8 +207,10 @@ impl Planner {
 
     /// `max(max/mean - 1, 1 - min/mean)` by weight per capacity over the workers that may own partitions.
     fn imbalance(&self, roster: &Roster) -> f64 {
-        let loads: Vec<f64> = roster
-            .members()
+        let loads: Vec<f64> = self
+            .team(roster, Scope::Everything)
+            .workers
+            .into_iter()
             .filter(|(_, m)| m.is_candidate())
             .map(|(worker, m)| {
                 let weight: u128 = self
@@ -207,49 +233,57 @@ impl Planner {
     }
 
     /// Plans for who is there and begins to write it, if it changes anything.
-    pub(super) fn publish(&mut self, ctx: &mut Context, roster: &Roster, lifecycle: Lifecycle) {
-        let Some(partitions) = &self.partitions else { return };
+    pub(super) fn publish(&mut self, ctx: &mut Context, roster: &Roster, due: Due) {
         // Whoever must move moves now; everything wider waits for a planned change.
-        let orphans_only = match lifecycle {
-            Lifecycle::Emergency | Lifecycle::Refresh => true,
-            Lifecycle::PlannedScale => self.somebody_vacates(roster),
-            Lifecycle::ColdStart | Lifecycle::Rebalance => false,
-        };
-        let workers = self.eligible(roster, orphans_only);
-        if workers.is_empty() {
+        let Due { lifecycle, scope } = due;
+        let Some(partitions) = &self.partitions else { return };
+        let team = self.team(roster, scope);
+        if team.workers.is_empty() {
             return;
         }
-        // Who comes back keeps what it has.
-        let kept =
-            roster.members().filter(|(_, m)| m.leaving && !m.is_vacating()).map(|(worker, m)| (worker, m.incarnation));
-        let kept: BTreeMap<&WorkerId, _> = kept.collect();
-        let open = Open::new(partitions, &workers, &self.current, &kept, orphans_only);
-        let advice = match ctx.settings.strategy_patience {
+        let openable = Openable::of(roster.members());
+        let none = BTreeMap::new();
+        let pins = self.wishes.record.as_ref().map_or(&none, |wants| &wants.pins);
+        let open = Open::new(partitions, &team, &self.current, pins, &openable, scope);
+        // A fleet that starts has nothing that it would rather keep.
+        let is_bounded = scope == Scope::Everything && lifecycle != Lifecycle::ColdStart;
+        let bounds = Bounds {
+            moves: ctx.settings.max_moves_per_plan.filter(|_| is_bounded),
+            held: ctx.settings.max_partitions.unwrap_or(usize::MAX),
+        };
+        let is_way = is_bounded && !self.wishes.is_rebalance_open() && self.consultation.owed_at().is_none();
+        let known = self.goal.as_ref().filter(|goal| is_way && goal.is_of(&open)).map(|goal| goal.answer.clone());
+        let asks = ctx.settings.strategy_patience.is_some() && open.is_question() && known.is_none();
+        let advice = match (known, ctx.settings.strategy_patience) {
+            (Some(answer), _) => Advice::Follow(answer),
             // What is owed is owed by whatever strategy there is.
-            None => {
-                self.consultation.owe(self.consultation.owed_at().filter(|_| orphans_only));
-                Advice::Follow(open.ask_built_in(ctx))
+            (None, None) => {
+                self.consultation.owe(self.consultation.owed_at().filter(|_| scope != Scope::Everything));
+                Advice::Follow(open.ask_built_in(&*ctx.settings.strategy))
             }
-            Some(_) if !open.is_question() => Advice::None,
-            Some(patience) => {
+            (None, Some(_)) if !asks => Advice::None,
+            (None, Some(patience)) => {
                 let seen = (roster.revision(), self.revision);
                 self.consultation.consult(ctx, open.question(lifecycle), patience, seen)
             }
         };
-        let since = match &advice {
-            _ if ctx.settings.strategy_patience.is_none() || !open.is_question() => ctx.now,
-            _ => self.consultation.due_since(),
-        };
-        let Placement { target, moved, unowned } = match advice {
+        let since = if asks { self.consultation.due_since() } else { ctx.now };
+        let (answer, stays) = match advice {
             Advice::Wait => return,
             #[cfg(test)]
-            Advice::None if !orphans_only && Mutant::JoinersWaitForStrategy.is_on() => return,
-            Advice::Follow(answer) => open.place(ctx, answer, false, &Openable::of(roster.members())),
-            Advice::None => {
-                let answer = open.ask_built_in(ctx);
-                open.place(ctx, answer, true, &Openable::of(roster.members()))
-            }
+            Advice::None if scope == Scope::Everything && Mutant::JoinersWaitForStrategy.is_on() => return,
+            Advice::Follow(answer) => (answer, false),
+            Advice::None => (open.ask_built_in(&*ctx.settings.strategy), true),
         };
+        let goal = bounds.moves.filter(|_| !stays).map(|_| open.goal(&answer));
+        let Placement { target, moved, unowned, left } = open.place(bounds, answer, stays, &openable);
+        // What only must move now leaves as much to be done as there was.
+        let left = if scope == Scope::Everything { left } else { self.plan().map_or(0, |plan| plan.left) };
+        if scope == Scope::Everything {
+            self.goal = goal.filter(|_| left > 0);
+            self.wishes.rebalances();
+        }
+        self.wishes.moves(moved);
 
         let version = self.highest_version.next();
         let mut waiting = BTreeMap::new();
@@ -268,8 +302,8 @@ impl Planner {
                 waiting.insert(worker.clone(), record);
             }
         }
-        let mut live: BTreeMap<_, _> = workers.iter().map(|(worker, m)| ((*worker).clone(), m.incarnation)).collect();
-        live.extend(kept.into_iter().map(|(worker, incarnation)| (worker.clone(), incarnation)));
+        let mut live: BTreeMap<_, _> = team.workers.iter().map(|(w, m)| ((*w).clone(), m.incarnation)).collect();
+        live.extend(team.kept.iter().chain(&team.drained).map(|(worker, i)| ((*worker).clone(), *i)));
         let leaving = roster.members().filter(|(_, m)| m.is_vacating());
         let leaving: BTreeMap<_, _> = leaving.map(|(worker, m)| (worker.clone(), m.incarnation)).collect();
         match lifecycle {
@@ -277,14 +311,15 @@ impl Planner {
                 self.cold_until.get_or_insert(ctx.now + ctx.settings.cold_start_window);
                 self.list_changed = false;
             }
-            Lifecycle::PlannedScale | Lifecycle::Rebalance if !orphans_only => {
+            Lifecycle::PlannedScale | Lifecycle::Rebalance if scope == Scope::Everything => {
                 self.planned_at = Some(ctx.now);
                 self.list_changed = false;
             }
             _ => {}
         }
         self.joined_since = None;
-        if waiting.is_empty() && !self.hides_a_death(roster) && self.plan().is_some_and(|plan| plan.live == live) {
+        let says_nothing = self.plan().is_some_and(|plan| plan.live == live && plan.left == left);
+        if waiting.is_empty() && !self.hides_a_death(roster) && says_nothing {
             return;
         }
         self.highest_version = version;
@@ -297,29 +332,18 @@ impl Planner {
             lifecycle,
             live,
             leaving,
+            drained: team.drained.keys().map(|worker| (*worker).clone()).collect(),
             dead: roster.dead.clone(),
             changed: waiting.keys().cloned().collect(),
             partitions: target.values().map(Vec::len).sum(),
             checksum: checksum(target.iter().flat_map(|(w, list)| list.iter().map(move |p| (w, p)))),
             provisional: self.consultation.owed_at().is_some(),
+            left,
         };
         let expect = self.plan.as_ref().map_or(Expect::Nothing, |(_, revision)| Expect::Revision(*revision));
         let write = Self::write_plan(ctx, &plan, expect);
-        let summary = Summary { moved, unowned, workers: workers.len(), since };
+        let summary = Summary { moved, unowned, workers: team.workers.len(), since };
         self.publication =
             Some(Publication { plan: Some((write, plan)), waiting, writes: BTreeMap::new(), summary: Some(summary) });
-    }
-
-    /// Who may get partitions. While only orphans are placed, joiners wait for the plan that is made for them, unless nobody
-    /// else is there.
-    fn eligible<'a>(&self, roster: &'a Roster, orphans_only: bool) -> Vec<(&'a WorkerId, &'a Member)> {
-        let stays = |(_, m): &(&WorkerId, &Member)| !m.leaving;
-        if orphans_only && let Some(plan) = self.plan() {
-            let known: Vec<_> = roster.members().filter(stays).filter(|(w, _)| plan.live.contains_key(*w)).collect();
-            if !known.is_empty() {
-                return known;
-            }
-        }
-        roster.members().filter(stays).collect()
     }
 }

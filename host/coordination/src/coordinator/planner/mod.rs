@@ -1,19 +1,25 @@
-//! The leader's plan: plant the term, collect what is in force, decide when to plan (`decision`), place (`placement`, with a
-//! strategy outside the core asked by `consultation`), publish (`publication`, `assignment`).
+//! The leader's plan: plant the term, collect what is in force, list the partitions (`listing`), decide when to plan (`decision`), place
+//! (`placement`, with a strategy outside the core asked by `consultation`, within the `budget` of moves), publish (`publication`,
+//! `assignment`). `wishes` are the operator's; `outlook` tells somebody else what would be planned.
 //!
 //! The plan and its assignments are separate writes. A leader that dies between them leaves assignments that do not add up
 //! to the plan; the next one rewrites every assignment under its own term and plans again for whatever is in none.
 
 mod assignment;
 mod begun;
+mod budget;
 mod consultation;
 mod decision;
+mod listing;
 mod openable;
+mod outlook;
 mod placement;
 mod publication;
+mod wishes;
 
 use super::context::{Context, Found, Part};
-use super::io::{Bucket, Expect, Lifetime, Notice, OpId, Reply, StoredEntry};
+use super::io::{Bucket, Expect, Lifetime, OpId, Reply, StoredEntry};
+use super::operator::Operator;
 use super::roster::Roster;
 use super::write::{FencedWrite, Progress};
 use crate::record::{AssignmentRecord, ChunkRecord, FORMAT, Lifecycle, PlanRecord, assemble, assignment_key};
@@ -22,15 +28,16 @@ use crate::testing::Mutant;
 use crate::{Incarnation, Now, Partition, PartitionId, Term, Version, WorkerId};
 use assignment::Published;
 use consultation::Consultation;
+use placement::Goal;
 use publication::Publication;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
+use wishes::Wishes;
+
+pub use outlook::{Draft, Outlook};
 
 /// How long to wait before NATS is asked again after it did not answer.
 const RETRY: Duration = Duration::from_millis(250);
-/// First and longest wait before a failed source is asked again.
-const SOURCE_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-
 #[derive(Default)]
 pub(super) struct Planner {
     phase: Phase,
@@ -56,6 +63,9 @@ pub(super) struct Planner {
     list_changed: bool,
     publication: Option<Publication>,
     consultation: Consultation,
+    wishes: Wishes,
+    /// Where everything is to go, while plans are on the way there that move only some.
+    goal: Option<Goal>,
     /// Grows with every change of the list or the assignments.
     revision: u64,
     /// The roster that was last looked at without a reason to plan, and when to look again although nothing has changed.
@@ -156,10 +166,6 @@ impl Planner {
         self.revision += 1;
     }
 
-    pub(super) fn refresh(&mut self, ctx: &Context) {
-        self.list_at = Some(ctx.now);
-    }
-
     pub(super) fn reply(&mut self, ctx: &mut Context, op: OpId, reply: &Reply) -> Verdict {
         if self.listing == Some(op) {
             self.listed(ctx, reply);
@@ -168,6 +174,7 @@ impl Planner {
         if self.consultation.reply(op, reply) {
             return Verdict::GoOn;
         }
+        self.wishes.reply(ctx, op, reply);
         if self.checking == Some(op) {
             self.checking = None;
             return match reply {
@@ -205,6 +212,7 @@ impl Planner {
 
     /// Writes our term into the plan, content unchanged; every assignment follows. Who loses that is no leader.
     fn plant(&mut self, ctx: &mut Context, entry: Option<&StoredEntry>) -> Verdict {
+        self.wishes.abandoned();
         let value = entry.and_then(|e| e.value.as_deref());
         let known = self.plan().cloned();
         let found = match value.map(|v| ctx.find::<PlanRecord>(Bucket::Assignments, "plan", v)) {
@@ -230,11 +238,13 @@ impl Planner {
             lifecycle: Lifecycle::ColdStart,
             live: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            drained: BTreeSet::new(),
             dead: BTreeMap::new(),
             changed: BTreeSet::new(),
             partitions: 0,
             checksum: 0,
             provisional: false,
+            left: 0,
         });
         plan.group = Some(ctx.settings.group.clone());
         plan.term = self.term;
@@ -372,15 +382,6 @@ impl Planner {
         Verdict::GoOn
     }
 
-    /// The list as the assignments in force have it: a failing source must not keep a new leader from placing orphans.
-    fn assigned_partitions(&self) -> Option<Vec<Partition>> {
-        let mut list: Vec<_> = self.current.values().flat_map(|a| a.partitions().iter().cloned()).collect();
-        list.sort();
-        // One that a leader has left in two assignments is about to be taken out of one.
-        list.dedup_by(|a, b| a.id() == b.id());
-        (!list.is_empty()).then_some(list)
-    }
-
     /// Writes every assignment again before it expires.
     fn restate(&mut self, ctx: &mut Context) {
         let lifetime = ctx.settings.assignment_ttl;
@@ -396,58 +397,7 @@ impl Planner {
         }
     }
 
-    fn listed(&mut self, ctx: &mut Context, reply: &Reply) {
-        self.listing = None;
-        self.changed();
-        let Reply::Partitions(result) = reply else { return };
-        match result {
-            Ok(list)
-                if list.is_empty()
-                    && !ctx.settings.allow_empty
-                    && (self.partitions.as_ref().is_some_and(|old| !old.is_empty())
-                        || self.assigned_partitions().is_some()) =>
-            {
-                if self.partitions.is_none() {
-                    self.partitions = self.assigned_partitions();
-                }
-                ctx.notice(Notice::SourceFailed(
-                    "the source lists no partitions any more; the last list stays in force".into(),
-                ));
-            }
-            Ok(list) => {
-                self.list_failures = 0;
-                let mut list = list.clone();
-                list.sort();
-                let twice = list.windows(2).find_map(|pair| match pair {
-                    [a, b] if a.id() == b.id() => Some(a.id()),
-                    _ => None,
-                });
-                if let Some(id) = twice {
-                    ctx.notice(Notice::SourceFailed(format!(
-                        "the source lists partition {id} twice; the last list stays in force"
-                    )));
-                } else if self.partitions.as_ref() != Some(&list) {
-                    self.list_changed = self.partitions.is_some();
-                    self.partitions = Some(list);
-                }
-            }
-            Err(why) => {
-                self.list_failures = self.list_failures.saturating_add(1);
-                if self.partitions.is_none() {
-                    self.partitions = self.assigned_partitions();
-                }
-                let wait = SOURCE_RETRY.0 * 2u32.saturating_pow(self.list_failures.min(16));
-                self.list_at = Some(ctx.now + wait.min(SOURCE_RETRY.1));
-                ctx.notice(Notice::SourceFailed(why.clone()));
-                return;
-            }
-        }
-        let interval = ctx.settings.refresh_interval;
-        // A refresh that was asked for meanwhile still stands.
-        self.list_at = self.list_at.or((!interval.is_zero()).then(|| ctx.now + interval));
-    }
-
-    pub(super) fn tick(&mut self, ctx: &mut Context, roster: &Roster) {
+    pub(super) fn tick(&mut self, ctx: &mut Context, roster: &Roster, operator: &Operator) {
         match &mut self.phase {
             Phase::ReadAt(at) if ctx.due(*at) => {
                 self.phase = Phase::Reading(ctx.read(Part::Planner, Bucket::Assignments, "plan"));
@@ -466,16 +416,11 @@ impl Planner {
                 write.tick(ctx);
             }
         }
-        if !matches!(self.phase, Phase::Ready) {
+        self.wishes.tick(ctx);
+        if !matches!(self.phase, Phase::Ready) || !self.hear_wishes(ctx, operator) {
             return;
         }
-        if let Some(at) = self.list_at
-            && self.listing.is_none()
-            && ctx.due(at)
-        {
-            self.list_at = None;
-            self.listing = Some(ctx.list_partitions(Part::Planner));
-        }
+        self.list_if_due(ctx);
         if self.is_busy() {
             return;
         }
@@ -483,12 +428,14 @@ impl Planner {
             return;
         }
         let waits = self.consultation.waits(ctx, (roster.revision(), self.revision));
-        let lifecycle = if waits { None } else { self.look(ctx, roster) };
-        if !waits && lifecycle.is_none() {
+        let due = if waits { None } else { self.look(ctx, roster) };
+        if !waits && due.is_none() {
             self.consultation.forget(ctx);
         }
-        if let Some(lifecycle) = lifecycle {
-            self.publish(ctx, roster, lifecycle);
+        if let Some(due) = due {
+            self.publish(ctx, roster, due);
+        } else if !waits && self.answer(ctx, roster) {
+            // Nothing else now: what follows may take its time.
         } else if let Some(at) = self.check_at
             && self.checking.is_none()
             && ctx.due(at)

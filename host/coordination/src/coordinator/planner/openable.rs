@@ -95,6 +95,11 @@ impl<'a> Openable<'a> {
         }
     }
 
+    /// Whether a worker may be given a partition, as far as its handler is concerned: it has not refused the state.
+    pub(super) fn may_have(&self, id: &str, member: &Member, holds: bool) -> bool {
+        self.suits(id, member, holds) < Suits::Hardly
+    }
+
     /// Whether one of these workers, which have room, suits a partition better than the one that has it and cannot open it.
     pub(super) fn is_misplaced(
         &self,

@@ -55,6 +55,7 @@ impl Planner {
                     // The list was of a moment ago: what is in force is to be collected again. Under another version, since
                     // what is written of this one is on its way, and may not be what is written next.
                     self.publication = None;
+                    self.wishes.abandoned();
                     self.phase = Phase::ReadAt(ctx.now + RETRY);
                     return Verdict::GoOn;
                 }

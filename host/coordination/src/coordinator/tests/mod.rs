@@ -9,6 +9,7 @@ mod model;
 mod mutants;
 mod outages;
 mod pausing;
+mod placing;
 mod simulation;
 mod strategies;
 mod versions;

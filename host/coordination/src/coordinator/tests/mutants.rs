@@ -82,6 +82,21 @@ fn incarnations_compared_by_uuid_instead_of_claim_are_noticed() {
 }
 
 #[test]
+fn an_answer_to_the_operator_without_a_compare_is_noticed() {
+    caught(Mutant::AnswersBlindly, 300);
+}
+
+#[test]
+fn a_plan_that_moves_more_than_it_may_is_noticed() {
+    caught(Mutant::BudgetExceeded, 300);
+}
+
+#[test]
+fn a_drained_worker_that_gets_partitions_is_noticed() {
+    caught(Mutant::DrainsForgotten, 300);
+}
+
+#[test]
 fn a_state_that_is_written_apart_from_its_position_is_noticed() {
     caught_at_work(Mutant::StateAfterPosition, &["is lost at position"]);
 }
@@ -138,7 +153,7 @@ fn orphans_that_wait_for_a_strategy_are_noticed() {
 
 #[test]
 fn an_answer_to_another_question_is_noticed() {
-    caught(Mutant::StaleAnswerTaken, 300);
+    caught(Mutant::StaleAnswerTaken, 2000);
 }
 
 #[test]

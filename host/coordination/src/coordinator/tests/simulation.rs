@@ -54,14 +54,16 @@ enum Fault {
     Source,
     SourceFails,
     Clock,
+    /// The operator drains a worker, pins a partition, or asks for something.
+    Place,
     /// The operator moves a partition.
     Seek,
     /// The operator pauses partitions, or lets them go on.
     Hold,
 }
 
-/// Of a fleet with nothing to work on: there is nothing that an operator could move.
-const FAULTS: [Fault; 13] = [
+/// Of a fleet with nothing to work on: there is no position that an operator could move.
+const FAULTS: [Fault; 14] = [
     Fault::Kill,
     Fault::Pause,
     Fault::Leave,
@@ -75,6 +77,7 @@ const FAULTS: [Fault; 13] = [
     Fault::Source,
     Fault::SourceFails,
     Fault::Clock,
+    Fault::Place,
 ];
 
 pub(super) fn simulate(seed: u64, traced: bool) -> Run {
@@ -95,6 +98,8 @@ struct Simulation {
     deeds: usize,
     /// The longest that settling may take, on a true clock.
     bound: Duration,
+    /// The most plans that one change of the fleet takes.
+    plans: usize,
 }
 
 impl Simulation {
@@ -108,6 +113,7 @@ impl Simulation {
         let hasty = random.chance(40);
         let hold = if random.chance(30) { random.between(1000, 6000) } else { Duration::ZERO };
         let most = random.chance(20).then(|| 1 + random.below(partitions) as usize);
+        let moves = random.chance(20).then(|| 1 + random.below(4) as usize);
         let aggressive = random.chance(50);
         let assignment_lives = if random.chance(30) { random.pick(&[secs(12), secs(30)]) } else { Duration::ZERO };
         (fleet.lease, fleet.id_lives, fleet.heartbeat_lives) =
@@ -120,6 +126,7 @@ impl Simulation {
             s.heartbeat_interval = heartbeat_interval;
             s.shutdown_hold = hold;
             s.max_partitions = most;
+            s.max_moves_per_plan = moves;
             if aggressive {
                 s.degraded_behavior.enter_threshold = secs(5);
                 s.degraded_behavior.exit_threshold = secs(3);
@@ -136,7 +143,10 @@ impl Simulation {
         let workers = 2 + fleet.random.below(5) as usize;
         let share = fleet.random.pick(&[15, 40, 80]);
         let kinds = FAULTS.into_iter().filter(|_| fleet.random.chance(share)).collect();
-        Self { fleet, workers, kinds, deeds: workers, bound: bound(&settings) }
+        // A change takes so many plans at most.
+        let plans = moves.map_or(1, |moves| partitions.div_ceil(moves as u64) as usize);
+        let bound = bound(&settings) + settings.min_rebalance_interval * (plans as u32 - 1) * 5 / 4;
+        Self { fleet, workers, kinds, deeds: workers, bound, plans }
     }
 
     fn run(mut self) -> Run {
@@ -278,6 +288,7 @@ impl Simulation {
                 }
             }
             Fault::SourceFails => fleet.source_fails = !fleet.source_fails,
+            Fault::Place => fleet.want_something(self.workers),
             Fault::Seek => fleet.seek(),
             Fault::Hold => fleet.pause_some(),
             Fault::Clock => {
@@ -345,7 +356,7 @@ impl Simulation {
         if fleet.planned > plans {
             fleet.violated(format!("{} plans in peace", fleet.planned - plans));
         }
-        let most = 8 + 3 * self.deeds;
+        let most = (8 + 3 * self.deeds) * self.plans;
         if fleet.planned > most {
             fleet.violated(format!("{} plans after {} faults", fleet.planned, self.deeds));
         }

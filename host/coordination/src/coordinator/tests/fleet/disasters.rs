@@ -1,5 +1,6 @@
 //! What happens to NATS itself: restarts, lost writes, lost buckets.
 
+use super::operator::{PAUSE, PLACEMENT};
 use super::store::Store;
 use super::{Fleet, Happening, Status};
 use crate::coordinator::*;
@@ -43,7 +44,7 @@ impl Fleet {
                 Bucket::StableIds => Lifetime::WorkerId,
                 Bucket::Election => Lifetime::Election,
                 Bucket::Heartbeats => Lifetime::Heartbeat,
-                Bucket::Assignments if key == "plan" => Lifetime::Forever,
+                Bucket::Assignments if ["plan", PAUSE, PLACEMENT].contains(&key.as_str()) => Lifetime::Forever,
                 Bucket::Assignments => Lifetime::Assignment,
             };
             if is_there {

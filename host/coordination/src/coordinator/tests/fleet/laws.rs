@@ -1,12 +1,12 @@
 //! The promises that are checked after every step. A promise about what NATS holds is checked when it is written, one about a
 //! process when the process has acted.
 
-use super::operator::PAUSE;
+use super::operator::{PAUSE, PLACEMENT};
 use super::strategist::Advised;
 use super::{Fleet, Happening, Process, Status, Trouble};
 use crate::coordinator::*;
 use crate::record::{
-    AssignmentRecord, ClaimRecord, LeaderRecord, Lifecycle, Owner, PlanRecord, assignment_key, decode,
+    AssignmentRecord, ClaimRecord, LeaderRecord, Lifecycle, Owner, PlacementRecord, PlanRecord, assignment_key, decode,
 };
 use crate::testing::{ms, secs};
 use crate::{Partition, PartitionId};
@@ -38,6 +38,15 @@ pub(super) struct Laws {
     /// A strategy outside the core decides, and what it last said to whom wrote the last plan.
     is_advised: bool,
     follows: Option<Advised>,
+    /// What the operator wants of the placement.
+    wants: Option<PlacementRecord>,
+    /// A worker may not have as many partitions as there are.
+    is_capped: bool,
+    /// Every partition by id that was ever pinned.
+    pinned: BTreeSet<String>,
+    /// The most that a plan may move, and what the last one has moved of what could have stayed.
+    max_moves: Option<usize>,
+    moved: BTreeSet<PartitionId>,
     /// Who wrote plans under a term.
     writers: BTreeMap<Term, Writer>,
     /// The assignments in the bucket, and those that were there when the last plan was written.
@@ -126,6 +135,7 @@ impl Laws {
         if self.plan.as_ref().is_none_or(|old| old.term != new.term) {
             self.led_since = now;
         }
+        self.moved.clear();
         self.in_force.clone_from(&self.stored);
         self.in_force.retain(|worker, _| !self.overtaken.contains(worker));
         self.plan = Some(new);
@@ -136,7 +146,11 @@ impl Laws {
         match plan.lifecycle {
             Lifecycle::Emergency | Lifecycle::Refresh => true,
             // Who has handed over already holds back nobody who joins.
-            Lifecycle::PlannedScale => plan.leaving.keys().any(|w| !ids(self.in_force.get(w)).is_empty()),
+            Lifecycle::PlannedScale => {
+                // Who is drained keeps what fits nowhere else.
+                let drained = plan.drained.iter().filter(|_| !self.is_capped);
+                plan.leaving.keys().chain(drained).any(|w| !ids(self.in_force.get(w)).is_empty())
+            }
             Lifecycle::ColdStart | Lifecycle::Rebalance => false,
         }
     }
@@ -158,7 +172,8 @@ impl Laws {
         if let Some(why) = question.judge(answer) {
             return Some(format!("plan {}/{} follows a wrong answer: {why}", rank.0, rank.1));
         }
-        let is_same = question.workers.iter().map(|candidate| &candidate.worker).eq(plan.live.keys());
+        let wanted = plan.live.keys().filter(|worker| !plan.drained.contains(*worker));
+        let is_same = question.workers.iter().map(|candidate| &candidate.worker).eq(wanted);
         (!is_same).then(|| format!("plan {}/{} follows an answer that was given for other workers", rank.0, rank.1))
     }
 
@@ -188,18 +203,18 @@ impl Laws {
             }
         }
         if self.is_followed(plan)
-            && let Some(gained) = has.difference(&had).find(|p| !self.is_as_advised(worker, p))
+            && let Some(gained) = has.difference(&had).find(|p| !self.is_as_advised(worker, p) && !self.is_pinned(p))
         {
             return Some(format!("{}/{} gives {gained} to {worker}, and the strategy has not said so", rank.0, rank.1));
         }
         // Whoever has listed a moment too early takes the fleet for a cold one, in which nobody has anything.
         let stays = plan.provisional && plan.lifecycle != Lifecycle::ColdStart;
         if !self.is_restated && (self.is_orphans_only(plan) || stays) {
-            for (other, theirs) in self.in_force.iter().filter(|(w, _)| *w != worker && plan.live.contains_key(w)) {
+            let lives = |w: &WorkerId| plan.live.contains_key(w) && !plan.drained.contains(w);
+            for (other, theirs) in self.in_force.iter().filter(|(w, _)| *w != worker && lives(w)) {
                 let theirs = ids(Some(theirs));
-                if let Some(taken) =
-                    has.iter().find(|p| !had.contains(*p) && theirs.contains(*p) && !self.refused.contains(p.as_str()))
-                {
+                let may = |p: &PartitionId| self.refused.contains(p.as_str()) || (stays && self.is_pinned(p));
+                if let Some(taken) = has.iter().find(|p| !had.contains(*p) && theirs.contains(*p) && !may(p)) {
                     let why = plan.lifecycle.as_str();
                     return Some(format!("{why} {}/{} moves {taken} from {other}, who lives", rank.0, rank.1));
                 }
@@ -210,6 +225,41 @@ impl Laws {
 }
 
 impl Laws {
+    pub(super) fn has_refusals(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
+    /// Whether the operator has pinned it, now or until lately.
+    fn is_pinned(&self, id: &PartitionId) -> bool {
+        self.pinned.contains(id.as_str())
+    }
+
+    /// A leader has written what the operator wants: it may answer, and nothing else.
+    fn judge_answer(&self, new: &PlacementRecord) -> Option<String> {
+        let asked = self.wants.as_ref().map(|wants| PlacementRecord { answer: new.answer.clone(), ..wants.clone() });
+        let before = self.wants.as_ref().map_or(0, PlacementRecord::answered);
+        (asked.as_ref() != Some(new) || new.answered() != new.asked || new.answered() <= before)
+            .then(|| format!("{new:?} is the answer to {:?}", self.wants))
+    }
+
+    /// More was moved by the last plan than may be, from workers who could have kept it.
+    fn judge_moves(&mut self, worker: &WorkerId, new: &AssignmentRecord) -> Option<String> {
+        let (most, plan) = (self.max_moves?, self.plan.as_ref()?);
+        let is_bounded = matches!(plan.lifecycle, Lifecycle::PlannedScale | Lifecycle::Rebalance);
+        if !is_bounded || self.is_orphans_only(plan) || (plan.term, plan.version) != (new.term, new.version) {
+            return None;
+        }
+        let could_stay = |w: &WorkerId| w != worker && plan.live.contains_key(w) && !plan.drained.contains(w);
+        let theirs = self.in_force.iter().filter(|(w, _)| could_stay(w)).flat_map(|(_, theirs)| ids(Some(theirs)));
+        let theirs: BTreeSet<&PartitionId> = theirs.collect();
+        let had = ids(self.in_force.get(worker));
+        let has = ids(Some(new));
+        let moved = has.iter().filter(|p| !had.contains(*p) && theirs.contains(*p) && !self.is_pinned(p));
+        self.moved.extend(moved.map(|p| (*p).clone()).collect::<Vec<_>>());
+        let (moved, version) = (self.moved.len(), plan.version);
+        (moved > most).then(|| format!("plan {version} moves {moved} partitions, and {most} is the most"))
+    }
+
     /// Whether the strategy gives this partition to this worker, if it was asked about it.
     fn is_as_advised(&self, worker: &WorkerId, id: &PartitionId) -> bool {
         let Some((question, answer)) = &self.follows else { return false };
@@ -232,12 +282,14 @@ impl Fleet {
             return;
         }
         self.plans.clear();
-        let kept = std::mem::take(&mut self.laws);
+        let (wants, kept) = (self.wants(), std::mem::take(&mut self.laws));
         self.laws = Laws {
             holders: kept.holders,
             dead: kept.dead,
             leases: kept.leases,
             calm_since: kept.calm_since,
+            pinned: kept.pinned,
+            wants,
             ids_lost: kept.ids_lost,
             term_lost: true,
             shaken_until: self.now + SHAKEN,
@@ -273,6 +325,15 @@ impl Fleet {
             Bucket::Heartbeats => {}
             // The operator's: no leader touches it.
             Bucket::Assignments if key == PAUSE => {}
+            Bucket::Assignments if key == PLACEMENT => {
+                let Ok(new) = decode::<PlacementRecord>(&value) else { return };
+                let is_leaders = by.is_some() && self.now >= self.laws.shaken_until;
+                if let Some(wrong) = Some(&new).filter(|_| is_leaders).and_then(|new| self.laws.judge_answer(new)) {
+                    self.violated(wrong);
+                }
+                self.laws.pinned.extend(new.pins.keys().cloned());
+                self.laws.wants = Some(new);
+            }
             Bucket::Assignments if by.is_none() => {
                 // Not the protocol's doing.
                 self.forgive(bucket);
@@ -292,6 +353,16 @@ impl Fleet {
                 // A limit, or a state that somebody cannot open, corrects what a strategy says.
                 self.laws.is_advised =
                     self.strategist.is_some() && self.max_partitions.is_none() && self.laws.refused.is_empty();
+                // What is left of an answer for later plans is followed without asking again.
+                self.laws.is_advised &= self.max_moves.is_none();
+                // Where only what is pinned moves, or all is pinned, there is nothing to ask.
+                let is_free = |p: &Partition| !self.laws.pinned.contains(p.id().as_str());
+                self.laws.is_advised &= plan.lifecycle != Lifecycle::Rebalance || self.laws.pinned.is_empty();
+                self.laws.is_advised &= self.partitions.iter().any(is_free);
+                self.laws.is_capped = self.max_partitions.is_some();
+                self.laws.max_moves = self.max_moves.filter(|_| {
+                    self.max_partitions.is_none() && self.laws.refused.is_empty() && self.now >= self.laws.shaken_until
+                });
                 // What a run before has written late is not measured by what this one was told.
                 let by = by.filter(|(at, life)| self.processes[*at].life == *life);
                 self.laws.is_advised &= by.is_some() && self.now >= self.laws.shaken_until;
@@ -308,6 +379,9 @@ impl Fleet {
                 let Some((worker, None)) = assignment_key(key) else { return };
                 let Some(record) = self.stored_assignment(&worker) else { return };
                 if let Some(wrong) = self.laws.judge_assignment(&worker, &record, self.now) {
+                    self.violated(wrong);
+                }
+                if let Some(wrong) = self.laws.judge_moves(&worker, &record) {
                     self.violated(wrong);
                 }
                 let given = self.laws.given.entry((worker.clone(), record.term)).or_default();

@@ -81,6 +81,10 @@ impl Fleet {
             }
         }
         let plan = self.stored(Bucket::Assignments, "plan").and_then(|value| decode::<PlanRecord>(&value).ok());
+        let left = plan.as_ref().map_or(0, |plan| plan.left);
+        if left > 0 {
+            return Some(format!("{left} moves are left"));
+        }
         let rank = plan.map(|plan| (plan.term, plan.version));
         if let Some(at) = live.iter().find(|at| self.processes[**at].coordinator.assignment() != rank) {
             return Some(format!("#{at} is not at plan {rank:?}"));
@@ -96,6 +100,6 @@ impl Fleet {
         if given != owners.len() || given != listed.len().min(room) || !owners.keys().all(|p| listed.contains(p)) {
             return Some(format!("{given} partitions given, {} of {} covered", owners.len(), listed.len()));
         }
-        None
+        self.unfulfilled()
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct Process {
     pub(super) assigned: Option<Assigned>,
     /// What it was told to have paused.
     pub(super) paused: Option<crate::record::PauseRecord>,
+    /// What it was told that the operator wants of the placement.
+    pub(super) wants: Option<crate::record::PlacementRecord>,
     pub(super) failure: Option<StartFailure>,
     pub(super) fenced: usize,
     /// The states that it has entered.
@@ -198,8 +200,9 @@ pub(super) struct Fleet {
     /// The strategy outside the core, if there is one, and how often it was asked.
     pub(super) strategist: Option<Strategist>,
     pub(super) questions: usize,
-    /// The `max_partitions` and the `shutdown_hold` of the latest settings.
+    /// The `max_partitions`, the `max_moves_per_plan` and the `shutdown_hold` of the latest settings.
     max_partitions: Option<usize>,
+    max_moves: Option<usize>,
     hold: Duration,
     pub(super) lease: Duration,
     pub(super) id_lives: Duration,
@@ -261,6 +264,7 @@ impl Fleet {
             strategist: None,
             questions: 0,
             max_partitions: None,
+            max_moves: None,
             hold: Duration::ZERO,
             lease: secs(5),
             id_lives: secs(30),
@@ -312,6 +316,7 @@ impl Fleet {
             cut: false,
             assigned: None,
             paused: None,
+            wants: None,
             failure: None,
             fenced: 0,
             states: Vec::new(),
@@ -398,6 +403,7 @@ impl Fleet {
         process.heard.clear();
         process.assigned = None;
         process.paused = None;
+        process.wants = None;
         process.failure = None;
         process.leads = false;
         (process.asked, process.advised, process.follows) = (None, None, None);
@@ -539,6 +545,7 @@ impl Fleet {
             Action::Notice(notice) => self.notices.push((at, notice)),
             Action::StateChanged { to, .. } => self.processes[at].states.push(to),
             Action::Paused(paused) => self.pause_work(at, paused),
+            Action::Placement(wants) => self.processes[at].wants = Some(wants),
             Action::LeaderChanged { is_us, .. } => self.processes[at].leads = is_us,
             Action::DegradedEntered { .. } | Action::DegradedAlert { .. } | Action::DegradedLeft { .. } => {
                 self.processes[at].degraded.push(action);

@@ -2,12 +2,13 @@
 
 use super::Fleet;
 use crate::coordinator::*;
-use crate::record::{PauseRecord, encode};
+use crate::record::{PauseRecord, PlacementRecord, decode, encode};
 use crate::testing::data_path::{Command, Input};
 use crate::{PartitionId, Position};
 
-/// The key that says what is paused.
+/// The key that says what is paused, and the one that says what is wanted of the placement.
 pub(super) const PAUSE: &str = "pause";
+pub(super) const PLACEMENT: &str = "placement";
 
 impl Fleet {
     /// `parti seek` of some partition to some place, with its state or without. Its owner hears of it, or not: then he finds out by
@@ -61,6 +62,74 @@ impl Fleet {
             let value = encode(record).map(String::into_bytes).expect("a record");
             self.put(Bucket::Assignments, PAUSE, Some(value), Expect::Anything, Lifetime::Forever);
         }
+    }
+
+    /// What the operator wants of the placement, as the bucket has it.
+    pub(crate) fn wants(&self) -> Option<PlacementRecord> {
+        decode(&self.stored(Bucket::Assignments, PLACEMENT)?).ok()
+    }
+
+    /// Changes what the operator wants, as the commands do; the number of the change.
+    pub(crate) fn want(&mut self, change: impl FnOnce(&mut PlacementRecord)) -> u64 {
+        let mut record = self.wants().unwrap_or_else(PlacementRecord::nothing);
+        record.asked += 1;
+        change(&mut record);
+        self.note(|_| format!("the operator wants {record:?}"));
+        let value = encode(&record).map(String::into_bytes).expect("a record");
+        self.put(Bucket::Assignments, PLACEMENT, Some(value), Expect::Anything, Lifetime::Forever);
+        record.asked
+    }
+
+    /// `parti drain`, `undrain`, `pin`, `unpin`, `rebalance` or `refresh`, of workers and partitions that are there, or are not.
+    pub(crate) fn want_something(&mut self, workers: usize) {
+        if !self.nats_runs {
+            return;
+        }
+        let worker = WorkerId::new("worker", u32::try_from(self.random.below(workers as u64 + 1)).expect("few"));
+        let partitions: Vec<_> = self.partitions.iter().map(|p| p.id().to_string()).collect();
+        let partition = partitions.get(self.random.below(partitions.len() as u64 + 1) as usize);
+        let partition = partition.cloned().unwrap_or_else(|| "gone".into());
+        let what = self.random.below(6);
+        self.want(|wants| match what {
+            0 => _ = wants.drained.insert(worker),
+            1 => {
+                wants.drained.remove(&worker);
+                wants.rebalance = wants.asked;
+            }
+            2 => _ = wants.pins.insert(partition, worker),
+            3 => _ = wants.pins.remove(&partition),
+            4 => wants.rebalance = wants.asked,
+            _ => wants.refresh = wants.asked,
+        });
+    }
+
+    /// What of the operator's wishes is not as it should be, in a fleet that has settled otherwise.
+    pub(super) fn unfulfilled(&self) -> Option<String> {
+        let wants = self.wants()?;
+        if wants.is_open() {
+            return Some(format!("change {} waits for its answer", wants.asked));
+        }
+        // Where there is no room, or a handler refuses, all is not to be had.
+        if self.max_partitions.is_some() || self.laws.has_refusals() {
+            return None;
+        }
+        let owners = self.owners();
+        let ids: std::collections::BTreeMap<WorkerId, usize> =
+            self.live().into_iter().map(|at| (WorkerId::parse(&self.id(at)), at)).collect();
+        let is_drained =
+            |worker: &WorkerId| wants.drained.contains(worker) && !ids.keys().all(|w| wants.drained.contains(w));
+        for (worker, at) in &ids {
+            if is_drained(worker) && !self.has(*at).is_empty() {
+                return Some(format!("{worker} is drained and has {:?}", self.has(*at)));
+            }
+        }
+        for (id, owner) in &owners {
+            let Some(pin) = wants.pins.get(id.as_str()).filter(|pin| !is_drained(pin)) else { continue };
+            if ids.get(pin).is_some_and(|at| at != owner) {
+                return Some(format!("{id} is pinned to {pin} and with #{owner}"));
+            }
+        }
+        None
     }
 
     /// A process is told what is paused.

@@ -30,6 +30,7 @@ impl Fleet {
             min_rebalance_threshold: 0.15,
             min_rebalance_interval: secs(10),
             max_partitions: None,
+            max_moves_per_plan: None,
             shutdown_hold: Duration::ZERO,
             degraded_behavior: DegradedBehavior {
                 enter_threshold: secs(10),
@@ -59,6 +60,7 @@ impl Fleet {
         };
         (self.change)(&mut settings);
         self.max_partitions = settings.max_partitions;
+        self.max_moves = settings.max_moves_per_plan;
         self.hold = settings.shutdown_hold;
         settings
     }
