@@ -26,6 +26,7 @@ mod nats_cluster;
 mod nats_restart;
 mod operator;
 mod outside_world;
+mod placing;
 mod plugin_test;
 mod polyglot;
 mod pushing;

@@ -9,7 +9,7 @@ mod run;
 
 use crate::error::OperatorError;
 use clap::{Args, Parser, Subcommand};
-use operator::{dlq, partitions, pause, plugin, seek};
+use operator::{dlq, partitions, pause, placement, plan, plugin, seek, status};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -30,6 +30,7 @@ Examples:
   parti check --config parti.yaml            is the configuration right? are the plugins?
   parti check --config parti.yaml --online   and is all there that a worker needs?
   parti run --config parti.yaml              one worker; start as many as you like
+  parti status --config parti.yaml           who is there, who leads, which plan is in force
   parti partitions --config parti.yaml       who owns what, and how far it is
 
 Exit status: 0 done, 1 failed, 2 usage or configuration, 3 NATS cannot be reached, 4 worker IDs are exhausted."
@@ -47,8 +48,24 @@ enum Command {
     Dev(dev::DevArgs),
     /// Validate configuration and plugins without running; lists every problem
     Check(check::CheckArgs),
+    /// Show the fleet: its workers, who leads, the plan in force, what the operator has set
+    Status(status::StatusArgs),
     /// List partitions: owner, position, lag, queue, and what holds them up
     Partitions(partitions::PartitionsArgs),
+    /// Show what spreading the partitions anew would move; changes nothing
+    Plan(plan::PlanArgs),
+    /// Spread the partitions anew now
+    Rebalance(placement::RebalanceArgs),
+    /// List the partitions again now
+    Refresh(placement::RefreshArgs),
+    /// Let a worker hand over its partitions and get none
+    Drain(placement::DrainArgs),
+    /// Let a drained worker have partitions again
+    Undrain(placement::UndrainArgs),
+    /// Keep a partition with one worker
+    Pin(placement::PinArgs),
+    /// Let the strategy decide again where a partition belongs
+    Unpin(placement::UnpinArgs),
     /// Move a partition to another position
     Seek(seek::SeekArgs),
     /// Let partitions handle nothing until they are resumed
@@ -64,7 +81,7 @@ enum Command {
 }
 
 /// Where the configuration comes from.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct ConfigArgs {
     /// Configuration file (YAML); repeat it to merge several, later ones win
     #[arg(long = "config", short = 'c', value_name = "FILE", env = "CONFIG_PATH")]
@@ -111,7 +128,15 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Dev(args) => dev::run(args),
         Command::Check(args) => return check::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Partitions(args) => partitions::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Rebalance(args) => placement::rebalance(&args),
+        Command::Refresh(args) => placement::refresh(&args),
+        Command::Drain(args) => placement::drain(&args),
+        Command::Undrain(args) => placement::undrain(&args),
+        Command::Pin(args) => placement::pin(&args),
+        Command::Unpin(args) => placement::unpin(&args),
         Command::Seek(args) => seek::run(&args),
         Command::Pause(args) => pause::pause(&args),
         Command::Resume(args) => pause::resume(&args),

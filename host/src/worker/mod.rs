@@ -53,10 +53,12 @@ use updates::Kit;
 
 pub(crate) use buckets::{assignments_bucket, bucket_error, control_bucket, heartbeats_bucket, ownership_bucket};
 pub(crate) use member::{Glance, Member};
-pub(crate) use plugins::{Slot, load_alone, settings_of};
+pub(crate) use plugins::{Slot, load_alone, load_strategy, settings_of};
 pub(crate) use rehearsal::{Rehearsal, Survey, rehearse};
 pub(crate) use settings::limits as partition_limits;
-pub(crate) use settings::{connect_error, connect_options, from_sentence, host_name, plugin_cache, stream_error};
+pub(crate) use settings::{
+    built_in_strategy, connect_error, connect_options, from_sentence, host_name, plugin_cache, stream_error,
+};
 
 /// Threads of the control runtime: one may be busy with a burst of messages while the other renews leases.
 const CONTROL_THREADS: usize = 2;

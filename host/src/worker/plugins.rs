@@ -287,6 +287,16 @@ pub(crate) fn settings_of(config: &Config, plugin: &str) -> PluginSettings {
     }
 }
 
+/// Loads the strategy that the configuration names, as its plugin directory has it; nothing if it names none.
+pub(crate) fn load_strategy(
+    engine: &PluginEngine,
+    config: &Config,
+) -> Result<Option<Arc<StrategyPlugin>>, OperatorError> {
+    let slot = Slot::all(config).into_iter().find(|slot| slot.kind == PluginKind::Strategy);
+    let load = |slot: Slot| catalog(config).load(engine, slot.wanted(), StrategyPlugin::load);
+    slot.map(load).transpose().map_err(|error| operator_error(&error))
+}
+
 /// Loads a component of a folder, with the sidecar beside it, as a worker does in whose configuration nothing is set for it but this
 /// and what `host` grants.
 pub(crate) fn load_alone<P: Loadable>(

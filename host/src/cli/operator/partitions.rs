@@ -32,7 +32,7 @@ Examples:
 OWNER is who holds the ownership record, or `a > b` while the plan moves the partition from a to b. LAG counts the messages that
 the stream holds beyond the position; `5,000+` means at least that many (far behind, with too many others to count each), `?`
 that the stream could not be read. QUEUE is known to the worker alone: `-` where it does not answer. PAUSED is `not yet` or
-`still` until the worker has heard of a change.")]
+`still` until the worker has heard of a change. PINNED is where `parti pin` wants the partition; without it the strategy decides.")]
 pub(in crate::cli) struct PartitionsArgs {
     #[command(flatten)]
     config: ConfigArgs,
@@ -71,6 +71,8 @@ struct Row {
     handler: Option<String>,
     /// What the operator has set.
     paused: bool,
+    /// The worker that the operator has pinned it to.
+    pinned: Option<WorkerId>,
     /// What the worker does, if it answers.
     is_paused: Option<bool>,
     /// `waiting`, `taking`, `opening`, `running`, `releasing` as its worker says, else `owned`, `released` or `new` by the record.
@@ -202,7 +204,8 @@ fn row(
         queue: figures.map(|figures| figures.queue),
         attempts: figures.map_or_else(|| record.and_then(|r| r.attempts).map_or(0, |a| a.count), |f| f.attempts),
         handler: record.and_then(|record| record.handler.clone()),
-        paused: plan.pause.covers(id),
+        paused: plan.pause.record.covers(id),
+        pinned: plan.placement.record.pins.get(id.as_str()).cloned(),
         is_paused: figures.map(|figures| figures.paused),
         phase: figures.map_or_else(|| by_record.to_owned(), |figures| figures.phase.clone()),
         problem: problem.or_else(|| figures.and_then(|figures| figures.problem.clone())),
@@ -228,6 +231,7 @@ fn table(rows: &[Row]) -> Table {
         ("ATTEMPTS", Right),
         ("HANDLER", Left),
         ("PAUSED", Left),
+        ("PINNED", Left),
         ("PHASE", Left),
         ("PROBLEM", Left),
     ]);
@@ -263,6 +267,7 @@ fn table(rows: &[Row]) -> Table {
             row.attempts.to_string(),
             handler.map_or_else(|| "-".to_owned(), |digest| digest.chars().take(DIGEST).collect()),
             paused.to_owned(),
+            row.pinned.as_ref().map(WorkerId::to_string).unwrap_or_default(),
             row.phase.clone(),
             row.problem.clone().unwrap_or_default(),
         ]);

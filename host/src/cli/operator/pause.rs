@@ -1,19 +1,13 @@
 //! `parti pause` and `parti resume`: partitions that stay owned and handle nothing, until the operator says otherwise.
 
-use super::fleet::{
-    Fleet, PAUSE_KEY, Plan, api_error, operator, partition_argument, run as run_connected, unknown_partition,
-};
+use super::fleet::{PAUSE_KEY, Plan, now, operator, partition_argument, run as run_connected, unknown_partition};
 use super::print::{counted, print, print_json};
 use crate::cli::ConfigArgs;
 use crate::error::{ErrorCode, OperatorError};
 use clap::Args;
-use jiff::{Timestamp, Unit};
-use parti_coordination::record::{self, FORMAT, PauseRecord};
-use parti_coordination::{Expect, PartitionId, WriteOutcome};
+use parti_coordination::PartitionId;
+use parti_coordination::record::{FORMAT, PauseRecord};
 use std::collections::BTreeSet;
-
-/// How often the setting is read again when another operator was faster.
-const TRIES: usize = 10;
 
 /// What `parti pause` takes.
 #[derive(Debug, Args)]
@@ -67,7 +61,8 @@ fn set(which: &Which, pause: bool) -> Result<(), OperatorError> {
     let ids = which.partitions.iter().map(|text| partition_argument(text)).collect::<Result<BTreeSet<_>, _>>()?;
     run_connected(&which.config, async |connected| {
         let fleet = connected.fleet().await?;
-        let record = write(&fleet, &ids, which.all, pause).await?;
+        let changed = |plan: &Plan| Ok(plan.pause.with(change(plan, &ids, which.all, pause)?));
+        let record = fleet.set((PAUSE_KEY, "what is paused"), changed).await?;
         if which.json {
             print_json(&record);
             return Ok(());
@@ -82,40 +77,13 @@ fn set(which: &Which, pause: bool) -> Result<(), OperatorError> {
     })
 }
 
-/// Changes the setting by compare-and-set; what is in force then.
-async fn write(
-    fleet: &Fleet,
-    ids: &BTreeSet<PartitionId>,
-    all: bool,
-    pause: bool,
-) -> Result<PauseRecord, OperatorError> {
-    for _ in 0..TRIES {
-        let plan = fleet.plan().await?;
-        let record = change(&plan, ids, all, pause)?;
-        let value =
-            record::encode(&record).map_err(|error| refused(error.to_string(), "report this as a bug of parti"))?;
-        let expect = if plan.pause_revision == 0 { Expect::Nothing } else { Expect::Revision(plan.pause_revision) };
-        match fleet.assignments.write(PAUSE_KEY, value.into(), expect, None).await {
-            WriteOutcome::Written(_) => return Ok(record),
-            // Written again, whether it has landed or not: the setting is the same.
-            WriteOutcome::Lost | WriteOutcome::Unknown => {}
-        }
-    }
-    let read = fleet.assignments.read(PAUSE_KEY).await;
-    read.map_err(|error| api_error("what is paused", &error))?;
-    Err(refused(
-        format!("it changed under each of {TRIES} tries, or NATS refuses to write it"),
-        "try again; check that this NATS user may write to the bucket",
-    ))
-}
-
 fn refused(why: impl Into<String>, todo: &str) -> OperatorError {
     ErrorCode::OperatorRefused.error("what is paused is as it was", why, todo)
 }
 
 /// The setting after a command.
 fn change(plan: &Plan, ids: &BTreeSet<PartitionId>, all: bool, pause: bool) -> Result<PauseRecord, OperatorError> {
-    let before = &plan.pause;
+    let before = &plan.pause.record;
     // What is paused may be resumed, whether it exists or not.
     let is_known =
         |id: &&PartitionId| plan.owners.contains_key(*id) || (!pause && before.partitions.contains(id.as_str()));
@@ -138,15 +106,14 @@ fn change(plan: &Plan, ids: &BTreeSet<PartitionId>, all: bool, pause: bool) -> R
         }),
     }
     let all = if all { pause } else { before.all };
-    let at = Timestamp::now().round(Unit::Second).unwrap_or_default().to_string();
-    Ok(PauseRecord { v: FORMAT, all, partitions, by: operator(), at })
+    Ok(PauseRecord { v: FORMAT, all, partitions, by: operator(), at: now() })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::fleet::Setting;
     use super::*;
     use parti_coordination::WorkerId;
-    use std::collections::BTreeMap;
 
     fn id(name: &str) -> PartitionId {
         PartitionId::from_keys(&[name]).unwrap()
@@ -155,10 +122,9 @@ mod tests {
     fn plan(all: bool, paused: &[&str]) -> Plan {
         let partitions = paused.iter().map(|name| (*name).to_owned()).collect();
         Plan {
-            workers: BTreeMap::new(),
             owners: ["a", "b", "c"].map(|name| (id(name), WorkerId::new("worker", 0))).into(),
-            pause: PauseRecord { all, partitions, ..PauseRecord::nothing() },
-            pause_revision: 1,
+            pause: Setting::of(PauseRecord { all, partitions, ..PauseRecord::nothing() }),
+            ..Plan::default()
         }
     }
 

@@ -11,6 +11,7 @@ mod push;
 mod test;
 mod wait;
 
+use super::fleet::time;
 use crate::cli::ConfigArgs;
 use crate::error::OperatorError;
 use clap::{Args, Subcommand};
@@ -60,12 +61,6 @@ struct Watching {
     /// Print how each worker has obeyed as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// A time such as `90s` or `5m`.
-fn time(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}; write for example 90s or 5m"))?;
-    Duration::try_from(span).map_err(|_| "a time is not negative".to_owned())
 }
 
 pub(in crate::cli) fn run(args: &PluginArgs) -> Result<(), OperatorError> {
