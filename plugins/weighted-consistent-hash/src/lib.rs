@@ -30,6 +30,11 @@ mod tests {
     #[test]
     fn a_configuration_that_does_not_fit_is_refused() {
         let fleet = testing::strategy().worker("worker-0", []).partitions(["p"]);
-        assert!(fleet.config(parti_guest::serde_json::json!({"virtualNode": 10})).assign::<WeightedConsistentHash>().is_err());
+        assert!(
+            fleet
+                .config(parti_guest::serde_json::json!({"virtualNode": 10}))
+                .assign::<WeightedConsistentHash>()
+                .is_err()
+        );
     }
 }
