@@ -10,7 +10,7 @@ use crate::plugin::PluginEngine;
 use crate::worker::{built_in_strategy, engine_error, load_strategy};
 use clap::Args;
 use parti_coordination::record::{FORMAT, HeartbeatRecord, Refusals};
-use parti_coordination::strategy::{Question, Request, Strategy as _};
+use parti_coordination::strategy::{Question, Request};
 use parti_coordination::{Draft, Incarnation, Outlook, Partition, PartitionId, Term, Version, WorkerId, WorkerState};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
