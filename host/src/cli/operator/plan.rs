@@ -349,7 +349,7 @@ mod tests {
         outlook.max_moves_per_plan = Some(2);
         outlook.wants.pins.insert("p-00".into(), WorkerId::new("worker", 1));
         let draft = drafted(&outlook).await;
-        assert_eq!((draft.moved, draft.left), (3, 4), "what is pinned is not of the two");
+        assert_eq!((draft.moved, draft.left), (3, 3), "what is pinned is not of the two");
         outlook.wants.drained.insert(WorkerId::new("worker", 0));
         let draft = drafted(&outlook).await;
         assert_eq!((draft.moved, draft.left, draft.target[&WorkerId::new("worker", 0)].len()), (9, 0, 0));

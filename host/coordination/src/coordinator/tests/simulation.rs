@@ -344,7 +344,8 @@ impl Simulation {
             }
             fleet.run(ms(200));
         }
-        fleet.run(secs(40));
+        // What a strategy owes it decides in this time, and what that moves may take several plans.
+        fleet.run(secs(40) + secs(13) * (self.plans as u32 - 1));
         let plans = fleet.planned;
         fleet.run(secs(30));
         if let Some(why) = fleet.unsettled() {
