@@ -52,6 +52,7 @@ impl VersionStore {
     #[must_use]
     pub fn begin_trial(&self, plugin: &str, version: &str) -> TrialFile {
         let Some(folder) = self.trials_of(plugin, version) else { return TrialFile(None) };
+        forget_oldest(folder.parent());
         let begin = || {
             fs::create_dir_all(&folder)?;
             let file = tempfile::Builder::new().prefix(BEGINNING).tempfile_in(&folder)?;
@@ -101,6 +102,23 @@ impl VersionStore {
     }
 }
 
+/// Versions of a plugin of whose trials something is remembered. Those that were judged leave nothing.
+const UNJUDGED: usize = 50;
+
+/// Removes what is known of the trials of versions that nobody has judged for longest.
+fn forget_oldest(trials: Option<&Path>) {
+    let versions = trials.and_then(|trials| fs::read_dir(trials).ok()).into_iter().flatten().flatten();
+    let mut versions: Vec<_> =
+        versions.filter_map(|version| Some((version.metadata().ok()?.modified().ok()?, version.path()))).collect();
+    // The same order in every process.
+    versions.sort();
+    let surplus = versions.len().saturating_sub(UNJUDGED);
+    for (_, version) in versions.into_iter().take(surplus) {
+        // Another process may have done so.
+        let _ = fs::remove_dir_all(version);
+    }
+}
+
 /// What the name of a file begins with that is not locked yet.
 const BEGINNING: &str = ".";
 
@@ -129,6 +147,19 @@ mod tests {
         ours.forget_trials("relay", "v");
         assert_eq!(ours.open_trials("relay", "v"), OpenTrials::default());
         drop(again);
+    }
+
+    #[test]
+    fn of_versions_that_nobody_judges_only_the_latest_are_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = VersionStore::open(folder.path());
+        for version in 0..UNJUDGED + 10 {
+            let mut trial = store.begin_trial("relay", &format!("v{version:03}"));
+            drop(trial.0.take());
+        }
+        let known = |version: usize| store.open_trials("relay", &format!("v{version:03}")).any();
+        assert!(!known(0) && known(UNJUDGED + 9));
+        assert_eq!((0..UNJUDGED + 10).filter(|version| known(*version)).count(), UNJUDGED + 1);
     }
 
     #[test]

@@ -11,6 +11,9 @@ use tokio::sync::mpsc;
 /// How long a file must stay the same before it is taken.
 const SETTLE: Duration = Duration::from_millis(250);
 
+/// How often that is waited for before something else is done: what is written to without end is looked at again later.
+const PATIENCE: usize = 20;
+
 /// How often the directory is looked at without an event.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -51,7 +54,7 @@ impl PluginFiles {
     /// Whether they have changed since the last time, once nobody writes to them any more.
     pub(super) async fn have_changed(&mut self) -> bool {
         let mut before = traits(&self.files);
-        loop {
+        for _ in 0..PATIENCE {
             if before == self.known {
                 return false;
             }
@@ -63,6 +66,7 @@ impl PluginFiles {
             }
             before = now;
         }
+        false
     }
 }
 

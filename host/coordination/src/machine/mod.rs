@@ -339,6 +339,12 @@ impl<M: Clone, O: Clone> PartitionMachine<M, O> {
         &self.stream
     }
 
+    /// The version of the handler that it works with.
+    #[must_use]
+    pub fn handler(&self) -> &Arc<str> {
+        &self.handler
+    }
+
     /// Bytes of the messages that wait or are not committed.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {

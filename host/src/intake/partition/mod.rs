@@ -243,8 +243,9 @@ impl PartitionTask {
             }
             Command::Send(outgoing) => {
                 let (shared, handling) = (Arc::clone(&self.shared), Arc::clone(&self.handling));
-                let partition = self.partition.id().to_string();
-                self.later(async move { Input::Sent(outputs::send(&shared, &handling, &partition, outgoing).await) });
+                let by =
+                    outputs::Sender { partition: self.partition.id().clone(), version: self.machine.handler().clone() };
+                self.later(async move { Input::Sent(outputs::send(&shared, &handling, &by, outgoing).await) });
             }
             Command::Snapshot => match self.instance.take() {
                 Some(mut instance) => self.call(async move {

@@ -4,13 +4,21 @@ use super::super::chunk::Held;
 use super::super::shared::{Handling, Shared};
 use crate::nats::{OutgoingMessage, Published, sendable_headers};
 use crate::plugin::Publish;
-use parti_coordination::Outgoing;
+use parti_coordination::{Outgoing, PartitionId};
+use std::sync::Arc;
+
+/// Whose messages they are.
+pub(super) struct Sender {
+    pub(super) partition: PartitionId,
+    /// Of the handler.
+    pub(super) version: Arc<str>,
+}
 
 /// Publishes everything and waits for every confirmation.
 pub(super) async fn send(
     shared: &Shared,
     handling: &Handling,
-    partition: &str,
+    by: &Sender,
     outgoing: Vec<Outgoing<Held, Publish>>,
 ) -> Result<(), String> {
     // Sent one after the other, so that a subject's outputs are stored in order; confirmed together.
@@ -31,10 +39,10 @@ pub(super) async fn send(
                     ("Parti-Stream", shared.stream.clone()),
                     ("Parti-Sequence", message.sequence.to_string()),
                     ("Parti-Subject", message.subject.to_owned()),
-                    ("Parti-Partition", partition.to_owned()),
+                    ("Parti-Partition", by.partition.to_string()),
                     ("Parti-Attempts", attempts.to_string()),
                     ("Parti-Reason", one_line(&reason)),
-                    ("Parti-Handler", handling.versions.current().version().id().to_owned()),
+                    ("Parti-Handler", by.version.to_string()),
                 ];
                 headers.extend(origin.into_iter().map(|(name, value)| (name.to_owned(), value)));
                 let subject = handling.dead_letter.clone().unwrap_or_default();

@@ -70,6 +70,8 @@ pub(super) struct Driven {
     pub(super) retries: usize,
     /// What was wrong, as sentences: traps that nobody has ordered, other outputs at a repetition, a close that failed.
     pub(super) faults: Vec<String>,
+    /// The calls that failed, which what became of their messages tells too.
+    pub(super) traps: Vec<String>,
 }
 
 impl Driven {
@@ -380,18 +382,15 @@ impl Drive<'_> {
         }
     }
 
-    /// What happens again, as a trap does at every try, is told once.
     fn fault(&mut self, fault: String) {
-        if !self.driven.faults.contains(&fault) {
-            self.driven.faults.push(fault);
-        }
+        once(&mut self.driven.faults, fault);
     }
 
     fn report(&mut self, report: Report) -> Result<(), String> {
         match report {
             Report::Trapped { sequence, messages, why } if why != THROWN_AWAY => {
                 let of = if messages == 1 { String::new() } else { format!(" in a call with {messages} messages") };
-                self.fault(format!("message {sequence}{of}: {why}"));
+                once(&mut self.driven.traps, format!("message {sequence}{of}: {why}"));
             }
             Report::Retrying { .. } => self.driven.retries += 1,
             Report::SnapshotFailed(why) => return Err(format!("{why} (snapshot)")),
@@ -420,5 +419,12 @@ fn reason(why: OpenReason) -> &'static str {
         OpenReason::Assigned => "assigned",
         OpenReason::Recovered => "recovered, from the last commit",
         OpenReason::Swapped => "swapped, from the state of the instance before",
+    }
+}
+
+/// What happens again, as a trap does at every try, is told once.
+fn once(told: &mut Vec<String>, what: String) {
+    if !told.contains(&what) {
+        told.push(what);
     }
 }

@@ -114,6 +114,8 @@ struct Pass {
     by_message: Vec<Handled>,
     states: Vec<State>,
     faults: Vec<String>,
+    /// Calls that failed.
+    traps: Vec<String>,
     opens: Vec<Duration>,
     calls: Vec<Duration>,
     memory: u64,
@@ -143,13 +145,14 @@ pub(super) async fn test(
             return Ok((Arc::clone(plugin.version()), verdict));
         }
     };
+    failures.extend(pass.faults.iter().cloned());
     // Traps that are expected are no fault.
     match &expected {
         Some(expected) => {
-            notes.extend(pass.faults.iter().cloned());
+            notes.extend(pass.traps.iter().cloned());
             failures.extend(compare(expected, &pass.by_message));
         }
-        None => failures.extend(pass.faults.iter().cloned()),
+        None => failures.extend(pass.traps.iter().cloned()),
     }
     let mut disturbed = None;
     if handing.trap_at.is_some() || handing.reload_at.is_some() {
@@ -255,8 +258,8 @@ async fn disturb(
     differences.extend(
         states.map(|(before, after)| format!("the state is another\n  expected  {before}\n  got       {after}")),
     );
-    let faults = pass.faults.into_iter().filter(|fault| !undisturbed.faults.contains(fault));
-    differences.extend(faults);
+    let is_new = |what: &String| !undisturbed.faults.contains(what) && !undisturbed.traps.contains(what);
+    differences.extend(pass.faults.into_iter().chain(pass.traps).filter(is_new));
     if differences.is_empty() { Ok(()) } else { Err(differences) }
 }
 
@@ -270,6 +273,7 @@ impl Pass {
             by_message: Vec::new(),
             states: Vec::new(),
             faults: Vec::new(),
+            traps: Vec::new(),
             opens: Vec::new(),
             calls: Vec::new(),
             memory: 0,
@@ -278,7 +282,9 @@ impl Pass {
     }
 
     fn take(&mut self, partition: &Partition, driven: Driven) {
-        self.faults.extend(driven.faults.into_iter().map(|fault| format!("partition {}: {fault}", partition.id())));
+        let of = |what: String| format!("partition {}: {what}", partition.id());
+        self.faults.extend(driven.faults.into_iter().map(of));
+        self.traps.extend(driven.traps.into_iter().map(of));
         self.states.push(State { partition: partition.id().to_string(), snapshot: driven.state.map(Kept::from) });
         self.opens.extend(driven.opens);
         self.calls.extend(driven.calls);
