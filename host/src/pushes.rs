@@ -5,12 +5,13 @@
 //! ended. Components are in an object store, named by their digests, and whoever fetches one verifies it.
 
 use crate::nats::{ApiError, Filters, ObjectError, Objects, Store, Watch};
-use crate::plugin::{Attempt, Digest};
+use crate::plugin::{Attempt, AttemptResult, Digest};
 use jiff::Timestamp;
 use parti_coordination::record::{self, FORMAT};
 use parti_coordination::{Expect, StoredEntry, WriteOutcome};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Versions before the wanted one whose components are kept, for `parti plugin rollback`.
 const BEFORE: usize = 8;
@@ -21,8 +22,11 @@ const REMEMBERED: usize = 20;
 /// Characters of a reason that are kept: a record must stay small.
 const REASON: usize = 1_000;
 
-/// How often a worker's history is read again when another process was faster.
-const TRIES: usize = 5;
+/// How often a worker's history is read again when another process was faster, or NATS has not answered.
+const TRIES: usize = 20;
+
+/// How long after no answer it is read again.
+const UNANSWERED: Duration = Duration::from_secs(3);
 
 /// What is wanted of a plugin: key `plugin.<plugin>` of the control bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -258,7 +262,10 @@ impl Pushes {
         *reason = reason.take().map(|reason| reason.chars().take(REASON).collect());
         let key = history_key(plugin, worker);
         for _ in 0..TRIES {
-            let found = self.control.read(&key).await.map_err(|error| error.to_string())?;
+            let Ok(found) = self.control.read(&key).await else {
+                tokio::time::sleep(UNANSWERED).await;
+                continue;
+            };
             let expect = found.as_ref().map_or(Expect::Nothing, |entry| Expect::Revision(entry.revision));
             let mut attempts = found.and_then(|entry| self.attempts(&entry)).unwrap_or_default();
             // A write that had no known outcome.
@@ -290,29 +297,31 @@ fn object(plugin: &str, digest: &Digest) -> String {
     format!("{plugin}/1/{digest}")
 }
 
-/// Why a version has failed in the fleet: some worker's last attempt at it failed, and no worker's has succeeded.
+/// Why a version has failed in the fleet: some worker's last attempt at it failed, and no worker's has succeeded since.
 #[must_use]
 pub fn failed<'a>(history: &'a BTreeMap<String, Vec<Reported>>, version: &str) -> Option<(&'a str, &'a Attempt)> {
-    use crate::plugin::AttemptResult::{Kept, Waiting};
-    let mut failed = None;
-    for (worker, attempts) in history {
-        match attempts.iter().find(|reported| reported.attempt.to == version) {
-            Some(reported) if reported.attempt.proves() => return None,
-            Some(reported) if matches!(reported.attempt.result, Kept | Waiting) => {}
-            Some(reported) => failed = Some((worker.as_str(), &reported.attempt)),
-            None => {}
-        }
-    }
-    failed
+    let failed = last_attempts(history, version)
+        .filter(|(_, attempt)| matches!(attempt.result, AttemptResult::TakenBack | AttemptResult::Refused));
+    let failed = failed.max_by_key(|(_, attempt)| attempt.at)?;
+    let succeeded = last_attempts(history, version).any(|(_, proof)| proof.proves() && proof.at >= failed.1.at);
+    (!succeeded).then_some(failed)
+}
+
+/// Each worker's last attempt at a version.
+fn last_attempts<'a>(
+    history: &'a BTreeMap<String, Vec<Reported>>,
+    version: &str,
+) -> impl Iterator<Item = (&'a str, &'a Attempt)> {
+    history.iter().filter_map(move |(worker, attempts)| {
+        let last = attempts.iter().find(|reported| reported.attempt.to == version)?;
+        Some((worker.as_str(), &last.attempt))
+    })
 }
 
 /// The worker that has shown that a version does, if its last attempt at it or anybody else's did.
 #[must_use]
 pub fn proven<'a>(history: &'a BTreeMap<String, Vec<Reported>>, version: &str) -> Option<&'a str> {
-    history.iter().find_map(|(worker, attempts)| {
-        let last = attempts.iter().find(|reported| reported.attempt.to == version)?;
-        last.attempt.proves().then_some(worker.as_str())
-    })
+    last_attempts(history, version).find_map(|(worker, attempt)| attempt.proves().then_some(worker))
 }
 
 #[cfg(test)]
@@ -320,7 +329,6 @@ mod tests {
     use super::*;
     use crate::nats::testing::{Release, TestServer};
     use crate::nats::{BucketSpec, KeyLifetime};
-    use crate::plugin::AttemptResult;
 
     fn digest(n: usize) -> Digest {
         Digest::of(n.to_string().as_bytes())
@@ -335,10 +343,11 @@ mod tests {
             result,
             reason: None,
             partitions: 3,
-            handled: 0,
+            handled: 10,
             failed: 0,
             pause_p50_us: 0,
             pause_p99_us: 0,
+            adopted: false,
         };
         Reported { order: 7, attempt }
     }
@@ -373,10 +382,19 @@ mod tests {
         assert!(failed(&fleet(&[("a", &[TakenBack])]), "y").is_none());
         assert!(failed(&fleet(&[("a", &[TakenBack]), ("b", &[Kept])]), "x").is_none());
         assert!(failed(&fleet(&[("a", &[Kept, TakenBack])]), "x").is_none());
-        // Who has no partitions has kept it without having tried it.
-        let mut untried = fleet(&[("a", &[TakenBack]), ("b", &[Kept])]);
-        untried.get_mut("b").unwrap()[0].attempt.partitions = 0;
-        assert!(failed(&untried, "x").is_some());
+        // Who has no partitions has kept it without having tried it, as has who had no message or took it over.
+        let spoils: [fn(&mut Attempt); 3] =
+            [|attempt| attempt.partitions = 0, |attempt| attempt.handled = 0, |attempt| attempt.adopted = true];
+        for spoil in spoils {
+            let mut untried = fleet(&[("a", &[TakenBack]), ("b", &[Kept])]);
+            spoil(&mut untried.get_mut("b").unwrap()[0].attempt);
+            assert!(failed(&untried, "x").is_some() && proven(&untried, "x").is_none());
+        }
+        assert_eq!(proven(&fleet(&[("a", &[Kept])]), "x"), Some("a"));
+        // What was seen last counts.
+        let mut later = fleet(&[("a", &[TakenBack]), ("b", &[Kept])]);
+        later.get_mut("a").unwrap()[0].attempt.at += jiff::SignedDuration::from_secs(1);
+        assert!(failed(&later, "x").is_some());
     }
 
     #[test]

@@ -264,7 +264,7 @@ async fn what_nobody_can_try_waits_for_the_first_who_has_a_partition() {
     fleet.workers[0].ready().await;
     let mut good = String::new();
     let pushed = operate(&fleet, &push(folder.path(), "relay", &variant(&relay, 1), &mut good)).await;
-    pushed.assert(0, &["worker-0  waiting", "no worker has a partition to try it on"]);
+    pushed.assert(0, &["worker-0  waiting", "no partition of this worker has the handler", "who waits tries it"]);
     fleet.workers[0].terminate();
     fleet.workers[0].exit().await;
     let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();

@@ -2,7 +2,7 @@
 
 use parti_tests::{
     Expected, Fleet, Handling, NatsServer, Producer, assert_relayed, copy_plugin, create_streams, dead_letters,
-    eventually, replace, subject, variant,
+    eventually, partition, replace, subject, variant,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -172,6 +172,31 @@ async fn a_version_that_has_had_no_message_yet_is_not_taken_for_a_good_one() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let subjects: Vec<_> = (0..PARTITIONS).map(subject).collect();
     let producer = Producer::start(&context, &subjects, 500, 1000, |n| format!("plain {n}"));
+    swaps(&fleet, "taken-back", 1).await;
+    producer.finish().await;
+    assert_relayed(&context, "work", "out", &subjects).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_restarts_with_a_file_that_nobody_could_try_begins_with_the_version_before() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, context) = NatsServer::with_streams(&["work", "out"]).await;
+    let component = copy_plugin("relay");
+    replace(folder.path(), "relay.wasm", &component);
+    let nobody = json!({ "source": { "static": { "partitions": [] } }, "http": { "readyWhenEmpty": true } });
+    let mut fleet = Fleet::new(&server, 2, "relay").with(from(folder.path())).with(nobody);
+    fleet.start();
+    fleet.workers[0].ready().await;
+    replace(folder.path(), "relay.wasm", &copy_plugin("trap"));
+    fleet.workers[0].logs(&["it waits until it can"]).await;
+    fleet.workers[0].terminate();
+    fleet.workers[0].exit().await;
+    let all: Vec<_> = (0..2).map(|n| json!({ "keys": [partition(n)] })).collect();
+    let mut fleet = fleet.with(json!({ "source": { "static": { "partitions": all } } }));
+    let subjects: Vec<_> = (0..2).map(subject).collect();
+    let producer = Producer::start(&context, &subjects, 200, 2000, |n| format!("trap {n}"));
+    fleet.start_settled(1).await;
+    fleet.workers[1].logs(&["waits for one", "begins with the version"]).await;
     swaps(&fleet, "taken-back", 1).await;
     producer.finish().await;
     assert_relayed(&context, "work", "out", &subjects).await;

@@ -65,8 +65,8 @@ pub enum SwapOutcome {
     TakenBack(String),
     /// Nothing was changed; why.
     Refused(String),
-    /// Nothing was changed: no partition of this worker has the handler, and so there is nobody to try the version.
-    Waiting,
+    /// Nothing was changed, and nothing is known of the version: why it could not be tried.
+    Waiting(String),
 }
 
 /// What became of a swap, and what it has cost.
@@ -151,6 +151,16 @@ impl Clock {
     }
 }
 
+/// What a rehearsal says of a version.
+#[derive(Debug)]
+pub(super) enum Rehearsed {
+    Does,
+    /// Why it does not.
+    Fails(String),
+    /// Why nothing is known of it: a state could not be had.
+    Unknown(String),
+}
+
 /// Partitions of the handler that nobody works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Others {
@@ -182,7 +192,10 @@ impl Rollout {
         let (rehearsed, plugin, shared) = (shared.events.clone(), Arc::clone(&request.to), Arc::clone(shared));
         let with_state = !request.discard_state;
         tokio::spawn(async move {
-            let result = rehearse(&shared, &plugin, partitions, with_state).await;
+            let result = match rehearse(&shared, &plugin, partitions, with_state).await {
+                Ok(()) => Rehearsed::Does,
+                Err(unfit) => unfit,
+            };
             let _ = rehearsed.send(TaskEvent::Rehearsed { of, to: plugin.version().id().into(), result });
         });
         Self {
@@ -223,12 +236,14 @@ impl Rollout {
     }
 
     /// A rehearsal is over, of this version or of one that is no longer wanted; these partitions are worked on. What is to be done then.
-    pub(super) fn rehearsed(&mut self, to: &str, result: Result<usize, String>, running: &[PartitionId]) -> Step {
+    pub(super) fn rehearsed(&mut self, to: &str, result: Rehearsed, running: &[PartitionId]) -> Step {
         if to != self.version() || self.stage != Stage::Rehearsing {
             return Step::Wait;
         }
-        if let Err(why) = result {
-            return Step::End(SwapOutcome::Refused(why));
+        match result {
+            Rehearsed::Does => {}
+            Rehearsed::Fails(why) => return Step::End(SwapOutcome::Refused(why)),
+            Rehearsed::Unknown(why) => return Step::End(SwapOutcome::Waiting(why)),
         }
         let share = self.request.rules.map_or(1.0, |rules| rules.canary.clamp(0.0, 1.0));
         let first = ((running.len() as f64 * share).ceil() as usize).clamp(1, running.len().max(1));
@@ -296,7 +311,7 @@ impl Rollout {
         let Some(rules) = self.request.rules else {
             return match unchanged.len() {
                 0 => Step::End(SwapOutcome::Kept),
-                late if lasted >= PATIENCE => Step::End(SwapOutcome::TakenBack(too_late(late))),
+                late if lasted >= PATIENCE => Step::End(SwapOutcome::Waiting(too_late(late))),
                 _ => self.tell_again(unchanged),
             };
         };
@@ -307,7 +322,7 @@ impl Rollout {
         if !unchanged.is_empty() {
             let is_late = lasted >= rules.time + PATIENCE;
             return match is_late {
-                true => Step::End(SwapOutcome::TakenBack(too_late(unchanged.len()))),
+                true => Step::End(SwapOutcome::Waiting(too_late(unchanged.len()))),
                 false => self.tell_again(unchanged),
             };
         }
@@ -318,11 +333,13 @@ impl Rollout {
         }
         if on_trial == 0 {
             match others {
+                Others::Expected if lasted < PATIENCE => return Step::Wait,
                 Others::Expected => {
-                    self.enter(self.stage);
-                    return Step::Wait;
+                    return Step::End(SwapOutcome::Waiting("its partitions are not there yet".to_owned()));
                 }
-                Others::None => return Step::End(SwapOutcome::Waiting),
+                Others::None => {
+                    return Step::End(SwapOutcome::Waiting("no partition of this worker has the handler".to_owned()));
+                }
                 // The version before can do nothing with those: there is nothing to go back to.
                 Others::Unopened => self.pauses.clear(),
             }
@@ -388,8 +405,7 @@ fn too_late(unchanged: usize) -> String {
     )
 }
 
-/// Opens the version with copies of states in force, has it give its state, and throws all of that away. Says how many states those
-/// were.
+/// Opens the version with copies of states in force, has it give its state, and throws all of that away.
 ///
 /// What the version asks of other servers is asked: one that reads there what it works with could not be tried otherwise. It has no
 /// epoch to show them, because the owner works on.
@@ -398,19 +414,17 @@ async fn rehearse(
     plugin: &HandlerPlugin,
     partitions: Vec<Partition>,
     with_state: bool,
-) -> Result<usize, String> {
-    let mut states = 0;
+) -> Result<(), Rehearsed> {
     for partition in partitions {
-        let snapshot = if with_state { state(shared, partition.id()).await? } else { None };
-        states += usize::from(snapshot.is_some());
-        let of = |error: String| format!("partition {}: {error}", partition.id());
+        let snapshot = if with_state { state(shared, partition.id()).await.map_err(Rehearsed::Unknown)? } else { None };
+        let of = |error: String| Rehearsed::Fails(format!("partition {}: {error}", partition.id()));
         let mut instance = plugin
             .open(&partition, OpenReason::Swapped, snapshot.as_ref(), &Ownership::default())
             .await
             .map_err(|error| of(error.to_string()))?;
         instance.snapshot().await.map_err(|error| of(error.to_string()))?;
     }
-    Ok(states)
+    Ok(())
 }
 
 /// The committed state of a partition, if it has one that can be read.

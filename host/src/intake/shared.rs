@@ -4,6 +4,7 @@ use super::feed::Wish;
 use super::front::HandlerOptions;
 use super::quarantine::QuarantineRules;
 use super::ration::Ration;
+use super::rollout::Rehearsed;
 use super::versions::Versions;
 use crate::config::{KeyPatterns, SubjectTemplate};
 use crate::error::ErrorCode;
@@ -144,7 +145,7 @@ pub(super) enum TaskEvent {
     /// It could not change the version of the handler.
     SwapFailed { of: HandlerIndex, partition: PartitionId, to: Arc<str>, why: String },
     /// A version that is to be taken up has been tried beside the data path.
-    Rehearsed { of: HandlerIndex, to: Arc<str>, result: Result<usize, String> },
+    Rehearsed { of: HandlerIndex, to: Arc<str>, result: Rehearsed },
     /// A call of the handler has failed; one that began with this message, if it was to handle some.
     Failed { of: HandlerIndex, partition: PartitionId, message: Option<Sequence>, why: String },
     /// The handler did not open.

@@ -57,8 +57,14 @@ impl HandlerInstances {
 struct Slot {
     tenants: AtomicUsize,
     lived_in: tokio::sync::Mutex<LivedIn>,
-    /// What partitions that have left without a word have left behind in the instance of this number.
-    left: Mutex<Vec<(u64, ResourceAny)>>,
+    left: Mutex<Vec<Left>>,
+}
+
+/// What a partition that has left without a word has left behind in the instance of this number.
+struct Left {
+    number: u64,
+    scope: Scope,
+    handler: ResourceAny,
 }
 
 #[derive(Default)]
@@ -69,7 +75,7 @@ struct LivedIn {
 }
 
 impl Slot {
-    fn left(&self) -> std::sync::MutexGuard<'_, Vec<(u64, ResourceAny)>> {
+    fn left(&self) -> std::sync::MutexGuard<'_, Vec<Left>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -77,7 +83,8 @@ impl Slot {
     async fn clear_out(&self, lived_in: &mut LivedIn) {
         let LivedIn { number, house: Some(house) } = lived_in else { return };
         let left = std::mem::take(&mut *self.left());
-        for (_, handler) in left.into_iter().filter(|(of, _)| of == number) {
+        for Left { scope, handler, .. } in left.into_iter().filter(|left| left.number == *number) {
+            house.enter(&scope);
             if house.forget(handler).await.is_err() {
                 // It is lost, and everything in it with it.
                 return;
@@ -124,8 +131,17 @@ impl Tenancy {
         Ok(HandlerInstance { place: Place::Shared(tenancy) })
     }
 
-    /// The instance for one call of this partition, and what the partition has there.
+    /// The instance for one call of this partition, and what the partition has there. Who is not waited for any more by the time
+    /// that it is free does not call it: the partition may be another worker's.
     pub(super) async fn enter(&self) -> Result<(MappedMutexGuard<'_, House>, ResourceAny), CallError> {
+        let entered = self.enter_at_last().await?;
+        match self.scope.is_cancelled() {
+            true => Err(CallError::Lost { plugin: self.plugin.version().name().into() }),
+            false => Ok(entered),
+        }
+    }
+
+    async fn enter_at_last(&self) -> Result<(MappedMutexGuard<'_, House>, ResourceAny), CallError> {
         let lost = || CallError::Lost { plugin: self.plugin.version().name().into() };
         let handler = self.handler.ok_or_else(lost)?;
         let mut lived_in = self.slot.lived_in.lock().await;
@@ -146,7 +162,7 @@ impl Tenancy {
         mut self,
         goodbye: impl AsyncFnOnce(&mut House, ResourceAny) -> Result<(), CallError>,
     ) -> Result<(), CallError> {
-        let (mut house, handler) = self.enter().await?;
+        let (mut house, handler) = self.enter_at_last().await?;
         let said = goodbye(&mut house, handler).await;
         let gone = if house.is_lost() { Ok(()) } else { house.forget(handler).await };
         drop(house);
@@ -158,7 +174,7 @@ impl Tenancy {
 impl Drop for Tenancy {
     fn drop(&mut self) {
         if let Some(handler) = self.handler.take() {
-            self.slot.left().push((self.number, handler));
+            self.slot.left().push(Left { number: self.number, scope: self.scope.clone(), handler });
         }
         if self.slot.tenants.fetch_sub(1, Relaxed) == 1
             && let Ok(mut lived_in) = self.slot.lived_in.try_lock()

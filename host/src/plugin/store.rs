@@ -107,14 +107,24 @@ pub struct Attempt {
     pub pause_p50_us: u64,
     /// The pause of 99 of 100 partitions was no longer, in microseconds.
     pub pause_p99_us: u64,
+    /// It was taken over from a worker that has tried it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
 }
 
 impl Attempt {
-    /// Whether it says that the version does: it was tried on a partition, or the reason says how it has shown so. A worker whose
+    /// Whether the version was tried here and kept: on a partition, be it without a message, or as the reason says. A worker whose
     /// partitions cannot be opened by the version before takes a handler up without having tried it.
     #[must_use]
+    pub fn is_tried(&self) -> bool {
+        let is_kept = self.result == AttemptResult::Kept && self.from != self.to && !self.adopted;
+        is_kept && (self.partitions > 0 || self.reason.is_some())
+    }
+
+    /// Whether it shows others that the version does: it has handled messages, or the reason says how it has shown so.
+    #[must_use]
     pub fn proves(&self) -> bool {
-        self.result == AttemptResult::Kept && self.from != self.to && (self.partitions > 0 || self.reason.is_some())
+        self.is_tried() && (self.handled > 0 || self.partitions == 0)
     }
 }
 
@@ -358,6 +368,7 @@ mod tests {
             failed: 0,
             pause_p50_us: 3,
             pause_p99_us: 4,
+            adopted: false,
         }
     }
 

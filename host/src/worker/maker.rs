@@ -3,7 +3,7 @@
 use super::plugins::{Slot, catalog, operator_error};
 use crate::config::Config;
 use crate::error::{ErrorCode, OperatorError};
-use crate::plugin::{Catalog, Component, Loadable, PluginEngine, Prepared, VersionStore};
+use crate::plugin::{AttemptResult, Catalog, Component, Loadable, PluginEngine, Prepared, VersionStore};
 use jiff::Timestamp;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -70,14 +70,17 @@ impl<P: Loadable> Maker<P> {
             let (prepared, instead) = self.unless_marked(store, prepared);
             return Beginning { prepared, instead, is_untried: false };
         }
-        match self.last_good(store).filter(|good| open.any() && good.id() != version) {
+        // It was waited for somebody who could try it.
+        let last = store.attempts(name).into_iter().find(|attempt| attempt.to == version);
+        let is_untried = open.any() || last.is_some_and(|last| last.result == AttemptResult::Waiting);
+        match self.last_good(store).filter(|good| is_untried && good.id() != version) {
             Some(good) => {
                 tracing::warn!(
                     plugin = name,
                     version,
                     begins_with = good.id(),
-                    "The version in the plugin directory is on trial on this machine, or a worker has died during its trial: this \
-                     one begins with the version that was in force before, and takes it up on trial too"
+                    "The version in the plugin directory is on trial on this machine or waits for one, or a worker has died during its \
+                     trial: this one begins with the version that was in force before, and takes it up on trial too"
                 );
                 Beginning { prepared: good, instead: None, is_untried: true }
             }

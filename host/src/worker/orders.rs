@@ -107,7 +107,7 @@ impl<P: Loadable> Beginner<'_, P> {
 
     /// Whether a worker has kept a version with this component, whatever its settings.
     fn was_kept(&self, name: &str, digest: &Digest, history: &Histories) -> bool {
-        let kept = |attempt: &Attempt| attempt.proves() && attempt.to.starts_with(digest.as_str());
+        let kept = |attempt: &Attempt| attempt.is_tried() && attempt.to.starts_with(digest.as_str());
         let in_the_fleet = history.values().flatten().any(|reported| kept(&reported.attempt));
         in_the_fleet || self.store.kept(name).iter().any(|kept| kept.digest == *digest)
     }

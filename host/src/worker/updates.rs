@@ -34,7 +34,7 @@ const FILE: &str = "file";
 const NAMELESS: (u32, Duration) = (50, Duration::from_millis(200));
 
 /// How often a worker that cannot try a version looks whether it can, or another worker has.
-const WAITING: Duration = Duration::from_secs(1);
+const WAITING: Duration = Duration::from_secs(3);
 
 /// What the fleet has found out about a version.
 enum Verdict {
@@ -101,13 +101,17 @@ impl<S: Seat> Updates<S> {
                 continue;
             }
             waits.take_if(|(_, order)| has_changed || *order != standing.revision);
+            let order = standing.order.as_ref();
             if let Some((version, _)) = &waits
                 && !self.seat.has_work()
-                && self.verdict(version).await.is_none()
             {
-                continue;
+                let is_wanted_again = is_ordered && order.is_some_and(|order| order.retry);
+                match self.verdict(version).await {
+                    None => continue,
+                    Some(Verdict::Fails(_)) if is_wanted_again => continue,
+                    Some(_) => {}
+                }
             }
-            let order = standing.order.as_ref();
             match self.take_up(&current, order, is_ordered).await {
                 Ok(Some(attempt)) if attempt.result == AttemptResult::Waiting => {
                     let waiting = (attempt.to.clone(), standing.revision);
@@ -187,10 +191,11 @@ impl<S: Seat> Updates<S> {
         drop(trial);
         if let (Some(Verdict::Does(worker)), AttemptResult::Kept) = (verdict, attempt.result) {
             attempt.reason = Some(format!("{worker} has shown that it does"));
+            attempt.adopted = true;
         }
         match attempt.result {
             AttemptResult::Waiting => return Ok(Some(attempt)),
-            AttemptResult::Kept if attempt.proves() => {
+            AttemptResult::Kept if attempt.is_tried() || attempt.adopted => {
                 store.unmark(self.name(), &to);
                 store.keep(self.name(), &to, &component);
             }
@@ -319,12 +324,12 @@ impl<S: Seat> Updates<S> {
                 self.kit.hooks.error(error.code, &error, None);
                 (AttemptResult::Refused, Some(why))
             }
-            SwapOutcome::Waiting => {
+            SwapOutcome::Waiting(why) => {
                 tracing::info!(
-                    plugin = version.name(), %kind, version = version.id(),
-                    "No partition of this worker has the handler: the version waits until one has, or another worker has tried it"
+                    plugin = version.name(), %kind, version = version.id(), why,
+                    "The version cannot be tried yet: it waits until it can, or another worker has tried it"
                 );
-                (AttemptResult::Waiting, Some("no partition of this worker has the handler".to_owned()))
+                (AttemptResult::Waiting, Some(why))
             }
         };
         let microseconds = |pause: Duration| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
@@ -394,5 +399,6 @@ fn attempt(from: &str, to: &str, result: AttemptResult, reason: Option<String>) 
         failed: 0,
         pause_p50_us: 0,
         pause_p99_us: 0,
+        adopted: false,
     }
 }

@@ -53,6 +53,9 @@ impl<'a> Holdings<'a> {
     }
 }
 
+/// Whoever carries less than this part of its share is needy, however far others may be loaded: a worker that joins gets work.
+const LEAST: f64 = 0.5;
+
 /// Workers that carry less than a part of their share, and how much work that is.
 pub(super) struct Need {
     needy: Vec<bool>,
@@ -62,8 +65,9 @@ pub(super) struct Need {
 }
 
 impl Need {
-    /// Workers with less than `least` times their share; none where nobody has anything.
+    /// Workers with less than `least` times their share, or than half of it if that is more; none where nobody has anything.
     pub(super) fn new(room: &Room, workers: usize, least: f64) -> Self {
+        let least = least.max(LEAST);
         let needy: Vec<bool> = (0..workers).map(|w| room.carried(w) < scaled(room.share(w), least)).collect();
         let of_needy = (0..workers).zip(&needy).filter(|(_, needy)| **needy);
         let lack = of_needy.map(|(w, _)| room.share(w).saturating_sub(room.carried(w))).sum();

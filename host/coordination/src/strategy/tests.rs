@@ -191,6 +191,29 @@ fn an_overloaded_worker_is_relieved_beyond_the_budget_and_others_within_it() {
 }
 
 #[test]
+fn a_joiner_gets_work_however_far_others_may_be_loaded() {
+    let mut random = Random(5);
+    let list = weighing((0..2000).map(|_| 50 + random.below(100)));
+    let total: u64 = list.iter().map(Partition::weight).sum();
+    for bound in [1.0, 1.3, 2.0, 10.0] {
+        let strategies: [(&str, Box<dyn Strategy>); 2] = [
+            ("consistentHash", Box::new(ConsistentHash { load_bound: bound, ..ConsistentHash::default() })),
+            (
+                "weightedConsistentHash",
+                Box::new(WeightedConsistentHash { overload_threshold: bound, ..WeightedConsistentHash::default() }),
+            ),
+        ];
+        for (name, strategy) in strategies {
+            let before = anew(&*strategy, &workers(10), &list);
+            let after = assign(&*strategy, &workers(11), &list, &kept(&before, 11));
+            let joiners: u64 =
+                after.iter().zip(&list).filter(|(owner, _)| **owner == 10).map(|(_, p)| p.weight()).sum();
+            assert!(joiners as f64 >= 0.4 * total as f64 / 11.0, "{name}, {bound}: {joiners} of {total}");
+        }
+    }
+}
+
+#[test]
 fn many_joiners_move_no_more_between_workers_that_stay() {
     for seed in 0..20 {
         let (strategy, list) = (WeightedConsistentHash::default(), heavy_tail(seed));

@@ -1,7 +1,7 @@
 //! Other versions of the handlers, taken up one at a time for each: what a rollout decides is told to the partitions' tasks.
 
 use super::super::refused::Refused;
-use super::super::rollout::{Others, Rollout, Step, SwapOutcome, SwapReport, SwapRequest};
+use super::super::rollout::{Others, Rehearsed, Rollout, Step, SwapOutcome, SwapReport, SwapRequest};
 use super::super::shared::HandlerIndex;
 use super::{Manager, Task};
 use parti_coordination::{Input, Partition, PartitionId, PartitionView, Phase, SwapOrder};
@@ -65,7 +65,7 @@ impl Manager {
         self.tasks.iter().filter(move |(_, task)| task.of == of)
     }
 
-    pub(super) fn rehearsed(&mut self, of: HandlerIndex, to: &str, result: Result<usize, String>) {
+    pub(super) fn rehearsed(&mut self, of: HandlerIndex, to: &str, result: Rehearsed) {
         let running = |(id, task): (&PartitionId, &Task)| (task.view().phase == Phase::Running).then(|| id.clone());
         let running: Vec<PartitionId> = self.tasks_of(of).filter_map(running).collect();
         if let Some(rollout) = self.rollout(of) {

@@ -44,6 +44,11 @@ pub(in super::super) struct Scope {
 }
 
 impl Scope {
+    /// Whether nobody waits for what is done here any more.
+    pub(in super::super) fn is_cancelled(&self) -> bool {
+        self.ownership.as_ref().is_some_and(|ownership| ownership.cancelled.load(Relaxed))
+    }
+
     /// The work of one partition.
     pub(in super::super) fn of(partition: &PartitionId, ownership: &Ownership) -> Self {
         Self { partition: Some(partition.clone()), ownership: Some(ownership.clone()) }

@@ -146,6 +146,7 @@ impl HostState {
         self.stdout.end();
         let said = self.stderr.end();
         self.log.set_sequence(None);
+        self.traces.clear();
         (self.outbox.take().map(Outbox::into_messages).unwrap_or_default(), said)
     }
 }

@@ -92,8 +92,9 @@ pub(super) async fn wait(
         if standing.revision != revision {
             other = standing.order;
         }
-        // Who waits does what the others find out, and only where nobody can try it does that end here.
-        match obeyed.is_empty() && silent.is_empty() {
+        // Who waits does what the others find out, and only where nobody finds out anything does that end here.
+        let is_found_out = |how: &Obeyed| matches!(how, Obeyed::Tried(attempt) if attempt.proves() || attempt.result == AttemptResult::TakenBack);
+        match silent.is_empty() && !obeyed.values().any(is_found_out) {
             true => {
                 for (worker, how) in waiting {
                     if !args.json {
@@ -146,7 +147,7 @@ fn judge(
     match (all, failures.len()) {
         (0, _) if !args.json => print(format!("no worker runs plugin {plugin} now; the first that starts tries it")),
         (_, 0) if !args.json && obeyed.values().any(Obeyed::waits) => {
-            print("no worker has a partition to try it on; the first that gets one does");
+            print("who waits tries it as soon as that is possible, or takes it up once another worker has tried it");
         }
         (_, 0) => {}
         (_, failed) => {
