@@ -93,7 +93,7 @@ async fn a_state_whose_object_is_gone_keeps_its_partition_waiting_visibly_and_no
 
     context.delete_object_store("parti-snapshots").await.expect("deleted");
     fleet.start();
-    fleet.workers[1].logs(&["The handler did not open", "p-00", "is not in bucket", "--discard-state"]).await;
+    fleet.workers[1].logs(&["state cannot be had", "p-00", "is not in bucket", "--discard-state"]).await;
     let last = publish(&context, 1, 2, 40_000).await;
     let other = records.committed(&partition(1), last).await;
     let records = Records::open(&context).await;
